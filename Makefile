@@ -1,0 +1,39 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo
+DATA ?=
+LABELS ?=
+ARGS ?=
+
+# A bare torch brings several gigabytes of CUDA packages; the pinned one is enough here.
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check clean
+
+demo: $(STAMP)
+ifeq ($(DATA),)
+	test -f $(OUT)/messages.csv || (mkdir -p $(OUT) && $(BIN)/dpbitfit corpus $(OUT)/messages.csv)
+	$(BIN)/dpbitfit simulate --data $(OUT)/messages.csv --labels $(OUT)/messages.labels.txt \
+	  --out $(OUT) --rounds 5 --steps-per-round 4 --sampling-rate 0.2 $(ARGS)
+else
+	$(BIN)/dpbitfit simulate --data $(DATA) --labels $(LABELS) --out $(OUT) $(ARGS)
+endif
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[simulation]" --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,1 @@
+"""What a site runs: its data, its guard and the Flower client."""

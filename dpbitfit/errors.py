@@ -1,0 +1,50 @@
+"""Every error that dpbitfit raises on purpose.
+
+    DpbitfitError
+    ├── InputError       a file, a column, a label or a setting is not usable
+    ├── ModelError       the model cannot be trained privately as it is
+    ├── AccountingError  a privacy figure cannot be given truthfully
+    ├── BudgetError      the work asked for would pass a privacy budget
+    └── ProtocolError    the two sides do not agree, or a message is not what it should be
+
+Each carries a fixed ``code``; only the code crosses the network, because a
+message may quote what a site holds.
+"""
+
+from typing import ClassVar
+
+
+class DpbitfitError(Exception):
+    """Base of every error that dpbitfit raises on purpose."""
+
+    code: ClassVar[str] = "error"
+
+
+class InputError(DpbitfitError):
+    """A file, a column, a label or a setting is not usable."""
+
+    code = "bad-input"
+
+
+class ModelError(DpbitfitError):
+    """The model cannot be trained privately as it is."""
+
+    code = "bad-model"
+
+
+class AccountingError(DpbitfitError):
+    """A privacy figure cannot be given truthfully."""
+
+    code = "accounting"
+
+
+class BudgetError(DpbitfitError):
+    """The work asked for would pass a privacy budget."""
+
+    code = "budget"
+
+
+class ProtocolError(DpbitfitError):
+    """The two sides do not agree, or a message is not what it should be."""
+
+    code = "protocol"

@@ -1,0 +1,135 @@
+"""Noise that hides what floating-point noise would show.
+
+Gaussian noise drawn in floating point leaves residues from which the value
+below can be read (Mironov 2012; Jin et al. 2022). Here each unit's clipped
+gradient is rounded *toward zero* onto an integer grid, which cannot lengthen
+it, the sum is exact in integers, and the noise is a discrete Gaussian on the
+same grid (Canonne, Kamath, Steinke, "The Discrete Gaussian for Differential
+Privacy", NeurIPS 2020) from a cryptographic stream keyed by the operating
+system. The grid is at least 2^20 times finer than the noise.
+"""
+
+import math
+import os
+from typing import Protocol
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from dpbitfit.errors import InputError
+
+GRID_BITS = 20
+
+
+class RandomSource:
+    """An AES-256 counter-mode key stream under a key from the operating system."""
+
+    def __init__(self) -> None:
+        cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16)))
+        self._stream = cipher.encryptor()
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` fresh random bytes."""
+        return self._stream.update(bytes(count))
+
+    def uint64(self, count: int) -> NDArray[np.uint64]:
+        """``count`` fresh random 64-bit integers."""
+        return np.frombuffer(self.bytes(8 * count), dtype=np.uint64)
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """``count`` multiples of 2^-53 in [0, 1)."""
+        return (self.uint64(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+class Noise(Protocol):
+    """A grid to sum on, and the noise of one step."""
+
+    def round_toward_zero(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Clipped gradients [B, P] as integers [B, P]; no row gets longer."""
+
+    def release(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The noised sum [P], in the gradients' own unit, of an integer sum [P]."""
+
+
+class DiscreteGaussian:
+    """A discrete Gaussian of standard deviation ``noise_multiplier * clipping_norm``."""
+
+    def __init__(
+        self, clipping_norm: float, noise_multiplier: float, source: RandomSource | None = None
+    ) -> None:
+        _check(clipping_norm, noise_multiplier)
+        deviation = clipping_norm * noise_multiplier
+        # A power of two, so that scaling to and from the grid is exact; a public constant.
+        self.step = 2.0 ** math.floor(math.log2(deviation) - GRID_BITS)
+        self.sigma = deviation / self.step
+        self._source = source or RandomSource()
+
+    def round_toward_zero(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Clipped gradients [B, P] as integers [B, P]; no row gets longer."""
+        return np.trunc(rows / self.step).astype(np.int64)
+
+    def release(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The noised sum [P], in the gradients' own unit, of an integer sum [P]."""
+        noised = total + sample_discrete_gaussian(self.sigma, total.size, self._source)
+        return noised.astype(np.float64) * self.step
+
+
+class FastGaussian(DiscreteGaussian):
+    """The same grid with noise from a fast generator that is no secret: experiments only."""
+
+    def __init__(self, clipping_norm: float, noise_multiplier: float) -> None:
+        super().__init__(clipping_norm, noise_multiplier)
+        self._generator = np.random.default_rng()
+
+    def release(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The noised sum [P]; the noise can be told from its residue and its generator."""
+        return (total + self._generator.normal(0, self.sigma, total.size)) * self.step
+
+
+def make_noise(name: str, clipping_norm: float, noise_multiplier: float) -> Noise:
+    """The noise that a plan names; InputError for another name."""
+    if name == "discrete-gaussian":
+        return DiscreteGaussian(clipping_norm, noise_multiplier)
+    if name == "fast-insecure":
+        return FastGaussian(clipping_norm, noise_multiplier)
+    raise InputError(f"noise must be discrete-gaussian or fast-insecure, not {name!r}")
+
+
+def sample_discrete_gaussian(sigma: float, count: int, source: RandomSource) -> NDArray[np.int64]:
+    """``count`` integers x with probability proportional to exp(-x^2 / (2 sigma^2)).
+
+    Algorithm 3 of Canonne, Kamath and Steinke: a discrete Laplace of scale
+    t = floor(sigma) + 1, accepted with probability
+    exp(-(|x| - sigma^2/t)^2 / (2 sigma^2)). Uniforms have 53 bits, so a
+    probability is right to 2^-53.
+    """
+    scale = math.floor(sigma) + 1
+    accepted = np.empty(0, dtype=np.int64)
+    while accepted.size < count:
+        wanted = int((count - accepted.size) * 1.5) + 64  # two in three are accepted
+        proposed = _discrete_laplace(scale, wanted, source)
+        offset = np.abs(proposed) - sigma * sigma / scale
+        keep = source.uniform(wanted) < np.exp(-offset * offset / (2 * sigma * sigma))
+        accepted = np.concatenate([accepted, proposed[keep]])
+    return accepted[:count]
+
+
+def _discrete_laplace(scale: int, count: int, source: RandomSource) -> NDArray[np.int64]:
+    """Integers x with probability proportional to exp(-|x| / scale)."""
+    # Geometric by inversion: floor(scale * -log(u)) has ratio exp(-1/scale); u in (0, 1].
+    magnitude = np.floor(-scale * np.log(1.0 - source.uniform(count))).astype(np.int64)
+    negative = (source.uint64(count) & np.uint64(1)).astype(bool)
+    values = np.where(negative, -magnitude, magnitude)
+    # Zero has been given twice its probability, once for each sign: drop it as "minus zero".
+    again = negative & (magnitude == 0)
+    if again.any():
+        values[again] = _discrete_laplace(scale, int(again.sum()), source)
+    drawn: NDArray[np.int64] = values
+    return drawn
+
+
+def _check(clipping_norm: float, noise_multiplier: float) -> None:
+    for name, value in (("clipping norm", clipping_norm), ("noise multiplier", noise_multiplier)):
+        if not (math.isfinite(value) and 0 < value <= 1e6):
+            raise InputError(f"the {name} must be a positive number, not {value!r}")

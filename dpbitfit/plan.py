@@ -1,0 +1,93 @@
+"""What both sides agree on before the first step: a plan, public in every field."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from dpbitfit.errors import InputError, ProtocolError
+
+CLIPPINGS = ("automatic", "flat")
+HEADS = ("labels", "trained")
+OPTIMIZERS = ("adam", "sgd")
+NOISES = ("discrete-gaussian", "fast-insecure")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training plan: the mechanism, how often it runs, and what it trains.
+
+    Every field is a public constant: nothing in it may be derived from private
+    records. ``delta`` and ``noise_multiplier`` are relative to adding or
+    removing one unit; ``sampling_rate`` is the Poisson rate of each unit at
+    each step; ``learning_rate`` multiplies the noised mean gradient.
+    """
+
+    layout_digest: str
+    noise_multiplier: float
+    sampling_rate: float
+    rounds: int
+    steps_per_round: int
+    delta: float
+    clipping: str = "automatic"
+    clipping_norm: float = 1.0
+    noise: str = "discrete-gaussian"
+    optimizer: str = "adam"
+    learning_rate: float = 6e-3
+    unit: str = "record"
+
+    @property
+    def steps(self) -> int:
+        """Noisy steps over the whole plan."""
+        return self.rounds * self.steps_per_round
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan's canonical JSON; both sides compare it."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(self) -> None:
+        """Raise InputError, naming the setting, unless every number is usable."""
+        positive = ("noise_multiplier", "clipping_norm", "learning_rate")
+        for name in positive:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 < value <= 1e6):
+                raise InputError(f"{name} must be a positive number, not {value!r}")
+        if not (math.isfinite(self.sampling_rate) and 0 < self.sampling_rate <= 1):
+            raise InputError(f"sampling_rate must be in (0, 1], not {self.sampling_rate!r}")
+        if not (math.isfinite(self.delta) and 0 < self.delta < 1):
+            raise InputError(f"delta must be in (0, 1), not {self.delta!r}")
+        for name in ("rounds", "steps_per_round"):
+            value = getattr(self, name)
+            if not 1 <= value <= 1_000_000:
+                raise InputError(f"{name} must be between 1 and 1,000,000, not {value!r}")
+        for name, allowed in (
+            ("clipping", CLIPPINGS),
+            ("noise", NOISES),
+            ("optimizer", OPTIMIZERS),
+        ):
+            if getattr(self, name) not in allowed:
+                choices = ", ".join(allowed)
+                raise InputError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+
+    def to_config(self) -> dict[str, Any]:
+        """The plan as the flat scalars of a Flower ConfigRecord."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """Read a plan from a mapping; ProtocolError on a missing field or a wrong type."""
+        values = {}
+        for field in fields(cls):
+            if field.name not in config:
+                raise ProtocolError(f"the plan lacks {field.name!r}")
+            value = config[field.name]
+            wanted = field.type
+            if wanted is float and type(value) is int:
+                value = float(value)
+            if type(value) is not wanted:
+                raise ProtocolError(f"the plan's {field.name!r} is not a {wanted}")
+            values[field.name] = value
+        return cls(**values)

@@ -1,0 +1,233 @@
+"""A federated run on one machine: a private Flower home, the run, and the cleaning up.
+
+The Flower processes start in an empty directory with an app bundle that holds
+configuration and licence only, so that what runs is the installed packages.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from dpbitfit.errors import DpbitfitError, InputError
+
+Scalar = str | int | float | bool
+START_SECONDS = 60
+STOP_SECONDS = 15
+POLL_SECONDS = 0.2
+
+_PROJECT = """\
+[project]
+name = "dpbitfit-simulation"
+version = "0.1.0"
+license = {{ file = "LICENSE" }}
+dependencies = ["flwr>=1.41"]
+
+[tool.flwr.app]
+publisher = "dpbitfit"
+fab-format-version = 1
+flwr-version-target = "1.41.0"
+
+[tool.flwr.app.components]
+serverapp = "dpbitfit_server.app:app"
+clientapp = "dpbitfit_client.app:app"
+
+[tool.flwr.app.config]
+{config}
+"""
+
+
+class RunFailed(DpbitfitError):
+    """The Flower run ended without a result; the message says where its log is."""
+
+    code = "run-failed"
+
+
+def simulate(
+    config: Mapping[str, Scalar],
+    sites: int,
+    on_round: Callable[[dict[str, Any]], None],
+    cpus_per_site: int = 1,
+) -> dict[str, Any]:
+    """Run ``config`` with ``sites`` simulated sites; returns the report.
+
+    ``config`` holds every key of ``[tool.flwr.app.config]``; ``on_round`` gets
+    each line of the run's progress as it appears. Whatever this call started is
+    stopped when it returns or raises, on an interrupt too.
+
+    Raises RunFailed when the run ends without a report, and the run's own error
+    (an InputError, for example) when it named one.
+    """
+    out = Path(str(config["out"])).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("progress.jsonl", "error.json", "report.json"):
+        if not config.get("resume"):
+            (out / name).unlink(missing_ok=True)
+    (out / "error.json").unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="dpbitfit-") as scratch:
+        home = Path(scratch)
+        _write_app(home / "app", {**config, "out": str(out)})
+        log = out / "flower.log"
+        with _superlink(home, log) as (environment, superlink):
+            run = subprocess.Popen(
+                [
+                    *_tool("flwr"),
+                    *("run", str(home / "app"), "dpbitfit", "--stream"),
+                    "--federation-config",
+                    f"num-supernodes={sites} client-resources-num-cpus={cpus_per_site}",
+                ],
+                cwd=home,
+                env=environment,
+                stdout=log.open("ab"),
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                _follow(out, run, superlink, on_round)
+            finally:
+                _end(run)
+    return _result(out, log)
+
+
+def _write_app(directory: Path, config: Mapping[str, Scalar]) -> None:
+    directory.mkdir()
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in config.items())
+    text = _PROJECT.format(config=lines)
+    tomllib.loads(text)
+    (directory / "pyproject.toml").write_text(text)
+    (directory / "LICENSE").write_text("Apache-2.0\n")
+
+
+def _tool(name: str) -> list[str]:
+    """The command of this Python's environment, whether or not it is on the PATH."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise InputError(f"{name} is not installed: pip install 'dpbitfit[simulation]'")
+    return [found]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subprocess.Popen[bytes]"]]:
+    """A SuperLink of its own, in its own session, gone when the block ends."""
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_DISABLE_IMPORT_WARNING": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Ray and Flower start tools of this environment by name.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "dpbitfit"\n\n[superlink.dpbitfit]\n'
+        f'address = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    process = subprocess.Popen(
+        [
+            *_tool("flower-superlink"),
+            *("--insecure", "--simulation", "--isolation", "subprocess"),
+            *("--host", "127.0.0.1", "--port", str(port), "--database", str(home / "state.db")),
+        ],
+        cwd=home,
+        env=environment,
+        stdout=log.open("wb"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        _await_health(port, process, log)
+        yield environment, process
+    finally:
+        _end_family(process, home)
+
+
+def _await_health(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+            return
+        time.sleep(POLL_SECONDS)
+    raise RunFailed(f"Flower's SuperLink did not start; its log is {log}")
+
+
+def _follow(
+    out: Path,
+    run: "subprocess.Popen[bytes]",
+    superlink: "subprocess.Popen[bytes]",
+    on_round: Callable[[dict[str, Any]], None],
+) -> None:
+    progress = out / "progress.jsonl"
+    position = 0
+    ended = False
+    while True:
+        # Look whether the run has ended before reading, so that its last line is read too.
+        ended = run.poll() is not None or superlink.poll() is not None
+        if progress.exists():
+            with progress.open() as lines:
+                lines.seek(position)
+                while (line := lines.readline()).endswith("\n"):
+                    position = lines.tell()
+                    on_round(json.loads(line))
+        if ended or (out / "error.json").exists():
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _result(out: Path, log: Path) -> dict[str, Any]:
+    error = out / "error.json"
+    if error.exists():
+        said = json.loads(error.read_text())
+        kinds = {kind.code: kind for kind in DpbitfitError.__subclasses__()}
+        raise kinds.get(said["code"], RunFailed)(said["message"])
+    report = out / "report.json"
+    if not report.exists():
+        raise RunFailed(f"the run ended without a report; its log is {log}")
+    result: dict[str, Any] = json.loads(report.read_text())
+    return result
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+            return
+        process.kill()
+        process.wait()
+
+
+def _end_family(process: "subprocess.Popen[bytes]", home: Path) -> None:
+    """Stop the SuperLink and all that it started: the server app, Ray and its workers.
+
+    Ray's daemons leave both the process group and the family tree, but every one
+    of them inherits the private Flower home.
+    """
+    _end(process)
+    for other in psutil.process_iter():
+        with suppress(psutil.Error):
+            if other.environ().get("FLWR_HOME") == str(home):
+                other.kill()

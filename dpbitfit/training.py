@@ -1,0 +1,160 @@
+"""One site's part of a round: DP-SGD on the biases, step by step.
+
+    sampled units -> gradient rows -> clipped, on the grid -> one integer sum
+                  -> one noise draw -> public divisor -> optimizer
+
+*Formal guarantee*: each step is the Gaussian mechanism with the plan's noise
+multiplier on a Poisson sample at the plan's rate, for adding or removing one
+unit; what follows the noise is post-processing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpbitfit import bias
+from dpbitfit.bias import BiasLayout
+from dpbitfit.clipping import clip
+from dpbitfit.errors import InputError
+from dpbitfit.gradients import PerRecordGradients
+from dpbitfit.noise import Noise, RandomSource, make_noise
+from dpbitfit.plan import Plan
+from dpbitfit.sampling import PoissonSampler
+
+# Kingma and Ba 2015, algorithm 1.
+BETA_FIRST, BETA_SECOND, ADAM_EPSILON = 0.9, 0.999, 1e-8
+
+Vector = NDArray[np.float64]
+
+
+class PrivateRecords(Protocol):
+    """A site's records as the training loop sees them."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each record [n]."""
+
+    @property
+    def units(self) -> Sequence[NDArray[np.int64]]:
+        """The records of each unit of privacy; every record in exactly one."""
+
+    def losses(self, model: nn.Module, records: Sequence[int]) -> Tensor:
+        """The losses [B] of some records, one for each, none depending on another."""
+
+
+@dataclass
+class OptimizerState:
+    """DP-Adam's moments [P]: functions of noised gradients only, so free to keep."""
+
+    step: int = 0
+    first: Vector | None = None
+    second: Vector | None = None
+
+
+def train_round(
+    model: nn.Module,
+    layout: BiasLayout,
+    records: PrivateRecords,
+    plan: Plan,
+    declared_size: int,
+    biases: NDArray[np.float32],
+    state: OptimizerState,
+    token_budget: int = 4096,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NDArray[np.float32], OptimizerState]:
+    """Train one round from ``biases`` [P]; returns the change [P] and the new state.
+
+    Every one of ``plan.steps_per_round`` steps releases one noised sum, divided
+    by ``plan.sampling_rate * declared_size``: a public constant, never the
+    number of records. Raises InputError when ``declared_size`` is not positive.
+    """
+    if declared_size < 1:
+        raise InputError(f"the declared size must be at least 1, not {declared_size}")
+    noise = make_noise(plan.noise, plan.clipping_norm, plan.noise_multiplier)
+    sampler = PoissonSampler(len(records.units), plan.sampling_rate, RandomSource())
+    divisor = plan.sampling_rate * declared_size
+    values = biases.astype(np.float64)  # [P]
+    model.eval()  # dropout off
+    with PerRecordGradients(model, layout) as recorder:
+        for step in range(plan.steps_per_round):
+            bias.unpack(model, layout, values.astype(np.float32))
+            sample = sampler.draw()
+            total = clipped_sum(model, recorder, layout, records, sample, plan, noise, token_budget)
+            gradient = noise.release(total) / divisor
+            values, state = _descend(values, gradient, plan, state)
+            if progress is not None:
+                progress(step + 1, plan.steps_per_round)
+    return values.astype(np.float32) - biases, state
+
+
+def clipped_sum(
+    model: nn.Module,
+    recorder: PerRecordGradients,
+    layout: BiasLayout,
+    records: PrivateRecords,
+    sample: NDArray[np.int64],
+    plan: Plan,
+    noise: Noise,
+    token_budget: int,
+) -> NDArray[np.int64]:
+    """The sum [P], on the noise's grid, of the sampled units' clipped gradients.
+
+    A unit's records are summed before they are clipped. An empty sample gives zeros.
+    """
+    total = np.zeros(layout.size, dtype=np.int64)
+    pending: dict[int, NDArray[np.float32]] = {}
+    waiting = {int(unit): len(records.units[unit]) for unit in sample}
+    owner = {int(record): int(unit) for unit in sample for record in records.units[unit]}
+    for batch in micro_batches(sorted(owner), records.lengths, token_budget):
+        with recorder.records(len(batch)):
+            rows = recorder.rows(records.losses(model, batch)).cpu().numpy()  # [B, P]
+        complete = []
+        for record, row in zip(batch, rows, strict=True):
+            unit = owner[record]
+            waiting[unit] -= 1
+            summed = pending.pop(unit) + row if unit in pending else row
+            if waiting[unit]:
+                pending[unit] = summed
+            else:
+                complete.append(summed)
+        if complete:
+            clipped = clip(np.stack(complete), plan.clipping, plan.clipping_norm)
+            total += noise.round_toward_zero(clipped).sum(axis=0)
+    return total
+
+
+def micro_batches(
+    records: Sequence[int], lengths: NDArray[np.int64], token_budget: int
+) -> Iterator[list[int]]:
+    """Cut records, sorted by length, into batches of at most ``token_budget`` padded tokens.
+
+    Sorting wastes no padding; a record longer than the budget has a batch of its own.
+    """
+    batch: list[int] = []
+    for record in sorted(records, key=lambda r: int(lengths[r])):
+        if batch and int(lengths[record]) * (len(batch) + 1) > token_budget:
+            yield batch
+            batch = []
+        batch.append(record)
+    if batch:
+        yield batch
+
+
+def _descend(
+    values: Vector, gradient: Vector, plan: Plan, state: OptimizerState
+) -> tuple[Vector, OptimizerState]:
+    """One step of SGD or Adam on a noised gradient [P]."""
+    if plan.optimizer == "sgd":
+        return values - plan.learning_rate * gradient, OptimizerState(state.step + 1)
+    step = state.step + 1
+    first = np.zeros_like(gradient) if state.first is None else state.first
+    second = np.zeros_like(gradient) if state.second is None else state.second
+    first = BETA_FIRST * first + (1 - BETA_FIRST) * gradient
+    second = BETA_SECOND * second + (1 - BETA_SECOND) * gradient**2
+    unbiased = first / (1 - BETA_FIRST**step)
+    scale = np.sqrt(second / (1 - BETA_SECOND**step)) + ADAM_EPSILON
+    return values - plan.learning_rate * unbiased / scale, OptimizerState(step, first, second)

@@ -1,0 +1,1 @@
+"""What the coordinator runs: the strategy, the evaluation and the report."""

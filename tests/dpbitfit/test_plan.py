@@ -1,0 +1,60 @@
+"""A plan crosses the network unchanged, and bad numbers are named."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from dpbitfit.errors import InputError, ProtocolError
+from dpbitfit.plan import Plan
+
+PLAN = Plan(
+    layout_digest="0" * 64,
+    noise_multiplier=1.0,
+    sampling_rate=0.1,
+    rounds=3,
+    steps_per_round=4,
+    delta=1e-5,
+)
+
+
+def test_a_plan_survives_the_network() -> None:
+    assert Plan.from_config(PLAN.to_config()) == PLAN
+    assert Plan.from_config(PLAN.to_config()).digest == PLAN.digest
+    assert PLAN.steps == 12
+
+
+@pytest.mark.parametrize("name", list(PLAN.to_config()))
+def test_every_field_is_in_the_digest_and_required(name: str) -> None:
+    value = getattr(PLAN, name)
+    other = value + "x" if isinstance(value, str) else value * 2
+    assert replace(PLAN, **{name: other}).digest != PLAN.digest
+    config = PLAN.to_config()
+    del config[name]
+    with pytest.raises(ProtocolError, match=name):
+        Plan.from_config(config)
+    with pytest.raises(ProtocolError, match=name):
+        Plan.from_config({**PLAN.to_config(), name: [1]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("noise_multiplier", 0.0),
+        ("noise_multiplier", math.nan),
+        ("sampling_rate", 1.5),
+        ("sampling_rate", 0.0),
+        ("delta", 1.0),
+        ("rounds", 0),
+        ("steps_per_round", -1),
+        ("clipping_norm", math.inf),
+        ("learning_rate", -1.0),
+        ("clipping", "none"),
+        ("noise", "none"),
+        ("optimizer", "lbfgs"),
+    ],
+)
+def test_bad_numbers_are_refused_by_name(name: str, value: object) -> None:
+    PLAN.check()
+    with pytest.raises(InputError, match=name):
+        replace(PLAN, **{name: value}).check()
