@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from dpbitfit.accounting import Mechanism
 from dpbitfit.errors import InputError, ProtocolError
 
 CLIPPINGS = ("automatic", "flat")
@@ -25,6 +26,7 @@ class Plan:
     """
 
     layout_digest: str
+    model_digest: str
     noise_multiplier: float
     sampling_rate: float
     rounds: int
@@ -41,6 +43,24 @@ class Plan:
     def steps(self) -> int:
         """Noisy steps over the whole plan."""
         return self.rounds * self.steps_per_round
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """One noisy step, as it is accounted."""
+        return Mechanism(self.noise_multiplier, self.sampling_rate)
+
+    def largest_update(self, parameters: int, declared_size: int) -> float:
+        """A public bound on the L2 norm of an honest site's change of one round.
+
+        Adam moves a value by at most about ``learning_rate`` a step (Kingma and
+        Ba 2015, section 2.1); SGD by the noised mean gradient. Ten times that.
+        """
+        if self.optimizer == "adam":
+            step = math.sqrt(parameters)
+        else:
+            noise = self.noise_multiplier * math.sqrt(parameters)
+            step = self.clipping_norm * (1 + noise / (self.sampling_rate * declared_size))
+        return 10 * self.steps_per_round * self.learning_rate * step
 
     @property
     def digest(self) -> str:

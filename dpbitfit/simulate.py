@@ -74,13 +74,12 @@ def simulate(
     out = Path(str(config["out"])).resolve()
     out.mkdir(parents=True, exist_ok=True)
     for name in ("progress.jsonl", "error.json", "report.json"):
-        if not config.get("resume"):
-            (out / name).unlink(missing_ok=True)
-    (out / "error.json").unlink(missing_ok=True)
+        (out / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="dpbitfit-") as scratch:
         home = Path(scratch)
         _write_app(home / "app", {**config, "out": str(out)})
         log = out / "flower.log"
+        log.unlink(missing_ok=True)
         with _superlink(home, log) as (environment, superlink):
             run = subprocess.Popen(
                 [
@@ -153,7 +152,7 @@ def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subproc
         ],
         cwd=home,
         env=environment,
-        stdout=log.open("wb"),
+        stdout=log.open("ab"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )

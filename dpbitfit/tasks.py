@@ -1,5 +1,6 @@
 """Text classification with a pretrained transformer: tokens, head, losses, files."""
 
+import hashlib
 import importlib
 import json
 from collections.abc import Sequence
@@ -85,13 +86,18 @@ class TextClassifier(nn.Module):
 
 @dataclass
 class TextTask:
-    """A classifier with its tokenizer, its public label set and what of it trains."""
+    """A classifier with its tokenizer, its public label set and what of it trains.
+
+    ``digest`` is that of the pretrained weights and of the settings that both
+    sides must share.
+    """
 
     model: TextClassifier
     tokenizer: Any
     labels: tuple[str, ...]
     layout: BiasLayout
     max_length: int
+    digest: str = ""
 
     @classmethod
     def load(
@@ -130,6 +136,7 @@ class TextTask:
         trained_head = ("head.weight",) if head == "trained" else ()
         task.layout = bias.select(model, train_also=trained_head)
         bias.freeze(model)
+        task.digest = _digest(backbone, [*labels], head, logit_scale, max_length)
         probes = task.records(Examples(list(_PROBES), np.arange(4, dtype=np.int64) % len(labels)))
         check_gradients(model, task.layout, lambda chosen: probes.losses(model, chosen))
         return task
@@ -214,6 +221,17 @@ class TextRecords:
         logits = model(**self._task._pad([self._tokens[i] for i in records]))
         labels = self._labels[list(records)].to(logits.device)
         return functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def _digest(backbone: nn.Module, *settings: Any) -> str:
+    """SHA-256 of pretrained weights and settings.
+
+    The head is not in it: embedded labels differ in the last bits between machines.
+    """
+    found = hashlib.sha256(json.dumps(settings).encode())
+    for name, value in backbone.state_dict().items():
+        found.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _load_backbone(where: str) -> Any:

@@ -1,0 +1,66 @@
+"""Flower's entry at the coordinator: one run from its configuration to its report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from dpbitfit import codec
+from dpbitfit.errors import DpbitfitError
+from dpbitfit_server.report import describe_run, write_report
+from dpbitfit_server.settings import Settings
+from dpbitfit_server.strategy import PrivateStrategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the configured plan; a failure is also left in ``OUT/error.json``."""
+    settings = Settings.read(context.run_config)
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run(grid, settings)
+    except DpbitfitError as error:
+        said = {"code": error.code, "message": str(error)}
+        (settings.folder / "error.json").write_text(json.dumps(said))
+        raise
+
+
+def run(grid: Grid, settings: Settings) -> dict[str, Any]:
+    """Train, save the model, write the report; returns the report."""
+    from dpbitfit_server.evaluation import PublicEvaluation  # torch, which the rest does not need
+
+    evaluation = PublicEvaluation(settings)
+    layout = evaluation.task.layout
+    strategy = PrivateStrategy(
+        inner=settings.strategy(),
+        plan=settings.plan(layout.digest, evaluation.task.digest),
+        parameters=layout.size,
+        budget=settings.target_epsilon,
+        folder=settings.folder,
+        min_replies=settings.min_replies,
+        expected_sites=settings.sites,
+        on_round=lambda line: _append(settings.folder / "progress.jsonl", line),
+    )
+    (settings.folder / "progress.jsonl").unlink(missing_ok=True)
+    if settings.resume:
+        strategy.resume()
+    result = strategy.start(
+        grid,
+        codec.encode(evaluation.initial),
+        timeout=settings.round_timeout,
+        evaluate_fn=evaluation,
+    )
+    biases = codec.decode(result.arrays, layout.size)
+    evaluation.save(settings.folder, biases)
+    report = describe_run(settings, strategy, evaluation.parameters, evaluation.initial, biases)
+    write_report(settings.folder, report)
+    return report
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")

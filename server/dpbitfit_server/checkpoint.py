@@ -1,0 +1,87 @@
+"""What a run must not forget: biases, moments, spent steps, history; one file, atomically.
+
+The spent steps of a round are written before its messages are sent, so that a
+crash can only make the record too large.
+"""
+
+import io
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit.errors import InputError
+
+FILE = "checkpoint.npz"
+
+
+@dataclass
+class Checkpoint:
+    """A run between two rounds.
+
+    ``steps`` counts each site's noisy steps, sent or about to be sent;
+    ``refused`` gives the code of each site that was left out for good;
+    ``moments`` are the wrapped strategy's own, by name.
+    """
+
+    plan_digest: str
+    biases: NDArray[np.float32]
+    round: int = 0
+    steps: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    moments: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Replace the file in ``folder`` durably: all of it or nothing."""
+        state = asdict(self)
+        arrays = {"biases": state.pop("biases")}
+        arrays |= {f"moment:{name}": value for name, value in state.pop("moments").items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, state=np.array(json.dumps(state)), **arrays)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / (FILE + ".new")
+        with draft.open("wb") as file:
+            file.write(buffer.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, folder / FILE)
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    @classmethod
+    def load(cls, folder: Path, plan_digest: str) -> "Checkpoint | None":
+        """The saved run of this plan, or None where nothing was saved.
+
+        Raises InputError for a damaged file, or one of another plan.
+        """
+        path = folder / FILE
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state = json.loads(str(file["state"]))
+                biases = file["biases"]
+                prefix = "moment:"
+                moments = {
+                    name.removeprefix(prefix): file[name]
+                    for name in file.files
+                    if name.startswith(prefix)
+                }
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{path} is damaged; restore it or start with another --out"
+            ) from error
+        if state["plan_digest"] != plan_digest:
+            raise InputError(
+                f"{path} belongs to another plan; give the settings it was made with, "
+                "or another --out"
+            )
+        return cls(biases=biases, moments=moments, **state)

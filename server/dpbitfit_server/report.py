@@ -1,0 +1,166 @@
+"""What a run cost and what it reached: ``report.json`` and ``report.html``."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from dpbitfit_server.settings import Settings
+from dpbitfit_server.strategy import PrivateStrategy
+
+BYTES_OF_A_WEIGHT = 4  # float32
+_TEMPLATES = Path(__file__).parent / "templates"
+_BLUE, _GREY, _ORANGE = "#2b6cb0", "#a0aec0", "#c05621"
+
+
+def describe_run(
+    settings: Settings,
+    strategy: PrivateStrategy,
+    parameters: int,
+    initial: NDArray[np.float32],
+    final: NDArray[np.float32],
+) -> dict[str, Any]:
+    """The report as JSON can hold it; bytes are payload bytes, seconds wall time."""
+    plan, bound = strategy.plan, strategy.guaranteed
+    start, rounds = strategy.history[0], strategy.history[1:]
+    asked = sum(site.accountant.num_releases for site in strategy.roster.sites.values())
+    site_rounds = max(1, asked // plan.steps_per_round)
+    answered = max(1, sum(line["replies"] for line in rounds))
+    up = sum(line["bytes_up"] for line in rounds) / answered
+    down = sum(line["bytes_down"] for line in rounds) / site_rounds
+    full = BYTES_OF_A_WEIGHT * parameters
+    last = strategy.history[-1]
+    return {
+        "model": {
+            "name": settings.model,
+            "parameters": parameters,
+            "trained_parameters": len(final),
+            "head": settings.head,
+        },
+        "privacy": {
+            "unit": plan.unit,
+            "adjacency": "add or remove one unit",
+            "delta": plan.delta,
+            "accountant": f"{bound.accountant} ({bound.version})",
+            "noise": plan.noise,
+            "sampling": "Poisson",
+            "clipping": plan.clipping,
+            "clipping_norm": plan.clipping_norm,
+            "declared_size": "given" if settings.declared_size else "the shard's, to one digit",
+            "not_covered": "public: labels, model, test records, who takes part, timing",
+        },
+        "sites": [_describe_site(strategy, name) for name in sorted(strategy.roster.sites)],
+        "rounds": rounds,
+        "communication": {
+            "bytes_up_per_site_round": up,
+            "bytes_down_per_site_round": down,
+            "full_weights_bytes": full,
+            "ratio": full / up if up else 0.0,
+        },
+        "final": {
+            "accuracy": last["accuracy"],
+            "loss": last["loss"],
+            "initial_accuracy": start["accuracy"],
+            "weights_moved": float(np.linalg.norm(final.astype(np.float64) - initial)),
+            "stopped": strategy.stopped,
+        },
+        "plan": plan.to_config(),
+    }
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write ``report.html``, then ``report.json``, whose presence means "done"."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        accuracy=_plot(_accuracy, report),
+        epsilon=_plot(_epsilon, report),
+        traffic=_plot(_traffic, report),
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    draft = folder / "report.json.new"
+    draft.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    os.replace(draft, folder / "report.json")
+
+
+def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
+    site, plan = strategy.roster.sites[name], strategy.plan
+    accrued = site.accountant.bound()
+    return {
+        "name": name,
+        "epsilon": accrued.epsilon,
+        "guaranteed_epsilon": strategy.guaranteed.epsilon,
+        "delta": plan.delta,
+        "budget": site.accountant.config.max_epsilon,
+        "rounds": site.rounds,
+        "steps": site.accountant.num_releases,
+        "noise_multiplier": plan.noise_multiplier,
+        "sampling_rate": plan.sampling_rate,
+        "declared_size": site.declared_size,
+        "accountant": f"{accrued.accountant} ({accrued.version})",
+        "refused": site.refused,
+    }
+
+
+def _plot(draw: Any, report: dict[str, Any]) -> Markup:
+    """One drawing as inline SVG, in the page's own font."""
+    settings = {"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "dpbitfit"}
+    with rc_context(settings):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes, report)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return Markup(text.getvalue()[text.getvalue().index("<svg") :])
+
+
+def _accuracy(axes: Axes, report: dict[str, Any]) -> None:
+    rounds = [0, *(line["round"] for line in report["rounds"])]
+    start = report["final"]["initial_accuracy"]
+    values = [start, *(line["accuracy"] for line in report["rounds"])]
+    axes.axhline(start, color=_GREY, linestyle="--", linewidth=1, label="before training")
+    axes.plot(rounds, values, color=_BLUE, marker="o", markersize=4, label="trained")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="round", ylabel="accuracy on public test records")
+    axes.legend(frameon=False)
+
+
+def _epsilon(axes: Axes, report: dict[str, Any]) -> None:
+    sites = report["sites"]
+    names = [site["name"] for site in sites]
+    axes.barh(names, [site["budget"] for site in sites], color=_GREY, alpha=0.4, label="budget")
+    axes.barh(names, [site["epsilon"] for site in sites], color=_BLUE, height=0.5, label="spent")
+    axes.invert_yaxis()
+    axes.set(xlabel=f"epsilon at delta {report['privacy']['delta']:g}")
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _traffic(axes: Axes, report: dict[str, Any]) -> None:
+    traffic = report["communication"]
+    kinds = ("sent", "received", "full weights")
+    values = [
+        traffic["bytes_up_per_site_round"],
+        traffic["bytes_down_per_site_round"],
+        traffic["full_weights_bytes"],
+    ]
+    bars = axes.barh(kinds, [value / 1e3 for value in values], color=[_BLUE, _BLUE, _ORANGE])
+    axes.bar_label(bars, labels=[f"{value / 1e3:,.0f} kB" for value in values], padding=3)
+    axes.set_xscale("log")
+    axes.set_xlim(right=30 * values[-1] / 1e3)
+    axes.invert_yaxis()
+    axes.set(xlabel="kB for each site and round (log scale)")

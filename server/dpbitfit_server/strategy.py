@@ -1,0 +1,314 @@
+"""A private round around any Flower strategy.
+
+    who may take part -> charge them -> send the plan and the biases
+                      -> check each reply -> the wrapped strategy aggregates
+
+The wrapped strategy sees clean replies only: the new biases of each site, and
+its declared public size as the weight. It never sees a record count, and a bad
+reply never reaches it.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result, Strategy
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from numpy.typing import NDArray
+
+from dpbitfit import accounting, codec
+from dpbitfit.errors import BudgetError, ProtocolError
+from dpbitfit.plan import Plan
+from dpbitfit_server.checkpoint import Checkpoint
+from dpbitfit_server.roster import Roster, Site, await_nodes, statements_of
+
+# What FedAdam, FedYogi and FedAdagrad remember between rounds.
+MOMENTS = ("m_t", "v_t")
+
+EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
+Line = dict[str, Any]
+
+
+class _Chosen:
+    """The part of a grid that a strategy needs in order to choose among eligible nodes."""
+
+    def __init__(self, nodes: Iterable[int]) -> None:
+        self._nodes = list(nodes)
+
+    def get_node_ids(self) -> list[int]:
+        """The eligible nodes."""
+        return self._nodes
+
+
+class PrivateStrategy(Strategy):
+    """Wraps ``inner``, any Flower strategy of the FedAvg family.
+
+    ``parameters`` is P, the length of the packed biases; ``budget`` each site's
+    epsilon at the plan's delta; ``folder`` where the checkpoint is kept;
+    ``min_replies`` the good replies that make a round count; ``expected_sites``
+    how many nodes to wait for, a minute at most; ``on_round`` gets a line of
+    public figures after each round. Raises BudgetError when the whole
+    plan costs more than the budget.
+    """
+
+    def __init__(
+        self,
+        inner: FedAvg,
+        plan: Plan,
+        parameters: int,
+        budget: float,
+        folder: Path,
+        min_replies: int = 1,
+        expected_sites: int = 1,
+        on_round: Callable[[Line], None] = lambda line: None,
+    ) -> None:
+        self.guaranteed = accounting.epsilon({plan.mechanism: plan.steps}, plan.delta)
+        if self.guaranteed.epsilon > budget:
+            raise BudgetError(
+                f"the plan costs epsilon {self.guaranteed.epsilon:.3f}, above the budget of "
+                f"{budget:g}: more noise, fewer steps or a smaller sampling rate"
+            )
+        self.inner = inner
+        # Who takes part is decided here; at its defaults a strategy would wait for others for ever.
+        inner.min_train_nodes = inner.min_available_nodes = 1
+        self.plan = plan
+        self.roster = Roster(plan, budget)
+        self.history: list[Line] = []
+        self.stopped = ""
+        self._parameters = parameters
+        self._folder = folder
+        self._min_replies = min_replies
+        self._expected_sites = expected_sites
+        self._on_round = on_round
+        self._timeout = 3600.0
+        self._completed = 0
+        self._biases = np.zeros(parameters, dtype=np.float32)
+        self._sent: list[tuple[Message, Site]] = []
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint in the folder; False where there is none.
+
+        A round that was charged but not completed stays charged, so that a
+        resumed run may end a round early.
+        """
+        saved = Checkpoint.load(self._folder, self.plan.digest)
+        if saved is None:
+            return False
+        self._biases, self._completed, self.history = saved.biases, saved.round, saved.history
+        self.roster.restore(saved.steps, saved.refused)
+        for name, array in saved.moments.items():
+            setattr(self.inner, name, {codec.KEY: array})
+        for line in self.history:
+            self._on_round(line)
+        return True
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 0,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFunction | None = None,
+    ) -> Result:
+        """Run the plan's rounds, or those left; returns the last biases.
+
+        At most ``num_rounds`` of them, 0 being all; ``timeout`` is in seconds
+        for each. Ends early, with the biases in hand and the reason in
+        ``stopped``, when too few sites may go on. ``evaluate_config`` has no
+        effect: nothing is evaluated on private records. Raises ProtocolError when
+        no site takes part at all.
+        """
+        self.summary()
+        self._timeout = timeout
+        result = Result(arrays=codec.encode(self._biases))
+        if not self.history:
+            result.arrays = initial_arrays
+            self._finish(0, Line(bytes_up=0, bytes_down=0, replies=0), result, evaluate_fn)
+        last = min(num_rounds or self.plan.rounds, self.plan.rounds)
+        for number in range(self._completed + 1, last + 1):
+            began = time.monotonic()
+            config = ConfigRecord(dict(train_config or {}))
+            messages = list(self.configure_train(number, result.arrays, config, grid))
+            if not messages and not self.roster.sites:
+                reasons = sorted(set(self.roster.turned_away.values())) or ["nobody is online"]
+                raise ProtocolError(f"no site takes part: {'; '.join(reasons)}")
+            if not messages:
+                break
+            replies = list(grid.send_and_receive(messages, timeout=timeout))
+            line = Line(
+                bytes_up=sum(map(payload_bytes, replies)),
+                bytes_down=sum(map(payload_bytes, messages)),
+            )
+            arrays, metrics = self.aggregate_train(number, replies)
+            result.arrays = arrays or result.arrays
+            line["replies"] = int(cast(int, metrics["replies"])) if metrics else 0
+            line["seconds"] = time.monotonic() - began
+            self._finish(number, line, result, evaluate_fn)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Charge every site that takes part, durably, and make its message."""
+        if not self.roster.sites:
+            await_nodes(grid, self._expected_sites)
+        self.roster.admit(grid, self._timeout)
+        eligible = self.roster.eligible(grid)
+        if len(eligible) < self._min_replies:
+            self.stopped = (
+                f"before round {server_round}: {len(eligible)} sites may go on, "
+                f"{self._min_replies} are needed"
+            )
+            log(WARNING, "stopping %s", self.stopped)
+            return []
+        self._biases = codec.decode(arrays, self._parameters)
+        chosen = cast(Grid, _Chosen(eligible))
+        self._sent = []
+        for message in self.inner.configure_train(server_round, arrays, config, chosen):
+            site = eligible[message.metadata.dst_node_id]
+            message.content = self._request(server_round, arrays, site)
+            self.roster.charge(site)
+            self._sent.append((message, site))
+        self._save()
+        return [message for message, _ in self._sent]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Hand clean replies to the wrapped strategy; None with fewer than k of them.
+
+        A bad reply leaves its site out for the rest of the run. A missing one
+        stays charged: nobody knows whether data was touched.
+        """
+        # A failed node's reply names no sender, so the question says who answers.
+        waiting = {message.metadata.message_id: site for message, site in self._sent}
+        clean = []
+        for reply in replies:
+            site = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if site is None or not reply.has_content():
+                continue
+            try:
+                change = self._read_reply(reply.content, site, server_round)
+            except ProtocolError as error:
+                site.refused = str(error)
+                log(WARNING, "%s is left out from now on: %s", site.name, error)
+                continue
+            site.rounds += 1
+            weight = MetricRecord({self.inner.weighted_by_key: site.declared_size})
+            arrays = codec.encode(self._biases + change)
+            reply.content = RecordDict({self.inner.arrayrecord_key: arrays, "weight": weight})
+            clean.append(reply)
+        if len(clean) < self._min_replies:
+            log(WARNING, "round %d: %d good replies are too few", server_round, len(clean))
+            return None, None
+        aggregated, _ = self.inner.aggregate_train(server_round, clean)
+        if aggregated is None:
+            return None, None
+        biases = aggregated[codec.KEY].numpy().astype(np.float32)
+        return codec.encode(biases), MetricRecord({"replies": len(clean)})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing: private records are not evaluated on."""
+        return []
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Nothing: private records are not evaluated on."""
+        return None
+
+    def summary(self) -> None:
+        """Log what is about to happen."""
+        name, bound = type(self.inner).__name__, self.guaranteed
+        text = "%s over %d values; the whole plan costs epsilon %.3f at delta %g (%s)"
+        log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
+
+    def _request(self, server_round: int, arrays: ArrayRecord, site: Site) -> RecordDict:
+        # Every charge has its own key; the same key never means fresh noise (a replay is free).
+        charged = f"{self.plan.digest} {site.name} {site.accountant.num_releases}"
+        request: dict[str, int | str] = {
+            "round": server_round,
+            "plan_digest": self.plan.digest,
+            "key": hashlib.sha256(charged.encode()).hexdigest(),
+        }
+        return RecordDict(
+            {
+                "biases": arrays,
+                "plan": ConfigRecord(self.plan.to_config()),
+                "request": ConfigRecord({**request}),
+            }
+        )
+
+    def _read_reply(
+        self, content: RecordDict, site: Site, server_round: int
+    ) -> NDArray[np.float32]:
+        """The change [P] that a site sends; ProtocolError, with the reason, for a bad reply."""
+        statements = statements_of(content)
+        for key, wanted in (
+            ("site", site.name),
+            ("plan_digest", self.plan.digest),
+            ("round", server_round),
+        ):
+            if statements.get(key) != wanted:
+                raise ProtocolError(f"the reply's {key} is not the one that was asked for")
+        update = content.get("update")
+        if not isinstance(update, ArrayRecord):
+            raise ProtocolError("the reply carries no update")
+        most = self.plan.largest_update(self._parameters, site.declared_size)
+        return codec.decode(update, self._parameters, max_norm=most)
+
+    def _finish(
+        self, number: int, line: Line, result: Result, evaluate_fn: EvaluateFunction | None
+    ) -> None:
+        """Evaluate, remember, and tell: the end of a round, or of the start as round 0."""
+        metrics = evaluate_fn(number, result.arrays) if evaluate_fn else None
+        if metrics is not None:
+            result.evaluate_metrics_serverapp[number] = metrics
+        spent = [site.accountant.bound().epsilon for site in self.roster.sites.values()]
+        line = (
+            Line(
+                round=number,
+                rounds=self.plan.rounds,
+                accuracy=metrics["accuracy"] if metrics else None,
+                loss=metrics["loss"] if metrics else None,
+                epsilon=max(spent, default=0.0),
+                seconds=0.0,
+                refused=len(self.roster.refused),
+            )
+            | line
+        )
+        self._biases = codec.decode(result.arrays, self._parameters)
+        self._completed = number
+        self.history.append(line)
+        self._save()
+        self._on_round(line)
+
+    def _save(self) -> None:
+        moments = {name: getattr(self.inner, name, None) for name in MOMENTS}
+        Checkpoint(
+            plan_digest=self.plan.digest,
+            biases=self._biases,
+            round=self._completed,
+            steps=self.roster.spent,
+            refused=self.roster.refused,
+            history=self.history,
+            moments={name: kept[codec.KEY] for name, kept in moments.items() if kept},
+        ).save(self._folder)
+
+
+def payload_bytes(message: Message) -> int:
+    """What a message's content weighs as Flower sends it; 0 for an error."""
+    if not message.has_content():
+        return 0
+    return sum(len(part.deflate()) for part in get_all_nested_objects(message).values())

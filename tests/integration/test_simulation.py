@@ -1,0 +1,152 @@
+"""One real Flower run through the command line, and its figures checked from outside."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
+from safetensors.numpy import load_file
+
+ROUNDS, STEPS, RATE = 2, 2, 0.2
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from dpbitfit.cli import main; main()", *arguments]
+
+
+def simulate_arguments(data: Path, out: Path) -> list[str]:
+    labels = data.with_suffix(".labels.txt")
+    return [
+        *("simulate", "--data", str(data), "--labels", str(labels), "--out", str(out)),
+        *("--sites", "3", "--rounds", str(ROUNDS), "--steps-per-round", str(STEPS)),
+        *("--sampling-rate", str(RATE), "--max-length", "24", "--test-fraction", "0.5"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "messages.csv"
+    subprocess.run(command("corpus", str(path), "--records", "400"), check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def out(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    done = subprocess.run(
+        command(*simulate_arguments(data, out)), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + (out / "flower.log").read_text()[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(out: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return loaded
+
+
+def test_every_site_is_within_its_budget_and_agrees_with_an_independent_accountant(
+    report: dict[str, Any],
+) -> None:
+    assert len(report["sites"]) == 3
+    for site in report["sites"]:
+        accountant = PLDAccountant()
+        step = dp_event.PoissonSampledDpEvent(
+            site["sampling_rate"], dp_event.GaussianDpEvent(site["noise_multiplier"])
+        )
+        accountant.compose(step, site["steps"])
+        assert site["steps"] == ROUNDS * STEPS
+        assert site["epsilon"] <= site["budget"] == 8.0
+        assert site["epsilon"] == pytest.approx(accountant.get_epsilon(site["delta"]), abs=0.05)
+
+
+def test_the_report_is_complete(report: dict[str, Any], out: Path) -> None:
+    assert [line["round"] for line in report["rounds"]] == list(range(1, ROUNDS + 1))
+    assert all(line["replies"] == 3 and line["refused"] == 0 for line in report["rounds"])
+    assert report["final"]["weights_moved"]
+    assert report["privacy"]["unit"] == "record"
+    assert report["communication"]["ratio"] > 800
+    assert (out / "report.html").read_text().count("<svg") >= 3
+
+
+def test_the_model_loads_with_from_pretrained_and_holds_the_biases(out: Path) -> None:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(out / "model")
+    parameters = dict(model.named_parameters())
+    biases = load_file(out / "biases.safetensors")
+    assert biases
+    for name, value in biases.items():
+        found = [p for n, p in parameters.items() if name.endswith(n)]
+        assert any((p.detach().numpy() == value).all() for p in found if p.shape == value.shape)
+
+
+def test_an_interrupt_leaves_no_process_behind(data: Path, tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        command(*simulate_arguments(data, tmp_path / "out")),
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    progress = tmp_path / "out" / "progress.jsonl"
+    deadline = time.monotonic() + 180
+    while not progress.exists() and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.2)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    ours = [p for p in psutil.process_iter() if _home_of(p).startswith(str(tmp_path))]
+    assert ours == []
+
+
+def _home_of(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("FLWR_HOME", "")
+    except psutil.Error:
+        return ""
+
+
+BAD = {
+    "missing column": (["--text-column", "nothing"], "nothing"),
+    "rate above 1": (["--sampling-rate", "1.5"], "sampling"),
+    "target epsilon 0": (["--target-epsilon", "0"], "epsilon"),
+    "more sites than records": (["--sites", "5000"], "sites"),
+    "one label": (["--labels", "only"], "label"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_answers_with_one_line(case: str, data: Path, tmp_path: Path) -> None:
+    extra, word = BAD[case]
+    done = subprocess.run(
+        command(*simulate_arguments(data, tmp_path), *extra), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert word in done.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    ("rows", "word"),
+    [([["hello", ""]], "label"), ([["", "card_arrival"]], "text"), ([], "")],
+    ids=["no label", "empty text", "no records"],
+)
+def test_bad_rows_answer_with_one_line(rows: list[list[str]], word: str, tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    with data.open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "label"], *rows])
+    (tmp_path / "data.labels.txt").write_text("card_arrival\ncard_lost\n")
+    done = subprocess.run(
+        command(*simulate_arguments(data, tmp_path / "out")), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert word in done.stderr.lower()
