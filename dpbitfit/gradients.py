@@ -106,7 +106,7 @@ class PerRecordGradients:
             raise ModelError("private training needs one loss for each record, not a mean or a sum")
         if losses.grad_fn is None:
             raise ModelError("the loss does not depend on any trained bias")
-        torch.autograd.backward([losses.sum()], inputs=[self._anchor])
+        losses.sum().backward()  # type: ignore[no-untyped-call]
         self._anchor.grad = None
         finite = torch.isfinite(self._buffer).all(dim=1, keepdim=True)  # [B, 1]
         return torch.where(finite, self._buffer, torch.zeros_like(self._buffer))

@@ -171,7 +171,7 @@ class TextTask:
         """Accuracy and mean cross-entropy on public examples."""
         logits = torch.from_numpy(self.logits(examples.texts))
         labels = torch.from_numpy(examples.labels)
-        accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
+        accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
         return accuracy, functional.cross_entropy(logits, labels).item()
 
     def save(self, directory: Path) -> None:

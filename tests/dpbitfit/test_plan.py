@@ -10,6 +10,7 @@ from dpbitfit.plan import Plan
 
 PLAN = Plan(
     layout_digest="0" * 64,
+    model_digest="1" * 64,
     noise_multiplier=1.0,
     sampling_rate=0.1,
     rounds=3,
@@ -58,3 +59,11 @@ def test_bad_numbers_are_refused_by_name(name: str, value: object) -> None:
     PLAN.check()
     with pytest.raises(InputError, match=name):
         replace(PLAN, **{name: value}).check()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_largest_update_is_finite_and_grows_with_the_steps(optimizer: str) -> None:
+    plan = replace(PLAN, optimizer=optimizer)
+    longer = replace(plan, steps_per_round=2 * plan.steps_per_round)
+    assert 0 < plan.largest_update(100, 50) < math.inf
+    assert longer.largest_update(100, 50) == pytest.approx(2 * plan.largest_update(100, 50))

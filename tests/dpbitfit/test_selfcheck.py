@@ -1,0 +1,121 @@
+"""Models whose private gradients would be wrong are refused when they are attached."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dpbitfit.bias import BiasLayout, select
+from dpbitfit.errors import ModelError
+from dpbitfit.selfcheck import check_gradients
+
+from .models import MODELS, build, losses
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ordinary_models_pass(name: str) -> None:
+    model = build(name)
+    check_gradients(model, select(model), losses(model, name))
+
+
+class Shape(nn.Module):
+    """Two layers, between which a subclass does something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 4)
+        self.last = nn.Linear(4, 3)
+
+    def between(self, states: Tensor) -> Tensor:
+        return states.tanh()
+
+    def forward(self, records: Tensor) -> Tensor:
+        return self.last(self.between(self.first(records))).mean(dim=1)
+
+
+class MixesRecords(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        return states - states.mean(dim=0, keepdim=True)
+
+
+class NormalisesOverBatch(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        return states / (1 + states.norm())
+
+
+class UsesABiasFunctionally(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        return states.tanh() + self.first.bias
+
+
+class ChangesALinearOutputInPlace(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        states += 0.1  # a view: autograd forgets the hook on it
+        return states.tanh() * states
+
+
+class DetachesALayer(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        return states.detach().tanh()
+
+
+class SwapsRecordAndSequence(Shape):
+    """Square, so that no shape gives it away."""
+
+    def between(self, states: Tensor) -> Tensor:
+        return states.transpose(0, 1).tanh()
+
+    def forward(self, records: Tensor) -> Tensor:
+        states = self.between(self.first(records))  # [T, B, 4]
+        return self.last(states).mean(dim=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (MixesRecords, "mixes records"),
+        (NormalisesOverBatch, "mixes records"),
+        (UsesABiasFunctionally, "first.bias"),
+        (ChangesALinearOutputInPlace, "first.bias"),
+        (DetachesALayer, "first.bias"),
+        (SwapsRecordAndSequence, "record"),
+    ],
+)
+def test_what_would_be_wrong_is_refused(kind: Callable[[], nn.Module], says: str) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    data = torch.randn(4, 4, 5)
+    labels = torch.tensor([0, 1, 2, 0])
+
+    def of(records: Sequence[int]) -> Tensor:
+        logits = model(data[list(records)])
+        return functional.cross_entropy(logits, labels[list(records)], reduction="none")
+
+    with pytest.raises(ModelError, match=says):
+        check_gradients(model, select(model), of)
+
+
+def test_a_mean_loss_spread_over_the_records_is_refused() -> None:
+    model = build("bert")
+    of = losses(model, "bert")
+
+    def coupled(records: Sequence[int]) -> Tensor:
+        return of(records) / len(records)  # what a model's own mean loss does
+
+    with pytest.raises(ModelError, match="mixes records"):
+        check_gradients(model, select(model), coupled)
+
+
+def test_a_bias_that_no_record_reaches_is_refused() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(5, 3), "unused": nn.Linear(5, 3)})
+    data = torch.randn(4, 5)
+
+    def of(records: Sequence[int]) -> Tensor:
+        return model["used"](data[list(records)]).pow(2).sum(dim=1)
+
+    layout = select(model)
+    assert isinstance(layout, BiasLayout)
+    with pytest.raises(ModelError, match=r"unused\.bias"):
+        check_gradients(model, layout, of)
