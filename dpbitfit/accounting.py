@@ -59,7 +59,7 @@ class Mechanism:
             raise AccountingError(f"the sampling rate must be in [1e-9, 1], not {rate!r}")
 
 
-_Counts = tuple[tuple[Mechanism, int], ...]
+Counts = tuple[tuple[Mechanism, int], ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def epsilon(steps: Mapping[Mechanism, int], delta: float) -> Bound:
     that contradict each other.
     """
     _check_delta(delta)
-    return _epsilon(_counts(steps), delta)
+    return _epsilon(checked(steps), delta)
 
 
 def delta(steps: Mapping[Mechanism, int], epsilon: float) -> float:
@@ -95,7 +95,7 @@ def delta(steps: Mapping[Mechanism, int], epsilon: float) -> float:
     """
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise AccountingError(f"epsilon must be 0 or more, not {epsilon!r}")
-    counts = _counts(steps)
+    counts = checked(steps)
     if not counts:
         return 0.0
     return float(min(_compose(of, counts).get_delta(epsilon) for of in (PLDAccountant, _rdp_of)))
@@ -119,7 +119,7 @@ def calibrate(target_epsilon: float, delta: float, sampling_rate: float, steps: 
     )
     tightest = _pld if discretised else _rdp
 
-    def excess(bound: Callable[[_Counts, float], float]) -> Callable[[float], float]:
+    def excess(bound: Callable[[Counts, float], float]) -> Callable[[float], float]:
         def at(log_sigma: float) -> float:
             cost = bound(((Mechanism(math.exp(log_sigma), sampling_rate), steps),), delta)
             return math.log(min(max(cost, 1e-12), 1e12) / target_epsilon)
@@ -152,7 +152,8 @@ def _root(excess: Callable[[float], float], low: float, high: float) -> float:
     return float(brentq(excess, low, high, xtol=3e-4))
 
 
-def _counts(steps: Mapping[Mechanism, int]) -> _Counts:
+def checked(steps: Mapping[Mechanism, int]) -> Counts:
+    """Counts in a canonical order, zeros left out; AccountingError for one out of range."""
     for mechanism, count in steps.items():
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 10**8:
             raise AccountingError(f"{mechanism}: the count must be 0 to 1e8, not {count!r}")
@@ -165,7 +166,7 @@ def _check_delta(delta: float) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(counts: _Counts, delta: float) -> Bound:
+def _epsilon(counts: Counts, delta: float) -> Bound:
     if not counts:
         return Bound(0.0, delta, "PLD", _version("PLD"), 0.0)
     uppers = {"RDP": _rdp(counts, delta)}
@@ -197,11 +198,11 @@ def _event(mechanism: Mechanism) -> dp_event.DpEvent:
     )
 
 
-def _pld(counts: _Counts, delta: float) -> float:
+def _pld(counts: Counts, delta: float) -> float:
     return float(_compose(PLDAccountant, counts).get_epsilon(delta))
 
 
-def _rdp(counts: _Counts, delta: float) -> float:
+def _rdp(counts: Counts, delta: float) -> float:
     return float(_compose(_rdp_of, counts).get_epsilon(delta))
 
 
@@ -209,14 +210,14 @@ def _rdp_of() -> Any:
     return RdpAccountant(orders=RDP_ORDERS)
 
 
-def _compose(accountant_of: Callable[[], Any], counts: _Counts) -> Any:
+def _compose(accountant_of: Callable[[], Any], counts: Counts) -> Any:
     accountant = accountant_of()
     for mechanism, count in counts:
         accountant.compose(_event(mechanism), count)
     return accountant
 
 
-def _prv(counts: _Counts, delta: float) -> tuple[float, float] | None:
+def _prv(counts: Counts, delta: float) -> tuple[float, float] | None:
     """PRV's lower and upper bound; None where it is too slow or fails on these settings."""
     if sum(count for _, count in counts) > MOST_PRV_STEPS or len(counts) > 8:
         return None

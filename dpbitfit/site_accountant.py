@@ -5,7 +5,6 @@ of one site. A release is one noisy step of DP-SGD at that site.
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from flwr.serverapp import (
@@ -98,16 +97,16 @@ class SiteAccountant:
 
     def state_dict(self) -> dict[str, object]:
         """The counts of each mechanism, as JSON can hold them."""
-        return {"steps": [[m.noise_multiplier, m.sampling_rate, n] for m, n in self._counts()]}
+        return {
+            "steps": [
+                [m.noise_multiplier, m.sampling_rate, n] for m, n in sorted(self._steps.items())
+            ]
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over saved counts in place of the present ones."""
-        steps = Counter({Mechanism(s, q): count for s, q, count in state["steps"]})
-        accounting.epsilon(steps, self._config.target_delta)  # refuses counts out of range
-        self._steps = steps
-
-    def _counts(self) -> Iterable[tuple[Mechanism, int]]:
-        return sorted(self._steps.items())
+        steps = {Mechanism(sigma, rate): count for sigma, rate, count in state["steps"]}
+        self._steps = Counter(dict(accounting.checked(steps)))
 
     def _exceeds(self, mechanism: Mechanism, steps: int, limit: float | None) -> bool:
         if limit is None:
