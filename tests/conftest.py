@@ -1,10 +1,16 @@
 """What every test may use."""
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flwr.supercore.task_identity import TaskIdentity
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+from dpbitfit.corpus import write_corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture
@@ -14,3 +20,31 @@ def banking77() -> Path:
     if not folder.exists():
         pytest.skip("the banking77 data set is not beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def flower_identity() -> None:
+    """What Flower sets in its own processes, so that messages can be made here."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated corpus; its label set lies beside it."""
+    path = tmp_path_factory.mktemp("corpus") / "messages.csv"
+    write_corpus(path, records=120, seed=3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_config(corpus: Path) -> dict[str, Any]:
+    """The project's own run configuration, on the small corpus."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    config: dict[str, Any] = project["tool"]["flwr"]["app"]["config"]
+    return {
+        **config,
+        "data": str(corpus),
+        "labels": str(corpus.with_suffix(".labels.txt")),
+        "max-length": 24,
+        "sites": 2,
+    }

@@ -60,10 +60,9 @@ class Guard:
     def accept(self, plan: Plan, accountant: SiteAccountant) -> None:
         """Charge one round of ``plan``, or refuse it; no record is touched.
 
-        Raises InputError for a number out of range, ProtocolError for a plan that
-        this site has not agreed to, BudgetError for one that costs too much.
+        Raises ProtocolError for a plan that this site has not agreed to,
+        BudgetError for one that costs too much.
         """
-        plan.check()
         if plan.layout_digest != self.task.layout.digest or plan.model_digest != self.task.digest:
             raise ProtocolError("the plan is for another model than this site's")
         if plan.unit != self.shard.unit:

@@ -49,7 +49,11 @@ def train(content: RecordDict, context: Context) -> RecordDict:
 
 
 def _read_request(content: RecordDict) -> tuple[Plan, int, str, ArrayRecord]:
-    """The parts of a request; ProtocolError where one is missing or of a wrong kind."""
+    """The parts of a request.
+
+    Raises ProtocolError where one is missing or of a wrong kind, InputError for
+    a plan with a number out of range.
+    """
     plan, request, biases = (content.get(name) for name in ("plan", "request", "biases"))
     if not isinstance(plan, ConfigRecord) or not isinstance(request, ConfigRecord):
         raise ProtocolError("the request carries no plan")
@@ -61,6 +65,7 @@ def _read_request(content: RecordDict) -> tuple[Plan, int, str, ArrayRecord]:
     read = Plan.from_config(plan)
     if request.get("plan_digest") != read.digest:
         raise ProtocolError("the request's plan is not the one that its digest names")
+    read.check()
     return read, number, key, biases
 
 

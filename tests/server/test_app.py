@@ -1,0 +1,155 @@
+"""A whole run in one process: Flower's own apps on both sides, the real model, the real report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from dpbitfit_client.app import app as client_app
+from dpbitfit_server import app
+from dpbitfit_server.settings import Settings
+from flwr.app import Context, RecordDict
+from safetensors.numpy import load_file
+from transformers import AutoModel
+
+from dpbitfit.errors import InputError
+from dpbitfit.tasks import TextTask
+
+from .grids import LocalGrid
+
+QUICK = {"rounds": 2, "steps-per-round": 2, "sampling-rate": 0.3, "noise-multiplier": 1.5}
+
+
+def node(run_config: dict[str, Any], index: int) -> Any:
+    context = Context(
+        run_id=1,
+        node_id=index + 10,
+        node_config={"partition-id": index},
+        state=RecordDict(),
+        run_config=run_config,
+    )
+    return lambda message: client_app(message, context).content
+
+
+@pytest.fixture
+def config(run_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    return {**run_config, **QUICK, "out": str(tmp_path)}
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    grid = LocalGrid({10 + i: node(config, i) for i in range(2)})
+    return app.run(grid, Settings.read(config))
+
+
+@pytest.fixture(scope="module")
+def out(run_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of one run, for the tests that only look at them."""
+    folder = tmp_path_factory.mktemp("out")
+    run({**run_config, **QUICK, "out": str(folder)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(out: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return loaded
+
+
+def test_the_report_is_complete(report: dict[str, Any], out: Path) -> None:
+    assert {"model", "privacy", "sites", "rounds", "communication", "final"} <= set(report)
+    assert set(report["model"]) >= {"name", "parameters", "trained_parameters"}
+    assert set(report["privacy"]) >= {"unit", "adjacency", "delta", "accountant", "noise"}
+    for site in report["sites"]:
+        assert set(site) >= {"name", "epsilon", "delta", "budget", "rounds", "steps"}
+        assert site["epsilon"] <= site["budget"]
+    for line in report["rounds"]:
+        assert set(line) >= {"round", "accuracy", "loss", "bytes_up", "bytes_down", "seconds"}
+        assert (line["replies"], line["refused"]) == (2, 0)
+    traffic = report["communication"]
+    assert traffic["ratio"] == pytest.approx(
+        traffic["full_weights_bytes"] / traffic["bytes_up_per_site_round"]
+    )
+    assert traffic["ratio"] > 800
+    assert report["final"]["weights_moved"] > 0
+    progress = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in progress] == [0, 1, 2]
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(
+    report: dict[str, Any], tmp_path: Path
+) -> None:
+    hostile = [{**site, "name": "<script>alert(1)</script>"} for site in report["sites"]]
+    app.write_report(tmp_path, {**report, "sites": hostile})
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "http-equiv" not in page
+    assert "src=" not in page
+    assert page.count("<svg") == 3
+    for start in [i for i in range(len(page)) if page.startswith("<svg", i)]:
+        ElementTree.fromstring(page[start : page.index("</svg>", start) + 6])
+
+
+def test_the_saved_model_is_the_trained_one(out: Path) -> None:
+    model = AutoModel.from_pretrained(out / "model", add_pooling_layer=False)
+    trained = load_file(out / "biases.safetensors")
+    for name, value in trained.items():
+        parameter = model.get_parameter(name.removeprefix("backbone."))
+        assert (parameter.detach().numpy() == value).all()
+    before = TextTask.load("minilm", ["a", "b"], "labels").model
+    assert any(
+        not np.array_equal(before.get_parameter(name).detach().numpy(), value)
+        for name, value in trained.items()
+    )
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedmedian"])
+def test_a_trained_head_persons_and_other_strategies(config: dict[str, Any], strategy: str) -> None:
+    changes = {"head": "trained", "server-strategy": strategy, "unit-column": "customer"}
+    report = run({**config, **changes, "rounds": 1})
+    assert report["model"]["trained_parameters"] > 23_424
+    assert report["privacy"]["unit"] == "customer"
+    assert report["final"]["weights_moved"] > 0
+
+
+def test_a_failure_is_left_beside_the_results(config: dict[str, Any], tmp_path: Path) -> None:
+    test = tmp_path / "test.csv"
+    test.write_text("text,label\nhello,mortgage\n")
+    context = Context(1, 1, {}, RecordDict(), {**config, "test-data": str(test)})
+    with pytest.raises(InputError, match="row 1: its label"):
+        app.app(LocalGrid({}), context)
+    said = json.loads((Path(config["out"]) / "error.json").read_text())
+    assert said["code"] == "bad-input"
+    assert "mortgage" not in said["message"]
+
+
+def test_the_server_imports_without_torch() -> None:
+    """Its machine may not have it: only the public evaluation does."""
+    code = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "transformers"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocker())
+import dpbitfit.cli, dpbitfit_server.app, dpbitfit_server.report
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_packages_import_one_way_only() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for folder, forbidden in (
+        ("dpbitfit", ("dpbitfit_server", "dpbitfit_client")),
+        ("client", ("dpbitfit_server",)),
+        ("server", ("dpbitfit_client",)),
+    ):
+        for path in (root / folder).rglob("*.py"):
+            lines = [line.split() for line in path.read_text().splitlines()]
+            named = {line[1].split(".")[0] for line in lines if line[:1] in (["import"], ["from"])}
+            assert not named & set(forbidden), path

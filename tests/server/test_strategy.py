@@ -1,0 +1,328 @@
+"""The private strategy around Flower's own: who is asked, what is believed, what is spent."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dpbitfit_server import roster
+from dpbitfit_server.strategy import PrivateStrategy, payload_bytes
+from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from flwr.common import Array
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
+
+from dpbitfit import accounting, codec
+from dpbitfit.errors import BudgetError, InputError, ProtocolError
+
+from .grids import PARAMETERS, PLAN, LocalGrid, Site
+
+START = codec.encode(np.zeros(PARAMETERS, dtype=np.float32))
+
+
+def strategy(folder: Path, inner: FedAvg | None = None, **changes: Any) -> PrivateStrategy:
+    settings = {"plan": PLAN, "parameters": PARAMETERS, "budget": 8.0, **changes}
+    return PrivateStrategy(inner or FedAvg(), folder=folder, **settings)
+
+
+def sites(*names: str) -> dict[int, Site]:
+    return {100 + number: Site(name) for number, name in enumerate(names)}
+
+
+def final(strategy: PrivateStrategy, grid: LocalGrid, **options: Any) -> np.ndarray:
+    return codec.decode(strategy.start(grid, START, **options).arrays, PARAMETERS)
+
+
+def test_fedavg_weighs_by_declared_size(tmp_path: Path) -> None:
+    nodes = {1: Site("a", size=100, change=1.0), 2: Site("b", size=300, change=-1.0)}
+    biases = final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
+    assert biases == pytest.approx(np.full(PARAMETERS, -0.5))
+
+
+def test_fedmedian_takes_the_median(tmp_path: Path) -> None:
+    nodes = {n: Site(f"s{n}", change=change) for n, change in enumerate((0.1, 0.2, 1.5))}
+    biases = final(strategy(tmp_path, FedMedian()), LocalGrid(nodes), num_rounds=1)
+    assert biases == pytest.approx(np.full(PARAMETERS, 0.2))
+
+
+def test_fedadam_steps_by_its_own_rule(tmp_path: Path) -> None:
+    """Kingma and Ba 2015 on the mean change, as FedAdam writes it."""
+    inner = FedAdam(eta=0.5, beta_1=0.9, beta_2=0.99, tau=1e-3)
+    biases = final(strategy(tmp_path, inner), LocalGrid(sites("a", "b")), num_rounds=1)
+    rate = 0.5 * np.sqrt(1 - 0.99**2) / (1 - 0.9**2)
+    assert biases == pytest.approx(np.full(PARAMETERS, rate * 0.1 / (np.sqrt(0.01) + 1e-3)), 1e-5)
+
+
+def test_every_round_is_charged_and_every_site_ends_at_the_plans_epsilon(tmp_path: Path) -> None:
+    private = strategy(tmp_path)
+    nodes = sites("a", "b")
+    final(private, LocalGrid(nodes))
+    whole = accounting.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
+    for site in private.roster.sites.values():
+        assert site.accountant.num_releases == PLAN.steps
+        assert site.accountant.bound().epsilon == whole <= 8.0
+    assert [line["round"] for line in private.history] == [0, 1, 2, 3]
+    assert [line["replies"] for line in private.history] == [0, 2, 2, 2]
+    keys = [m.content.config_records["request"]["key"] for s in nodes.values() for m in s.asked]
+    assert len(set(keys)) == 6
+
+
+def test_a_round_is_on_disk_as_spent_before_any_message_leaves(tmp_path: Path) -> None:
+    seen = []
+
+    class Watching(Site):
+        def train(self, content: RecordDict) -> RecordDict | Error | None:
+            with np.load(tmp_path / "checkpoint.npz") as file:
+                seen.append(str(file["state"]))
+            return super().train(content)
+
+    final(strategy(tmp_path), LocalGrid({1: Watching("a")}), num_rounds=1)
+    assert f'"steps": {{"a": {PLAN.steps_per_round}}}' in seen[0]
+
+
+def test_a_message_carries_biases_plan_and_request_only(tmp_path: Path) -> None:
+    nodes = sites("a")
+    final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
+    content = nodes[100].asked[0].content
+    assert set(content) == {"biases", "plan", "request"}
+    assert set(content.config_records["request"]) == {"round", "plan_digest", "key"}
+    assert len(content.array_records["biases"]) == 1
+
+
+BAD: dict[str, Callable[[Site], None]] = {
+    "NaN": lambda site: site.change.__setitem__(3, np.nan),
+    "another shape": lambda site: setattr(site, "change", site.change[:-1]),
+    "a huge norm": lambda site: setattr(site, "change", site.change * 1e6),
+    "another site's name": lambda site: site.stated.update(site="b"),
+    "another plan": lambda site: site.stated.update(plan_digest="x"),
+    "another round": lambda site: site.stated.update(round=7),
+    "a refusal": lambda site: site.stated.update(refused="budget"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_reply_is_quarantined_and_the_rest_goes_on(case: str, tmp_path: Path) -> None:
+    nodes = sites("a", "b", "c")
+    BAD[case](nodes[100])
+    private = strategy(tmp_path)
+    biases = final(private, LocalGrid(nodes))
+    assert biases == pytest.approx(np.full(PARAMETERS, 3.0))
+    assert set(private.roster.refused) == {"a"}
+    assert [len(site.asked) for site in nodes.values()] == [1, 3, 3]
+    # Whatever it sent, it may have touched data: what was charged stays charged.
+    assert private.roster.spent == {"a": 2, "b": 6, "c": 6}
+    assert [line["refused"] for line in private.history] == [0, 1, 1, 1]
+
+
+def extra_array(site: Site, content: RecordDict) -> RecordDict:
+    reply = Site.train(site, content)
+    assert isinstance(reply, RecordDict)
+    reply.array_records["update"]["more"] = Array(np.zeros(3))
+    return reply
+
+
+ODD: dict[str, Callable[[Site, RecordDict], Any]] = {
+    "no content": lambda *_: RecordDict(),
+    "an array more": extra_array,
+    "float64": lambda site, content: RecordDict(
+        {
+            **Site.train(site, content),  # type: ignore[dict-item]
+            "update": ArrayRecord({"biases": Array(np.zeros(PARAMETERS))}),
+        }
+    ),
+    "no update": lambda site, content: RecordDict(
+        {"statements": Site.train(site, content)["statements"]}  # type: ignore[index]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_reply_is_quarantined_too(case: str, tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    nodes[100].train = lambda content: ODD[case](nodes[100], content)  # type: ignore[method-assign]
+    private = strategy(tmp_path)
+    assert final(private, LocalGrid(nodes), num_rounds=2) == pytest.approx(np.full(PARAMETERS, 2.0))
+    assert set(private.roster.refused) == {"a"}
+
+
+@pytest.mark.parametrize("answer", [None, Error(code=5, reason="node unavailable")])
+def test_a_missing_reply_stays_spent_and_the_site_is_asked_again(
+    answer: Error | None, tmp_path: Path
+) -> None:
+    nodes = sites("a", "b")
+    replies = iter([answer])
+    usual = nodes[100].train
+    nodes[100].train = lambda content: next(replies, None) or usual(content)  # type: ignore[method-assign]
+    private = strategy(tmp_path)
+    final(private, LocalGrid(nodes))
+    assert private.roster.spent == {"a": 6, "b": 6}
+    assert not private.roster.refused
+    assert len(nodes[100].asked) == 3
+    assert private.roster.sites["b"].rounds == 3
+
+
+def test_fewer_than_k_replies_change_nothing(tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    nodes[100].train = lambda _: None  # type: ignore[method-assign]
+    private = strategy(tmp_path, min_replies=2)
+    assert not final(private, LocalGrid(nodes), num_rounds=1).any()
+    assert private.history[-1]["replies"] == 0
+    assert private.roster.spent == {"a": 2, "b": 2}
+
+
+def test_it_stops_gracefully_when_too_few_may_go_on(tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    nodes[101].change[0] = np.nan
+    private = strategy(tmp_path, min_replies=2)
+    biases = final(private, LocalGrid(nodes))
+    assert not biases.any()
+    assert "2 are needed" in private.stopped
+    assert private.history[-1]["round"] == 1
+
+
+TURNED_AWAY = [
+    {"layout_digest": "x"},
+    {"model_digest": "x"},
+    {"declared_size": 0},
+    {"declared_size": "many"},
+    {"site": ""},
+    {"site": "a\x00b"},
+    {"refused": "bad-input"},
+]
+
+
+@pytest.mark.parametrize("change", TURNED_AWAY, ids=lambda change: repr(change)[:40])
+def test_sites_that_do_not_fit_are_turned_away(change: dict[str, Any], tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    nodes[100].described.update(change)
+    grid = LocalGrid(nodes)
+    private = strategy(tmp_path)
+    final(private, grid)
+    assert set(private.roster.sites) == {"b"}
+    assert not nodes[100].asked
+    assert len(grid.of("query")) == 2  # asked once, not again each round
+
+
+def test_two_nodes_of_one_name_are_one_site(tmp_path: Path) -> None:
+    nodes = {1: Site("a"), 2: Site("a")}
+    private = strategy(tmp_path)
+    final(private, LocalGrid(nodes))
+    assert sum(len(site.asked) for site in nodes.values()) == 3
+    assert private.roster.spent == {"a": 6}
+
+
+def test_nobody_at_all_is_an_error_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roster, "SECONDS_FOR_NODES", 0.0)
+    with pytest.raises(ProtocolError, match="nobody is online"):
+        final(strategy(tmp_path), LocalGrid({}))
+    nodes = sites("a")
+    nodes[100].described.update(refused="bad-input")
+    with pytest.raises(ProtocolError, match="bad-input"):
+        final(strategy(tmp_path), LocalGrid(nodes))
+
+
+def test_a_plan_above_the_budget_is_refused_before_any_message(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="budget of 1"):
+        strategy(tmp_path, budget=1.0)
+
+
+@pytest.mark.parametrize("inner", [FedAvg, FedAdam])
+def test_a_resumed_run_goes_on_where_it_stopped(inner: type[FedAvg], tmp_path: Path) -> None:
+    whole = final(strategy(tmp_path / "whole", inner()), LocalGrid(sites("a", "b")))
+    first = strategy(tmp_path / "cut", inner())
+    final(first, LocalGrid(sites("a", "b")), num_rounds=2)
+    second = strategy(tmp_path / "cut", inner())
+    lines: list[dict[str, Any]] = []
+    second._on_round = lines.append
+    assert second.resume()
+    nodes = sites("a", "b")
+    assert final(second, LocalGrid(nodes)) == pytest.approx(whole, rel=1e-6)
+    assert [len(site.asked) for site in nodes.values()] == [1, 1]
+    assert second.roster.spent == {"a": 6, "b": 6}
+    assert [line["round"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_a_crash_in_a_round_never_gives_the_charge_back(tmp_path: Path) -> None:
+    class Crashing(LocalGrid):
+        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+            replies = super().send_and_receive(messages, timeout=timeout)
+            if len(self.of("train")) == 4:
+                raise KeyboardInterrupt
+            return replies
+
+    with pytest.raises(KeyboardInterrupt):
+        final(strategy(tmp_path), Crashing(sites("a", "b")))
+    again = strategy(tmp_path)
+    assert again.resume()
+    nodes = sites("a", "b")
+    final(again, LocalGrid(nodes))
+    asked = [len(site.asked) for site in nodes.values()]
+    assert asked == [1, 1]  # one round done, one lost but spent, one left
+    assert again.roster.spent == {"a": 6, "b": 6}
+    assert again.stopped
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
+    final(strategy(tmp_path), LocalGrid(sites("a")), num_rounds=1)
+    other = strategy(tmp_path, plan=replace(PLAN, noise_multiplier=3.0))
+    with pytest.raises(InputError, match="another plan"):
+        other.resume()
+    (tmp_path / "checkpoint.npz").write_bytes(b"PK damaged")
+    with pytest.raises(InputError, match="damaged"):
+        strategy(tmp_path).resume()
+    assert not strategy(tmp_path / "nothing").resume()
+
+
+def test_a_site_that_comes_back_as_another_node_keeps_its_account(tmp_path: Path) -> None:
+    grid = LocalGrid(sites("a", "b"))
+    private = strategy(tmp_path)
+
+    def move(line: dict[str, Any]) -> None:
+        if line["round"] == 1:
+            grid.nodes[555] = grid.nodes.pop(100)
+
+    private._on_round = move
+    final(private, grid)
+    assert private.roster.spent == {"a": 6, "b": 6}
+    assert private.roster.sites["a"].node == 555
+
+
+def test_evaluation_is_central_and_its_figures_are_kept(tmp_path: Path) -> None:
+    def evaluate(_: int, arrays: ArrayRecord) -> MetricRecord:
+        value = float(codec.decode(arrays, PARAMETERS)[0])
+        return MetricRecord({"accuracy": value, "loss": -value})
+
+    grid = LocalGrid(sites("a"))
+    private = strategy(tmp_path)
+    result = private.start(grid, START, evaluate_fn=evaluate)
+    assert [line["accuracy"] for line in private.history] == [0.0, 1.0, 2.0, 3.0]
+    assert result.evaluate_metrics_serverapp[3]["loss"] == -3.0
+    assert not grid.of("evaluate")
+
+
+def test_bytes_are_those_of_the_payload(tmp_path: Path) -> None:
+    grid = LocalGrid(sites("a", "b"))
+    private = strategy(tmp_path)
+    final(private, grid, num_rounds=1)
+    down = sum(payload_bytes(message) for message in grid.of("train"))
+    line = private.history[-1]
+    assert line["bytes_down"] == down
+    assert 2 * 4 * PARAMETERS < line["bytes_up"] < down
+    failed = Error(code=5, reason="gone")
+    assert payload_bytes(type(grid.sent[0])(failed, reply_to=grid.sent[0])) == 0
+
+
+def test_flowers_config_reaches_the_wrapped_strategy(tmp_path: Path) -> None:
+    seen = []
+
+    class Watching(FedAvg):
+        def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+            seen.append((server_round, dict(config), list(grid.get_node_ids())))
+            return super().configure_train(server_round, arrays, config, grid)
+
+    private = strategy(tmp_path, Watching())
+    final(private, LocalGrid(sites("a")), num_rounds=1, train_config=ConfigRecord({"x": 1}))
+    assert seen == [(1, {"x": 1}, [100])]
