@@ -101,6 +101,7 @@ def delta(steps: Mapping[Mechanism, int], epsilon: float) -> float:
     return float(min(_compose(of, counts).get_delta(epsilon) for of in (PLDAccountant, _rdp_of)))
 
 
+@lru_cache(maxsize=256)
 def calibrate(target_epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
     """The smallest noise multiplier, to 0.1 %, with which ``steps`` cost at most the target.
 

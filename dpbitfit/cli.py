@@ -119,7 +119,11 @@ def simulate(
         config[key] = _absolute(config[key])
     config["noise-multiplier"] = 0.0
     config["sites"] = _check(config)
-    report = _follow(config)
+    try:
+        report = _follow(config)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started has been stopped")
+        raise typer.Exit(INTERRUPTED) from None
     if json_output:
         typer.echo(json.dumps(report, indent=2))
     else:
@@ -146,15 +150,13 @@ def _check(config: dict[str, Any]) -> int:
         read_examples(config["test-data"], labels=labels, **columns)
     else:
         examples, _ = hold_out(examples, config["test-fraction"], config["seed"])
-    accounting.calibrate(
-        config["target-epsilon"],
-        config["delta"],
-        config["sampling-rate"],
-        config["rounds"] * config["steps-per-round"],
-    )
     if config["site-column"]:
-        return len(natural_sites(examples))
-    return len(split(examples, config["sites"], config["skew"], config["seed"]))
+        sites = len(natural_sites(examples))
+    else:
+        sites = len(split(examples, config["sites"], config["skew"], config["seed"]))
+    steps = config["rounds"] * config["steps-per-round"]
+    accounting.calibrate(config["target-epsilon"], config["delta"], config["sampling-rate"], steps)
+    return sites
 
 
 def _follow(config: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +218,3 @@ def main() -> None:
     except DpbitfitError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        console.print("interrupted; everything that was started has been stopped")
-        sys.exit(INTERRUPTED)

@@ -28,6 +28,7 @@ Scalar = str | int | float | bool
 START_SECONDS = 60
 STOP_SECONDS = 15
 POLL_SECONDS = 0.2
+LONGEST_FOLDER = 20  # of the 107 characters of a socket's name Ray needs some 65
 
 _PROJECT = """\
 [project]
@@ -75,8 +76,10 @@ def simulate(
     out.mkdir(parents=True, exist_ok=True)
     for name in ("progress.jsonl", "error.json", "report.json"):
         (out / name).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="dpbitfit-") as scratch:
-        home = Path(scratch)
+    with tempfile.TemporaryDirectory(
+        prefix="dpbitfit-", dir=_short_folder(), ignore_cleanup_errors=True
+    ) as scratch:
+        home = Path(scratch).resolve()
         _write_app(home / "app", {**config, "out": str(out)})
         log = out / "flower.log"
         log.unlink(missing_ok=True)
@@ -98,6 +101,11 @@ def simulate(
             finally:
                 _end(run)
     return _result(out, log)
+
+
+def _short_folder() -> str | None:
+    """Where temporary folders go: as usual, unless the names of Ray's sockets would be too long."""
+    return None if len(tempfile.gettempdir()) <= LONGEST_FOLDER else "/tmp"
 
 
 def _write_app(directory: Path, config: Mapping[str, Scalar]) -> None:
@@ -131,6 +139,7 @@ def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subproc
     environment = {
         **os.environ,
         "FLWR_HOME": str(home),
+        "RAY_TMPDIR": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -222,11 +231,21 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _end_family(process: "subprocess.Popen[bytes]", home: Path) -> None:
     """Stop the SuperLink and all that it started: the server app, Ray and its workers.
 
-    Ray's daemons leave both the process group and the family tree, but every one
-    of them inherits the private Flower home.
+    Ray's daemons leave both the process group and the family tree, start one
+    another anew, and overwrite their environment with a title. What remains to
+    know them by is that directory or that variable.
     """
     _end(process)
-    for other in psutil.process_iter():
-        with suppress(psutil.Error):
-            if other.environ().get("FLWR_HOME") == str(home):
+    deadline = time.monotonic() + STOP_SECONDS
+    while (left := list(_living_in(home))) and time.monotonic() < deadline:
+        for other in left:
+            with suppress(psutil.Error):
                 other.kill()
+        psutil.wait_procs(left, timeout=POLL_SECONDS)
+
+
+def _living_in(home: Path) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME") == str(home) or process.cwd() == str(home):
+                yield process
