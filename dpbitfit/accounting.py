@@ -12,7 +12,8 @@ bound, one of them is wrong and nothing is published.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,7 +23,6 @@ from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
-from scipy.optimize import brentq
 
 from dpbitfit.errors import AccountingError
 
@@ -36,8 +36,6 @@ MOST_PRV_STEPS = 20_000
 PRV_EPSILON_ERROR = 0.01
 # Above this the discretised accountants take minutes, for figures that promise nothing.
 LARGEST_DISCRETISED_EPSILON = 40.0
-LARGEST_EPSILON = 1e4
-SMALLEST_SIGMA, LARGEST_SIGMA = 0.05, 1e4
 
 
 @dataclass(frozen=True, order=True)
@@ -83,7 +81,7 @@ def epsilon(steps: Mapping[Mechanism, int], delta: float) -> Bound:
     (0, 1), a count that is not a whole number from 0 to 1e8, or accountants
     that contradict each other.
     """
-    _check_delta(delta)
+    check_delta(delta)
     return _epsilon(checked(steps), delta)
 
 
@@ -101,56 +99,14 @@ def delta(steps: Mapping[Mechanism, int], epsilon: float) -> float:
     return float(min(_compose(of, counts).get_delta(epsilon) for of in (PLDAccountant, _rdp_of)))
 
 
-@lru_cache(maxsize=256)
-def calibrate(target_epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The smallest noise multiplier, to 0.1 %, with which ``steps`` cost at most the target.
+def unchecked_epsilon(counts: Counts, delta: float) -> float:
+    """One accountant's bound, for searches: PLD where it keeps its digits, else RDP.
 
-    Raises AccountingError for a target that is not a positive number or that no
-    noise multiplier between 0.05 and 10,000 reaches.
+    A figure that is published comes from ``epsilon``, which compares them.
     """
-    if not (math.isfinite(target_epsilon) and 0 < target_epsilon <= LARGEST_EPSILON):
-        raise AccountingError(
-            f"the target epsilon must be a positive number, not {target_epsilon!r}"
-        )
-    _check_delta(delta)
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**8:
-        raise AccountingError(f"the steps must be 1 to 1e8, not {steps!r}")
-    discretised = (
-        delta >= SMALLEST_DISCRETISED_DELTA and target_epsilon <= LARGEST_DISCRETISED_EPSILON
-    )
-    tightest = _pld if discretised else _rdp
-
-    def excess(bound: Callable[[Counts, float], float]) -> Callable[[float], float]:
-        def at(log_sigma: float) -> float:
-            cost = bound(((Mechanism(math.exp(log_sigma), sampling_rate), steps),), delta)
-            return math.log(min(max(cost, 1e-12), 1e12) / target_epsilon)
-
-        return at
-
-    low, high = math.log(SMALLEST_SIGMA), math.log(LARGEST_SIGMA)
-    if excess(_rdp)(high) > 0:
-        raise AccountingError(
-            f"no noise multiplier reaches epsilon {target_epsilon:g} with {steps} steps at "
-            f"rate {sampling_rate:g}: fewer steps, a smaller rate or a larger target"
-        )
-    # RDP answers at once and asks for a little too much noise: it brackets the search.
-    high = _root(excess(_rdp), low, high)
-    root = math.exp(_root(excess(tightest), max(low, high - math.log(2)), high))
-    # Rounded up to four digits, so that the figure that people read is the one that is used.
-    digit = 10.0 ** (math.floor(math.log10(root)) - 3)
-    sigma = float(f"{math.ceil(root / digit) * digit:.4g}")
-    while epsilon({Mechanism(sigma, sampling_rate): steps}, delta).epsilon > target_epsilon:
-        sigma = float(f"{sigma + digit:.4g}")
-    return sigma
-
-
-def _root(excess: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function passes zero, or the end of the bracket that is nearest."""
-    if excess(low) <= 0:
-        return low
-    if excess(high) >= 0:
-        return high
-    return float(brentq(excess, low, high, xtol=3e-4))
+    rdp = _rdp(counts, delta)
+    tight = delta >= SMALLEST_DISCRETISED_DELTA and rdp <= 1.5 * LARGEST_DISCRETISED_EPSILON
+    return min(rdp, _pld(counts, delta)) if tight else rdp
 
 
 def checked(steps: Mapping[Mechanism, int]) -> Counts:
@@ -161,7 +117,16 @@ def checked(steps: Mapping[Mechanism, int]) -> Counts:
     return tuple(sorted((m, n) for m, n in steps.items() if n))
 
 
-def _check_delta(delta: float) -> None:
+def merged(counts: Iterable[tuple[Mechanism, int]]) -> Counts:
+    """The counts of each mechanism added up, in canonical order."""
+    total: Counter[Mechanism] = Counter()
+    for mechanism, count in counts:
+        total[mechanism] += count
+    return checked(total)
+
+
+def check_delta(delta: float) -> None:
+    """Raise AccountingError for a delta outside (0, 1)."""
     if not (math.isfinite(delta) and 0 < delta < 1):
         raise AccountingError(f"delta must be in (0, 1), not {delta!r}")
 
@@ -169,7 +134,7 @@ def _check_delta(delta: float) -> None:
 @lru_cache(maxsize=4096)
 def _epsilon(counts: Counts, delta: float) -> Bound:
     if not counts:
-        return Bound(0.0, delta, "PLD", _version("PLD"), 0.0)
+        return Bound(0.0, delta, "PLD", version_of("PLD"), 0.0)
     uppers = {"RDP": _rdp(counts, delta)}
     lower = 0.0
     if delta >= SMALLEST_DISCRETISED_DELTA and uppers["RDP"] <= 1.5 * LARGEST_DISCRETISED_EPSILON:
@@ -185,15 +150,17 @@ def _epsilon(counts: Counts, delta: float) -> Bound:
     name = min(valid, key=lambda key: valid[key])
     if lower > min(valid.values()):
         raise AccountingError(f"the accountants contradict each other on {counts} at delta {delta}")
-    return Bound(max(valid[name], 0.0), delta, name, _version(name), max(lower, 0.0))
+    return Bound(max(valid[name], 0.0), delta, name, version_of(name), max(lower, 0.0))
 
 
-def _version(accountant: str) -> str:
+def version_of(accountant: str) -> str:
+    """The package and version behind an accountant's name."""
     package = "prv-accountant" if accountant == "PRV" else "dp-accounting"
     return f"{package} {version(package)}"
 
 
-def _event(mechanism: Mechanism) -> dp_event.DpEvent:
+def event(mechanism: Mechanism) -> dp_event.DpEvent:
+    """One step in dp-accounting's terms."""
     return dp_event.PoissonSampledDpEvent(
         mechanism.sampling_rate, dp_event.GaussianDpEvent(mechanism.noise_multiplier)
     )
@@ -214,7 +181,7 @@ def _rdp_of() -> Any:
 def _compose(accountant_of: Callable[[], Any], counts: Counts) -> Any:
     accountant = accountant_of()
     for mechanism, count in counts:
-        accountant.compose(_event(mechanism), count)
+        accountant.compose(event(mechanism), count)
     return accountant
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dpbitfit import accounting
+from dpbitfit import accounting, calibration
 from dpbitfit.errors import DpbitfitError
 from dpbitfit.partition import hold_out, natural_sites, split
 from dpbitfit.simulate import simulate as run_simulation
@@ -52,7 +52,7 @@ def calibrate(
     delta: Annotated[float, typer.Option()] = 1e-5,
 ) -> None:
     """Print the smallest noise multiplier that keeps a plan within its target."""
-    sigma = accounting.calibrate(target_epsilon, delta, sampling_rate, steps)
+    sigma = calibration.calibrate(target_epsilon, delta, sampling_rate, steps)
     bound = accounting.epsilon({accounting.Mechanism(sigma, sampling_rate): steps}, delta)
     typer.echo(
         f"noise multiplier {sigma:.4f}: epsilon {bound.epsilon:.4f} at delta {delta:g} "
@@ -155,7 +155,7 @@ def _check(config: dict[str, Any]) -> int:
     else:
         sites = len(split(examples, config["sites"], config["skew"], config["seed"]))
     steps = config["rounds"] * config["steps-per-round"]
-    accounting.calibrate(config["target-epsilon"], config["delta"], config["sampling-rate"], steps)
+    calibration.calibrate(config["target-epsilon"], config["delta"], config["sampling-rate"], steps)
     return sites
 
 

@@ -5,6 +5,7 @@
     ├── ModelError       the model cannot be trained privately as it is
     ├── AccountingError  a privacy figure cannot be given truthfully
     ├── BudgetError      the work asked for would pass a privacy budget
+    ├── LedgerError      the ledger cannot be read, written or believed
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
 
 Each carries a fixed ``code``; only the code crosses the network, because a
@@ -42,6 +43,12 @@ class BudgetError(DpbitfitError):
     """The work asked for would pass a privacy budget."""
 
     code = "budget"
+
+
+class LedgerError(DpbitfitError):
+    """The ledger cannot be read, written or believed."""
+
+    code = "ledger"
 
 
 class ProtocolError(DpbitfitError):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpbitfit import accounting
-from dpbitfit.accounting import Mechanism, calibrate, delta, epsilon
+from dpbitfit.accounting import Mechanism, delta, epsilon
+from dpbitfit.calibration import calibrate
 from dpbitfit.errors import AccountingError
 
 

@@ -1,0 +1,439 @@
+"""Keeping the ledger: every change is one durable transaction of events and counts.
+
+    open -> allot a plan -> reserve a round -> commit it (or release it, untouched)
+
+What was reserved and has no known end is spent. Whole numbers decide here: what
+a plan costs was bounded when it was approved (``budget.approve``).
+"""
+
+import math
+import os
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+
+from dpbitfit.accounting import Counts, Mechanism, check_delta, merged
+from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
+from dpbitfit.ledger import budget, outbox, rows, schema
+from dpbitfit.ledger.budget import Account
+from dpbitfit.ledger.database import Database
+from dpbitfit.ledger.events import (
+    GENESIS,
+    Event,
+    Held,
+    Name,
+    Tally,
+    canonical,
+    counts_from_text,
+    counts_to_text,
+    make,
+)
+from dpbitfit.ledger.outbox import Reply
+from dpbitfit.ledger.rows import Reservation
+from dpbitfit.ledger.verify import verify
+from dpbitfit.renyi import filter_order
+from dpbitfit.signing import Signer
+
+REBASED = "rebased"  # the run under which figures are taken over from the other side
+
+
+class Ledger:
+    """A ledger in a database; see ``Database`` for ``create``, ``readonly`` and the errors."""
+
+    def __init__(self, url: str, create: bool = False, readonly: bool = False) -> None:
+        self.database = Database(url, create, readonly)
+        self.signer = self._identify(create)
+
+    @property
+    def id(self) -> str:
+        """The ledger's public key, by which the other side knows it."""
+        return self.signer.public
+
+    def claim(self) -> AbstractContextManager[None]:
+        """Be the only process that runs rounds on this ledger."""
+        return self.database.claim()
+
+    def open_account(self, name: Name, delta: float, epsilon: float) -> Account:
+        """The account of that name, verified; made with this budget where there is none.
+
+        Raises InputError for a name, delta or budget that cannot be, or another
+        delta than the account's; LedgerError where its events do not add up.
+        """
+        _check_name(name)
+        with self.database.write() as connection:
+            found = rows.find_account(connection, name)
+            if found is None:
+                figures = _budget_facts(delta, epsilon)
+                row = {**name._asdict(), **figures, "filter_order": 0}
+                values = {**row, "sequence": 0, "head": GENESIS}
+                connection.execute(sa.insert(schema.account).values(values))
+                found = rows.find_account(connection, name)
+                assert found is not None
+                self._append(connection, [found], "open", {found.id: figures})
+        account = self.account(name)
+        if account.delta != delta:
+            raise InputError(
+                f"account {name} keeps its figures at delta {account.delta:g}; use that delta"
+            )
+        self.verify(account)
+        return account
+
+    def account(self, name: Name) -> Account:
+        """The account of that name; InputError where there is none."""
+        with self.database.read() as connection:
+            found = rows.find_account(connection, name)
+        if found is None:
+            raise InputError(f"there is no account {name}")
+        return found
+
+    def accounts(self) -> list[Account]:
+        """Every account, by name."""
+        order = (schema.account.c.site, schema.account.c.dataset, schema.account.c.unit)
+        with self.database.read() as connection:
+            return [
+                rows.to_account(row)
+                for row in connection.execute(sa.select(schema.account).order_by(*order))
+            ]
+
+    def set_budget(self, name: Name, epsilon: float, reason: str) -> Account:
+        """Another budget for the account, at its delta; the reason goes into the event."""
+        with self.database.write() as connection:
+            account = self._locked(connection, name)
+            facts = _budget_facts(account.delta, epsilon)
+            rows.update_account(connection, account.id, budget=facts["budget"])
+            self._append(connection, [account], "budget", {account.id: {**facts, "reason": reason}})
+        return self.account(name)
+
+    def allot(
+        self, name: Name, run: str, plan: str, counts: Counts, coordinator: str = ""
+    ) -> budget.Approval | None:
+        """Approve a run's plan: its whole bag of steps; None where it was approved before.
+
+        Raises BudgetError where it does not fit, ProtocolError where the run was
+        approved with another plan.
+        """
+        with self.database.write() as connection:
+            account = self._locked(connection, name)
+            holdings = rows.holdings_of(connection, [account.id])[account.id]
+            before = rows.plan_of(connection, account.id, run)
+            if before is not None:
+                if before != plan:
+                    raise ProtocolError(f"run {run} was approved with another plan")
+                return None
+            approval = budget.approve(account, holdings, counts)
+            values = [
+                {
+                    "account_id": account.id,
+                    "run": run,
+                    "plan": plan,
+                    "coordinator": coordinator,
+                    **rows.mechanism_text(mechanism),
+                    "adaptive": int(approval.adaptive),
+                    "allotted": steps,
+                }
+                for mechanism, steps in counts
+            ]
+            connection.execute(sa.insert(schema.allotment), values)
+            rows.update_account(connection, account.id, filter_order=approval.order)
+            facts = {
+                "run": run,
+                "plan": plan,
+                "coordinator": coordinator,
+                "counts": rows.triples(counts),
+                "adaptive": approval.adaptive,
+                "order": approval.order,
+            }
+            self._append(connection, [account], "allot", {account.id: facts})
+        return approval
+
+    def reserve(self, run: str, number: int, keys: Mapping[int, str], counts: Counts) -> None:
+        """Reserve one round of a run for many accounts: for all of them or for none.
+
+        ``keys`` holds each account's key by account id. Raises BudgetError,
+        naming one account, where an allotment does not hold so many more steps.
+        """
+        text = counts_to_text(counts)
+        with self.database.write() as connection:
+            accounts = rows.lock(connection, keys)
+            self._move(connection, run, keys, counts, reserved=1)
+            row = {"run": run, "round": number, "counts": text, "state": "reserved", "outcome": ""}
+            made = [{"key": key, "account_id": of, **row} for of, key in keys.items()]
+            connection.execute(sa.insert(schema.reservation), made)
+            written = rows.triples(counts)
+            facts = {
+                of: {"run": run, "round": number, "key": key, "counts": written}
+                for of, key in keys.items()
+            }
+            self._append(connection, accounts, "reserve", facts)
+
+    def commit(self, outcomes: Mapping[str, str], reply: Reply | None = None) -> None:
+        """Settle reserved rounds as spent, with why, and keep a site's reply with it.
+
+        What is committed already stays as it is. Raises LedgerError for a key
+        that was never reserved, or was released.
+        """
+        with self.database.write() as connection:
+            found = rows.reservations_of(connection, schema.reservation.c.key, outcomes)
+            missing = outcomes.keys() - {one.key for one in found}
+            wrong = [one.key for one in found if one.state in ("released", "void")]
+            if missing or wrong:
+                raise LedgerError(f"round {min([*missing, *wrong])} was not reserved")
+            fresh = [one for one in found if one.state == "reserved"]
+            self._settle(connection, fresh, "commit", outcomes)
+            if reply is not None:
+                if not fresh:
+                    raise LedgerError(f"round {reply.key} was settled before its reply")
+                outbox.store(connection, reply)
+
+    def release(self, key: str, proof: str) -> None:
+        """Give a reserved round's steps back: its site has signed that it touched no data.
+
+        ``proof`` is the site's signature, verified by the caller. Raises
+        LedgerError for a round that is not reserved.
+        """
+        with self.database.write() as connection:
+            found = rows.reservations_of(connection, schema.reservation.c.key, [key])
+            if not found or found[0].state != "reserved":
+                raise LedgerError(f"round {key} is not reserved")
+            self._settle(connection, found, "release", {key: "untouched"}, proof=proof)
+
+    def void_key(self, name: Name, run: str, number: int, key: str) -> bool:
+        """Promise that this key will never be trained; False where it was reserved before."""
+        with self.database.write() as connection:
+            account = self._locked(connection, name)
+            found = rows.reservations_of(connection, schema.reservation.c.key, [key])
+            if found:
+                return found[0].state == "void" and found[0].account_id == account.id
+            row = {"run": run, "round": number, "counts": "[]", "state": "void", "outcome": ""}
+            connection.execute(
+                sa.insert(schema.reservation).values(key=key, account_id=account.id, **row)
+            )
+            facts = {"run": run, "key": key}
+            self._append(connection, [account], "void", {account.id: facts})
+        return True
+
+    def void_rest(self, name: Name, run: str) -> Counts:
+        """Give up what a run was allotted and has not reserved; returns those steps."""
+        with self.database.write() as connection:
+            account = self._locked(connection, name)
+            rest = merged(
+                (mechanism, held.allotted - held.reserved - held.committed - held.voided)
+                for (of, mechanism), held in rows.holdings_of(connection, [account.id])[
+                    account.id
+                ].items()
+                if of == run
+            )
+            if rest:
+                self._move(connection, run, [account.id], rest, voided=1)
+                facts = {"run": run, "counts": rows.triples(rest)}
+                self._append(connection, [account], "void", {account.id: facts})
+        return rest
+
+    def rebase(self, name: Name, counts: Counts, reason: str) -> None:
+        """Add steps that the other side knows of and this ledger does not: upwards only.
+
+        They are recorded as spent even where that passes the budget.
+        """
+        with self.database.write() as connection:
+            account = self._locked(connection, name)
+            table = schema.allotment
+            order = account.filter_order
+            if not order and counts:
+                order = filter_order(dict(counts), account.delta, account.budget)
+                rows.update_account(connection, account.id, filter_order=order)
+            for mechanism, steps in counts:
+                at = {"account_id": account.id, "run": REBASED, **rows.mechanism_text(mechanism)}
+                more = sa.update(table).values(
+                    allotted=table.c.allotted + steps, committed=table.c.committed + steps
+                )
+                if not connection.execute(more.where(*rows.equal(table, at))).rowcount:
+                    facts = {"plan": "", "coordinator": "", "adaptive": 1}
+                    numbers = {"allotted": steps, "committed": steps}
+                    connection.execute(sa.insert(table).values(**at, **facts, **numbers))
+            if counts:
+                facts = {
+                    "run": REBASED,
+                    "counts": rows.triples(counts),
+                    "reason": reason,
+                    "order": order,
+                }
+                self._append(connection, [account], "rebase", {account.id: facts})
+
+    def holdings(self, ids: Collection[int]) -> dict[int, dict[tuple[str, Mechanism], Held]]:
+        """By account id, what every run may do to it and has done."""
+        with self.database.read() as connection:
+            return rows.holdings_of(connection, ids)
+
+    def reservations(self, run: str | None = None, state: str = "reserved") -> list[Reservation]:
+        """The rounds of a run, or of all, in one state."""
+        table = schema.reservation
+        chosen = sa.select(table).where(table.c.state == state)
+        if run is not None:
+            chosen = chosen.where(table.c.run == run)
+        with self.database.read() as connection:
+            return [rows.to_reservation(row) for row in connection.execute(chosen)]
+
+    def round_of(self, run: str, number: int) -> list[Reservation]:
+        """Every reservation that was ever made for one round of a run."""
+        table = schema.reservation
+        chosen = sa.select(table).where(table.c.run == run, table.c.round == number)
+        with self.database.read() as connection:
+            return [rows.to_reservation(row) for row in connection.execute(chosen)]
+
+    def settle(self, outcome: str, account_id: int | None = None) -> list[Reservation]:
+        """Commit what is still reserved, of one account or of all; returns what that was.
+
+        For a process that has claimed the ledger: nobody else is at work on it.
+        """
+        left = [r for r in self.reservations() if account_id in (None, r.account_id)]
+        if left:
+            self.commit({one.key: outcome for one in left})
+        return left
+
+    def reply(self, key: str) -> Reply | None:
+        """The reply that was kept for a key."""
+        with self.database.read() as connection:
+            return outbox.find(connection, key)
+
+    def last_reply(self, account: Account, run: str) -> Reply | None:
+        """The newest reply that was kept of a run."""
+        with self.database.read() as connection:
+            return outbox.newest(connection, account.id, run)
+
+    def events(self, name: Name, after: int = 0, most: int | None = None) -> list[Event]:
+        """An account's events in order, from the one behind ``after``."""
+        with self.database.read() as connection:
+            account = rows.find_account(connection, name)
+            if account is None:
+                raise InputError(f"there is no account {name}")
+            return list(rows.events_of(connection, account.id, after, most))
+
+    def verify(self, account: Account) -> Tally:
+        """Add up the account's events again and compare; returns what they add up to.
+
+        Raises LedgerError that names the first row that is wrong.
+        """
+        with self.database.read() as connection:
+            return verify(connection, account.name)
+
+    def _identify(self, create: bool) -> Signer:
+        chosen = sa.select(schema.identity.c.seed)
+        with self.database.read() as connection:
+            seeds = connection.scalars(chosen).all()
+        if not seeds and create:
+            with self.database.write() as connection:
+                seeds = connection.scalars(chosen).all()
+                if not seeds:
+                    seeds = [os.urandom(32).hex()]
+                    connection.execute(sa.insert(schema.identity).values(seed=seeds[0]))
+        if len(seeds) != 1:
+            raise LedgerError(f"{self.database}: it does not say which ledger it is")
+        return Signer.from_hex(seeds[0])
+
+    def _locked(self, connection: sa.Connection, name: Name) -> Account:
+        found = rows.find_account(connection, name, lock=True)
+        if found is None:
+            raise InputError(f"there is no account {name}")
+        return found
+
+    def _settle(
+        self,
+        connection: sa.Connection,
+        reservations: Iterable[Reservation],
+        kind: str,
+        outcomes: Mapping[str, str],
+        **facts: str,
+    ) -> None:
+        """Settle reservations one way, each with its outcome."""
+        state, moved = ("committed", 1) if kind == "commit" else ("released", 0)
+
+        def alike(one: Reservation) -> tuple[str, str, str]:
+            return one.run, counts_to_text(one.counts), outcomes[one.key]
+
+        # An account has one reservation a group; a second of the same account waits its turn.
+        for turn in rows.turns(reservations):
+            accounts = rows.lock(connection, [one.account_id for one in turn])
+            for (run, text, outcome), group in groupby(sorted(turn, key=alike), alike):
+                members = list(group)
+                ids = [one.account_id for one in members]
+                self._move(
+                    connection, run, ids, counts_from_text(text), reserved=-1, committed=moved
+                )
+                table = schema.reservation
+                change = sa.update(table).values(state=state, outcome=outcome)
+                for keys in rows.chunks([one.key for one in members]):
+                    connection.execute(change.where(table.c.key.in_(keys)))
+            told = {
+                one.account_id: {"key": one.key, "outcome": outcomes[one.key], **facts}
+                for one in turn
+            }
+            self._append(connection, accounts, kind, told)
+
+    def _move(
+        self,
+        connection: sa.Connection,
+        run: str,
+        ids: Collection[int],
+        counts: Counts,
+        **signs: int,
+    ) -> None:
+        """Add steps to columns of a run's allotments; BudgetError where one would overflow."""
+        table = schema.allotment
+        for mechanism, steps in counts:
+            more = steps * sum(signs.values())
+            here = rows.equal(table, {"run": run, **rows.mechanism_text(mechanism)})
+            used = table.c.reserved + table.c.committed + table.c.voided
+            new = {name: table.c[name] + sign * steps for name, sign in signs.items()}
+            for chunk in rows.chunks(ids):
+                fits = (*here, table.c.account_id.in_(chunk), used + more <= table.c.allotted)
+                able = connection.scalars(sa.select(table.c.account_id).where(*fits)).all()
+                short = set(chunk) - set(able)
+                if short:
+                    account = rows.accounts_of(connection, [min(short)])[0]
+                    raise BudgetError(
+                        f"account {account.name}: run {run} has fewer than {steps} steps left"
+                    )
+                change = sa.update(table).where(*here, table.c.account_id.in_(chunk))
+                connection.execute(change.values(**new))
+
+    def _append(
+        self,
+        connection: sa.Connection,
+        accounts: Iterable[Account],
+        kind: str,
+        facts: Mapping[int, Mapping[str, Any]],
+    ) -> None:
+        """Add one event to each account."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        made = [
+            (one.id, make(one.name, one.sequence + 1, one.head, kind, at, **facts[one.id]))
+            for one in accounts
+        ]
+        if not made:
+            return
+        events = [{"account_id": of, **vars(event)} for of, event in made]
+        connection.execute(sa.insert(schema.event), events)
+        table = schema.account
+        change = sa.update(table).where(table.c.id == sa.bindparam("of"))
+        columns: dict[str, Any] = {"sequence": sa.bindparam("last"), "head": sa.bindparam("top")}
+        heads = [{"of": of, "last": event.sequence, "top": event.hash} for of, event in made]
+        connection.execute(change.values(**columns), heads)
+
+
+def _check_name(name: Name) -> None:
+    for part, text in name._asdict().items():
+        if not 0 < len(text) <= 200 or not text.isprintable() or "/" in text:
+            raise InputError(
+                f"an account's {part} is 1 to 200 printable characters without '/', not {text!r}"
+            )
+
+
+def _budget_facts(delta: float, epsilon: float) -> dict[str, str]:
+    check_delta(delta)
+    if not (math.isfinite(epsilon) and 0 < epsilon <= 1e4):
+        raise InputError(f"a budget is an epsilon above 0, at most 10,000, not {epsilon!r}")
+    return {"delta": canonical(delta), "budget": canonical(epsilon)}

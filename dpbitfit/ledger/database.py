@@ -1,0 +1,205 @@
+"""Opening a ledger's database, and transactions that are durable or did not happen.
+
+SQLite (write-ahead log, ``synchronous=FULL``, ``BEGIN IMMEDIATE``) by path,
+PostgreSQL by URL.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import exc
+
+from dpbitfit.errors import InputError, LedgerError
+from dpbitfit.ledger.schema import REVISION, VERSION_TABLE
+
+WAIT_SECONDS = 60  # for another process's transaction
+_LOCK = 0x64706269  # one number for PostgreSQL's advisory lock
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+# What a database says, and what the person in front of it can do.
+_ADVICE = (
+    ("disk is full", "the disk is full: make room, then try again"),
+    ("no space left", "the disk is full: make room, then try again"),
+    ("readonly", "it may only be read: give this user the right to write it and its folder"),
+    ("read-only", "it may only be read: give this user the right to write it and its folder"),
+    ("permission denied", "this user may not use it: check its owner and mode"),
+    ("unable to open", "it cannot be opened: check that its folder exists and who may write there"),
+    ("not a database", "it is damaged or no ledger: restore a backup, then settle it"),
+    ("malformed", "it is damaged: restore a backup, then settle it"),
+    ("disk i/o error", "the disk cannot be written: check it, then try again"),
+    ("locked", "another process holds it: try again when that one has finished"),
+    ("connection", "the database server does not answer: check it and the URL"),
+)
+
+
+class Database:
+    """One ledger's database. Nothing is created unless ``create``; then its folder too.
+
+    Raises LedgerError where there is no ledger, where it cannot be used, and
+    where it was made by a newer version.
+    """
+
+    def __init__(self, url: str, create: bool = False, readonly: bool = False) -> None:
+        self.url = _full_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = self._connectable(create, readonly)
+        with self._explained():
+            if create:
+                self.migrate()
+            self._check_revision()
+
+    def __str__(self) -> str:
+        return str(self.url.database) if self.is_sqlite else self.url.render_as_string()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One consistent view."""
+        with self._explained(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction: on disk when the block has ended, undone when it raises."""
+        engine = self._engine.execution_options(dpbitfit_write=True)
+        with self._explained(), engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Be the only process that runs rounds on this ledger; a killed one lets go at once.
+
+        Raises LedgerError while another process has claimed it.
+        """
+        busy = LedgerError(f"{self}: another process runs rounds on this ledger; end it first")
+        if self.is_sqlite:
+            with self._explained(), _opened(f"{self.url.database}.lock") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise busy from None
+                yield
+            return
+        with self._explained(), self._engine.connect() as connection:
+            if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK))):
+                raise busy
+            try:
+                yield
+            finally:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK)))
+
+    def migrate(self) -> None:
+        """Bring the tables to this version's form."""
+        if self.revision not in (None, REVISION):
+            self._check_revision()
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        with self.write() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    @property
+    def revision(self) -> str | None:
+        """The version of the tables; None where there are none."""
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table(VERSION_TABLE):
+                return None
+            found: str | None = connection.scalar(
+                sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
+            )
+            return found
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def _check_revision(self) -> None:
+        found = self.revision
+        if found is None:
+            raise LedgerError(f"{self}: there is no ledger here; make one with: ledger init")
+        if found > REVISION:
+            raise LedgerError(
+                f"{self}: made by a newer version of dpbitfit (tables {found}, this one knows "
+                f"{REVISION}): upgrade dpbitfit"
+            )
+        if found != REVISION:
+            raise LedgerError(f"{self}: its tables are of an older form; run: ledger migrate")
+
+    def _connectable(self, create: bool, readonly: bool) -> sa.Engine:
+        if not self.is_sqlite:
+            options = {"default_transaction_read_only": "on"} if readonly else {}
+            text = " ".join(f"-c {key}={value}" for key, value in options.items())
+            return sa.create_engine(self.url, connect_args={"options": text, "connect_timeout": 10})
+        path = Path(str(self.url.database))
+        if create:
+            with self._explained():
+                path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.exists():
+            raise LedgerError(f"{path}: there is no ledger here; make one with: ledger init")
+        url = self.url
+        if readonly:
+            url = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
+        engine = sa.create_engine(url, connect_args={"timeout": WAIT_SECONDS})
+        sa.event.listen(engine, "connect", _prepare_readonly if readonly else _prepare)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.IntegrityError as error:
+            raise LedgerError(
+                f"{self}: refused by the database's own rules; nothing was recorded"
+            ) from error
+        except (exc.SQLAlchemyError, OSError) as error:
+            said = str(getattr(error, "orig", error)).lower()
+            advice = next((text for word, text in _ADVICE if word in said), None)
+            raise LedgerError(
+                f"{self}: {advice or 'the database refused: see its log'}; nothing was recorded"
+            ) from error
+
+
+def _full_url(url: str) -> sa.URL:
+    if "://" not in url:
+        return sa.URL.create("sqlite", database=str(Path(url).absolute()))
+    try:
+        parsed = sa.make_url(url)
+    except exc.ArgumentError as error:
+        raise InputError("the ledger's URL cannot be read") from error
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise InputError(f"a ledger is SQLite or PostgreSQL, not {backend!r}")
+    return parsed if backend == "sqlite" else parsed.set(drivername="postgresql+psycopg")
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "r+b") as file:
+        yield file
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    # SQLAlchemy begins transactions below; the driver must not begin its own.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    with suppress(OSError):
+        _, _, path = connection.execute("PRAGMA database_list").fetchone()
+        os.chmod(path, 0o600)
+
+
+def _prepare_readonly(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+
+
+def _begin(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("dpbitfit_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,194 @@
+"""Events as canonical text, chained by hashes, and what a chain adds up to.
+
+One chain for each account. An event's hash covers its text, and its text names
+the hash before it, so that no event can be changed, dropped or put in between
+without every later hash being wrong.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from dpbitfit.accounting import Counts, Mechanism, merged
+from dpbitfit.errors import LedgerError
+
+GENESIS = "0" * 64
+KINDS = ("open", "budget", "allot", "reserve", "commit", "release", "void", "rebase")
+
+
+class Name(NamedTuple):
+    """Whose privacy: a site, a data set of its own, and the unit that is protected."""
+
+    site: str
+    dataset: str
+    unit: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event; ``body`` is its canonical text."""
+
+    sequence: int
+    kind: str
+    body: str
+    hash: str
+
+
+def canonical(value: float) -> str:
+    """A number as plain decimal text: the shortest that reads back as the same float."""
+    return format(Decimal(repr(float(value))).normalize(), "f")
+
+
+def counts_to_text(counts: Mapping[Mechanism, int] | Counts) -> str:
+    """Counts as canonical JSON: [[noise multiplier, sampling rate, steps], ...]."""
+    pairs = counts if isinstance(counts, tuple) else merged(counts.items())
+    return _json([[canonical(m.noise_multiplier), canonical(m.sampling_rate), n] for m, n in pairs])
+
+
+def counts_from_text(text: str) -> Counts:
+    """The counts of a canonical text; LedgerError for any other text."""
+    try:
+        triples = [(float(sigma), float(rate), int(n)) for sigma, rate, n in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise LedgerError("a count of steps cannot be read") from error
+    return merged((Mechanism(sigma, rate), n) for sigma, rate, n in triples)
+
+
+def make(name: Name, sequence: int, previous: str, kind: str, at: str, **facts: Any) -> Event:
+    """The next event of an account, after the one with hash ``previous``."""
+    body = _json(
+        {
+            "account": list(name),
+            "sequence": sequence,
+            "previous": previous,
+            "kind": kind,
+            "at": at,
+            **facts,
+        }
+    )
+    return Event(sequence, kind, body, hashlib.sha256(body.encode()).hexdigest())
+
+
+@dataclass
+class Held:
+    """What one run may do to an account, and has done, in steps of one mechanism."""
+
+    allotted: int = 0
+    reserved: int = 0
+    committed: int = 0
+    voided: int = 0
+    adaptive: bool = False
+
+
+@dataclass
+class Tally:
+    """What an account's events add up to."""
+
+    name: Name
+    delta: str = ""
+    budget: str = ""
+    filter_order: int = 0
+    sequence: int = 0
+    head: str = GENESIS
+    held: dict[tuple[str, Mechanism], Held] = field(default_factory=dict)
+    states: dict[str, tuple[str, str, Counts]] = field(default_factory=dict)  # key: state, run
+
+    def add(self, event: Event) -> None:
+        """Add the next event; LedgerError, naming it, where it does not follow."""
+        try:
+            self._check(event)
+            self._apply(event.kind, json.loads(event.body))
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._broken(event, "its content cannot be read") from error
+        self.sequence, self.head = event.sequence, event.hash
+
+    def _check(self, event: Event) -> None:
+        body = json.loads(event.body)
+        if event.sequence != self.sequence + 1:
+            raise self._broken(event, f"event {self.sequence + 1} should stand here")
+        if hashlib.sha256(event.body.encode()).hexdigest() != event.hash:
+            raise self._broken(event, "its hash is not that of its content")
+        if body["previous"] != self.head:
+            raise self._broken(event, "it does not follow the event before it")
+        written = (tuple(body["account"]), body["sequence"], body["kind"])
+        if written != (tuple(self.name), event.sequence, event.kind):
+            raise self._broken(event, "its columns are not what its content says")
+
+    def _apply(self, kind: str, body: Mapping[str, Any]) -> None:
+        if kind in ("open", "budget"):
+            self.delta, self.budget = body["delta"], body["budget"]
+        elif kind == "allot":
+            self.filter_order = body["order"]
+            for mechanism, steps in counts_from_text(_json(body["counts"])):
+                held = self.held.setdefault((body["run"], mechanism), Held())
+                held.allotted += steps
+                held.adaptive = body["adaptive"]
+        elif kind == "reserve":
+            counts = counts_from_text(_json(body["counts"]))
+            self._move(body["run"], counts, "reserved", 1)
+            self._settle(body["key"], "reserved", body["run"], counts, before=None)
+        elif kind in ("commit", "release"):
+            _, run, counts = self.states[body["key"]]
+            self._move(run, counts, "reserved", -1)
+            if kind == "commit":
+                self._move(run, counts, "committed", 1)
+            state = "committed" if kind == "commit" else "released"
+            self._settle(body["key"], state, run, counts, before="reserved")
+        elif kind == "void" and "key" in body:
+            self._settle(body["key"], "void", body["run"], (), before=None)
+        elif kind == "void":
+            self._move(body["run"], counts_from_text(_json(body["counts"])), "voided", 1)
+        elif kind == "rebase":
+            for mechanism, steps in counts_from_text(_json(body["counts"])):
+                held = self.held.setdefault((body["run"], mechanism), Held(adaptive=True))
+                held.allotted += steps
+                held.committed += steps
+        else:
+            raise ValueError(f"an unknown kind {kind!r}")
+
+    def _move(self, run: str, counts: Counts, column: str, sign: int) -> None:
+        for mechanism, steps in counts:
+            held = self.held[run, mechanism]
+            setattr(held, column, getattr(held, column) + sign * steps)
+            spent = held.reserved + held.committed + held.voided
+            if min(held.reserved, held.committed, held.voided) < 0 or spent > held.allotted:
+                raise ValueError("a count is out of range")
+
+    def _settle(self, key: str, state: str, run: str, counts: Counts, before: str | None) -> None:
+        known = self.states.get(key)
+        if (known[0] if known else None) != before:
+            raise ValueError("a key is settled twice")
+        self.states[key] = (state, run, counts)
+
+    def _broken(self, event: Event, what: str) -> LedgerError:
+        return LedgerError(f"account {self.name}, event {event.sequence}: {what}")
+
+
+def replay(name: Name, events: Iterable[Event]) -> Tally:
+    """The tally that an account's events add up to; LedgerError for the first bad one."""
+    tally = Tally(name)
+    for event in events:
+        tally.add(event)
+    return tally
+
+
+def total(
+    held: Mapping[Any, Held] | Iterable[tuple[Any, Held]], *columns: str
+) -> Counter[Mechanism]:
+    """Steps of each mechanism, the given columns added up over all runs."""
+    counts: Counter[Mechanism] = Counter()
+    pairs = held.items() if isinstance(held, Mapping) else held
+    for (_, mechanism), one in pairs:
+        counts[mechanism] += sum(getattr(one, column) for column in columns)
+    return counts
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,125 @@
+"""The ledger's tables. Events are the truth; every other table can be made from them again.
+
+Privacy parameters are canonical decimal text, counts are integers, and the rule
+that nobody spends more than was approved is a constraint of the database.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+# The newest migration; a database that names another one is not written to.
+REVISION = "0001"
+VERSION_TABLE = "dpbitfit_ledger_version"
+
+metadata = MetaData()
+
+# Which ledger this is: one row. The public half of the seed names it to others.
+identity = Table("identity", metadata, Column("seed", String(64), primary_key=True))
+
+# Whose records: every run on the same records, of whatever project, is one account.
+account = Table(
+    "account",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("site", String(200), nullable=False),
+    Column("dataset", String(200), nullable=False),
+    Column("unit", String(200), nullable=False),
+    Column("delta", String(64), nullable=False),
+    Column("budget", String(64), nullable=False),
+    # Of the Rényi filter, fixed when the first result may have been seen; 0 before any plan.
+    Column("filter_order", Integer, nullable=False),
+    Column("sequence", Integer, nullable=False),  # of the last event
+    Column("head", String(64), nullable=False),  # hash of the last event
+    UniqueConstraint("site", "dataset", "unit"),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("account_id", ForeignKey("account.id"), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("body", Text, nullable=False),  # canonical JSON, with the previous event's hash
+    Column("hash", String(64), nullable=False),
+)
+
+# What a run may do to an account: so many steps of each mechanism.
+allotment = Table(
+    "allotment",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account_id", ForeignKey("account.id"), nullable=False),
+    Column("run", String(64), nullable=False),
+    Column("plan", String(64), nullable=False),
+    Column("coordinator", String(64), nullable=False),
+    Column("noise_multiplier", String(64), nullable=False),
+    Column("sampling_rate", String(64), nullable=False),
+    Column("adaptive", Integer, nullable=False),  # 1: approved after results may have been seen
+    Column("allotted", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False, default=0),
+    Column("committed", BigInteger, nullable=False, default=0),
+    Column("voided", BigInteger, nullable=False, default=0),  # given up before they were reserved
+    UniqueConstraint("account_id", "run", "noise_multiplier", "sampling_rate"),
+    CheckConstraint("reserved >= 0 AND committed >= 0 AND voided >= 0", name="no_negative_count"),
+    CheckConstraint("reserved + committed + voided <= allotted", name="never_over_the_allotment"),
+)
+
+reservation = Table(
+    "reservation",
+    metadata,
+    Column("key", String(200), primary_key=True),
+    Column("account_id", ForeignKey("account.id"), nullable=False),
+    Column("run", String(64), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("counts", Text, nullable=False),
+    Column("state", String(16), nullable=False),  # reserved, committed, released, void
+    Column("outcome", String(40), nullable=False),  # why it was settled; "" while reserved
+    Index("reservation_of_run", "run", "state"),
+    Index("reservation_of_account", "account_id", "state"),
+)
+
+# A site's answers, kept so that the same question gets the same bytes.
+reply = Table(
+    "reply",
+    metadata,
+    Column("key", ForeignKey("reservation.key"), primary_key=True),
+    Column("request", String(64), nullable=False),  # digest of plan, model and biases
+    Column("payload", LargeBinary),  # None once a later answer of the run has replaced it
+)
+
+# What the other side last said of its own ledger, for each account.
+peer = Table(
+    "peer",
+    metadata,
+    Column("account_id", ForeignKey("account.id"), primary_key=True),
+    Column("ledger", String(64), primary_key=True),
+    Column("sequence", Integer, nullable=False),
+    Column("head", String(64), nullable=False),
+    Column("spent", Text, nullable=False),
+    Column("drift", Text, nullable=False),  # "" while the two agree
+)
+
+# Composed figures, so that no page computes one twice.
+figure = Table(
+    "figure",
+    metadata,
+    Column("counts", String(64), primary_key=True),  # digest
+    Column("delta", String(64), primary_key=True),
+    Column("epsilon", Float, nullable=False),
+    Column("lower", Float, nullable=False),
+    Column("accountant", String(16), nullable=False),
+    Column("version", String(64), nullable=False),
+)

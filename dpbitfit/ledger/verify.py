@@ -1,0 +1,38 @@
+"""Believing nothing but the events: they are added up again and compared with the tables."""
+
+import sqlalchemy as sa
+
+from dpbitfit.errors import LedgerError
+from dpbitfit.ledger import rows, schema
+from dpbitfit.ledger.events import Held, Name, Tally, canonical, replay
+
+
+def verify(connection: sa.Connection, name: Name) -> Tally:
+    """What an account's events add up to; LedgerError, naming the first row that is wrong."""
+    account = rows.find_account(connection, name)
+    if account is None:
+        raise LedgerError(f"account {name}: its row is gone")
+    tally = replay(name, rows.events_of(connection, account.id))
+    told = (tally.sequence, tally.head, tally.delta, tally.budget, tally.filter_order)
+    kept = (account.sequence, account.head, canonical(account.delta), canonical(account.budget))
+    if told != (*kept, account.filter_order):
+        raise LedgerError(
+            f"account {name}: its {tally.sequence} events say other than its row, which says "
+            f"{account.sequence} events and a budget of {account.budget:g}"
+        )
+    holdings = rows.holdings_of(connection, [account.id])[account.id]
+    for place in sorted(tally.held.keys() | holdings.keys()):
+        by_events, by_table = tally.held.get(place, Held()), holdings.get(place, Held())
+        if by_events != by_table:
+            raise LedgerError(
+                f"account {name}, run {place[0]}: its events say {by_events}, its row {by_table}"
+            )
+    column = schema.reservation.c.account_id
+    states = {
+        one.key: (one.state, one.run, one.counts)
+        for one in rows.reservations_of(connection, column, [account.id])
+    }
+    for key in sorted(tally.states.keys() | states.keys()):
+        if tally.states.get(key) != states.get(key):
+            raise LedgerError(f"account {name}, round {key}: its events and its row disagree")
+    return tally
