@@ -44,12 +44,11 @@ def filter_order(steps: Mapping[Mechanism, int], delta: float, budget: float) ->
     """The order with which a filter lets most copies of this bag run within ``budget``."""
     check_delta(delta)
     cost = _composed(checked(steps))
-    bound: float
-    order: float
     for _ in range(_DOUBLINGS):
-        bound, order = compute_epsilon(RDP_ORDERS, cost, delta)
+        bound, best = compute_epsilon(RDP_ORDERS, cost, delta)
         if bound >= budget:
-            return int(order)
+            order: int = best
+            return order
         cost = 2 * cost
     return RDP_ORDERS[-1]
 

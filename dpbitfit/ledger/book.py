@@ -53,9 +53,9 @@ class Ledger:
         """The ledger's public key, by which the other side knows it."""
         return self.signer.public
 
-    def claim(self) -> AbstractContextManager[None]:
-        """Be the only process that runs rounds on this ledger."""
-        return self.database.claim()
+    def claim(self, wait_seconds: float = 0) -> AbstractContextManager[None]:
+        """Be the only process that runs rounds on this ledger; see ``Database.claim``."""
+        return self.database.claim(wait_seconds)
 
     def open_account(self, name: Name, delta: float, epsilon: float) -> Account:
         """The account of that name, verified; made with this budget where there is none.
@@ -233,35 +233,37 @@ class Ledger:
                 self._append(connection, [account], "void", {account.id: facts})
         return rest
 
-    def rebase(self, name: Name, counts: Counts, reason: str) -> None:
+    def rebase(self, name: Name, counts: Counts, coordinator: str, reason: str) -> None:
         """Add steps that the other side knows of and this ledger does not: upwards only.
 
-        They are recorded as spent even where that passes the budget.
+        They are recorded as spent under ``coordinator``, even where that passes the budget.
         """
+        if not counts:
+            return
+        run = f"{REBASED}-{coordinator[:12]}"
+        table = schema.allotment
         with self.database.write() as connection:
             account = self._locked(connection, name)
-            table = schema.allotment
-            order = account.filter_order
-            if not order and counts:
-                order = filter_order(dict(counts), account.delta, account.budget)
-                rows.update_account(connection, account.id, filter_order=order)
+            order = account.filter_order or filter_order(
+                dict(counts), account.delta, account.budget
+            )
+            rows.update_account(connection, account.id, filter_order=order)
             for mechanism, steps in counts:
-                at = {"account_id": account.id, "run": REBASED, **rows.mechanism_text(mechanism)}
-                more = sa.update(table).values(
-                    allotted=table.c.allotted + steps, committed=table.c.committed + steps
-                )
-                if not connection.execute(more.where(*rows.equal(table, at))).rowcount:
-                    facts = {"plan": "", "coordinator": "", "adaptive": 1}
+                at = {"account_id": account.id, "run": run, **rows.mechanism_text(mechanism)}
+                more = {name: table.c[name] + steps for name in ("allotted", "committed")}
+                change = sa.update(table).where(*rows.equal(table, at)).values(**more)
+                if not connection.execute(change).rowcount:
+                    new = {"plan": "", "coordinator": coordinator, "adaptive": 1}
                     numbers = {"allotted": steps, "committed": steps}
-                    connection.execute(sa.insert(table).values(**at, **facts, **numbers))
-            if counts:
-                facts = {
-                    "run": REBASED,
-                    "counts": rows.triples(counts),
-                    "reason": reason,
-                    "order": order,
-                }
-                self._append(connection, [account], "rebase", {account.id: facts})
+                    connection.execute(sa.insert(table).values(**at, **new, **numbers))
+            facts = {
+                "run": run,
+                "coordinator": coordinator,
+                "counts": rows.triples(counts),
+                "reason": reason,
+                "order": order,
+            }
+            self._append(connection, [account], "rebase", {account.id: facts})
 
     def holdings(self, ids: Collection[int]) -> dict[int, dict[tuple[str, Mechanism], Held]]:
         """By account id, what every run may do to it and has done."""

@@ -6,10 +6,11 @@ PostgreSQL by URL.
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -20,6 +21,7 @@ from dpbitfit.errors import InputError, LedgerError
 from dpbitfit.ledger.schema import REVISION, VERSION_TABLE
 
 WAIT_SECONDS = 60  # for another process's transaction
+POLL_SECONDS = 0.2
 _LOCK = 0x64706269  # one number for PostgreSQL's advisory lock
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -72,27 +74,41 @@ class Database:
             yield connection
 
     @contextmanager
-    def claim(self) -> Iterator[None]:
+    def claim(self, wait_seconds: float = 0) -> Iterator[None]:
         """Be the only process that runs rounds on this ledger; a killed one lets go at once.
 
-        Raises LedgerError while another process has claimed it.
+        Raises LedgerError when another process still holds it after ``wait_seconds``.
         """
-        busy = LedgerError(f"{self}: another process runs rounds on this ledger; end it first")
+        with self._lock() as attempt:
+            deadline = time.monotonic() + wait_seconds
+            while not attempt():
+                if time.monotonic() >= deadline:
+                    raise LedgerError(
+                        f"{self}: another process runs rounds on this ledger; end it first"
+                    )
+                time.sleep(POLL_SECONDS)
+            yield
+
+    @contextmanager
+    def _lock(self) -> Iterator[Callable[[], bool]]:
+        """A way to try for the lock, which the block's end gives back."""
         if self.is_sqlite:
-            with self._explained(), _opened(f"{self.url.database}.lock") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise busy from None
-                yield
-            return
-        with self._explained(), self._engine.connect() as connection:
-            if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK))):
-                raise busy
+            with self._explained():
+                descriptor = os.open(f"{self.url.database}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                yield
+                yield lambda: _flock(descriptor)
             finally:
-                connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK)))
+                os.close(descriptor)
+        else:
+            with self._explained():
+                connection = self._engine.connect()
+            try:
+                yield lambda: bool(
+                    connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK)))
+                )
+            finally:
+                connection.invalidate()  # the server gives the lock back with the session
+                connection.close()
 
     def migrate(self) -> None:
         """Bring the tables to this version's form."""
@@ -179,11 +195,12 @@ def _full_url(url: str) -> sa.URL:
     return parsed if backend == "sqlite" else parsed.set(drivername="postgresql+psycopg")
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "r+b") as file:
-        yield file
+def _flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _prepare(connection: Any, _record: Any) -> None:

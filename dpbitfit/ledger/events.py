@@ -146,6 +146,7 @@ class Tally:
         elif kind == "void":
             self._move(body["run"], counts_from_text(_json(body["counts"])), "voided", 1)
         elif kind == "rebase":
+            self.filter_order = body["order"]
             for mechanism, steps in counts_from_text(_json(body["counts"])):
                 held = self.held.setdefault((body["run"], mechanism), Held(adaptive=True))
                 held.allotted += steps

@@ -106,6 +106,7 @@ peer = Table(
     metadata,
     Column("account_id", ForeignKey("account.id"), primary_key=True),
     Column("ledger", String(64), primary_key=True),
+    Column("coordinator", String(64), nullable=False),  # whose runs ``spent`` counts
     Column("sequence", Integer, nullable=False),
     Column("head", String(64), nullable=False),
     Column("spent", Text, nullable=False),

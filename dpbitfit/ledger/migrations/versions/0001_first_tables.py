@@ -82,6 +82,7 @@ def upgrade() -> None:
         "peer",
         sa.Column("account_id", sa.Integer(), nullable=False),
         sa.Column("ledger", sa.String(length=64), nullable=False),
+        sa.Column("coordinator", sa.String(length=64), nullable=False),
         sa.Column("sequence", sa.Integer(), nullable=False),
         sa.Column("head", sa.String(length=64), nullable=False),
         sa.Column("spent", sa.Text(), nullable=False),
