@@ -28,7 +28,7 @@ from dpbitfit.errors import AccountingError
 
 # Whole orders have a closed form (Mironov, Talwar, Zhang 2019, section 3.3); the series for the
 # others takes seconds and often does not converge.
-RDP_ORDERS = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024, 4096)
+RDP_ORDERS: tuple[int, ...] = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024, 4096)
 # Below this delta the discretised accountants lose their digits; RDP keeps its own.
 SMALLEST_DISCRETISED_DELTA = 1e-10
 # prv-accountant's time and memory grow with the steps: 1e5 of them took 100 s and 2.5 GB.

@@ -1,7 +1,10 @@
 """The command line. ``dpbitfit simulate`` runs a whole federation on one machine."""
 
+import hashlib
 import json
+import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +93,19 @@ def simulate(
     max_length: Annotated[int, typer.Option(help="Tokens kept of each text.")] = 128,
     target_epsilon: Annotated[float, typer.Option(help="Budget of every site.")] = 8.0,
     delta: Annotated[float, typer.Option(help="Delta of every site.")] = 1e-5,
+    ledger: Annotated[
+        str,
+        typer.Option(
+            help="Folder of the ledgers, in which all runs on the same records add up; "
+            "empty: this run counts alone, in OUT/ledger."
+        ),
+    ] = "",
+    budget: Annotated[
+        float, typer.Option(help="Epsilon of an account that is new; 0: the target.")
+    ] = 0.0,
+    dataset: Annotated[
+        str, typer.Option(help="The records' name in the ledger; empty: made from file and split.")
+    ] = "",
     sampling_rate: Annotated[float, typer.Option(help="Poisson rate of a unit at a step.")] = 0.1,
     rounds: Annotated[int, typer.Option(help="Federated rounds.")] = 10,
     steps_per_round: Annotated[int, typer.Option(help="Noisy steps of a site in a round.")] = 5,
@@ -118,6 +134,8 @@ def simulate(
     for key in ("data", "test-data", "labels", "model"):
         config[key] = _absolute(config[key])
     config["noise-multiplier"] = 0.0
+    config["dataset"] = dataset or _name_of_records(config)
+    config |= _ledgers(Path(ledger) if ledger else out / "ledger", anew=not (ledger or resume))
     config["sites"] = _check(config)
     try:
         report = _follow(config)
@@ -133,6 +151,24 @@ def simulate(
 def _absolute(value: str) -> str:
     """A path of the caller's, made good for processes that start elsewhere."""
     return str(Path(value).resolve()) if value and Path(value).exists() else value
+
+
+def _ledgers(folder: Path, anew: bool) -> dict[str, str]:
+    """The settings that say where the ledgers are; ``anew`` forgets those of an earlier run."""
+    if anew:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder = folder.resolve()
+    return {"ledger": str(folder / "coordinator.sqlite"), "site-ledgers": str(folder / "sites")}
+
+
+def _name_of_records(config: Mapping[str, Any]) -> str:
+    """A name that is the same when a site would hold the same records again."""
+    path = Path(config["data"])
+    split_by = ("sites", "skew", "site-column", "unit-column", "test-data", "test-fraction", "seed")
+    seen = hashlib.sha256(json.dumps([config[key] for key in split_by]).encode())
+    if path.is_file():
+        seen.update(path.read_bytes())
+    return f"{path.stem.replace(':', '.')}-{seen.hexdigest()[:8]}"
 
 
 def _check(config: dict[str, Any]) -> int:

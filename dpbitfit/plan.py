@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from dpbitfit.accounting import Mechanism
+from dpbitfit.accounting import Counts, Mechanism
 from dpbitfit.errors import InputError, ProtocolError
 
 CLIPPINGS = ("automatic", "flat")
@@ -48,6 +48,10 @@ class Plan:
     def mechanism(self) -> Mechanism:
         """One noisy step, as it is accounted."""
         return Mechanism(self.noise_multiplier, self.sampling_rate)
+
+    def counts(self, steps: int) -> Counts:
+        """So many of its noisy steps, as they are accounted and recorded."""
+        return ((self.mechanism, steps),)
 
     def largest_update(self, parameters: int, declared_size: int) -> float:
         """A public bound on the L2 norm of an honest site's change of one round.

@@ -47,8 +47,7 @@ def filter_order(steps: Mapping[Mechanism, int], delta: float, budget: float) ->
     for _ in range(_DOUBLINGS):
         bound, best = compute_epsilon(RDP_ORDERS, cost, delta)
         if bound >= budget:
-            order: int = best
-            return order
+            return int(float(best))
         cost = 2 * cost
     return RDP_ORDERS[-1]
 

@@ -27,7 +27,7 @@ def describe(message: Message, context: Context) -> Message:
     def work() -> RecordDict:
         from dpbitfit_client import service
 
-        return service.describe(context)
+        return service.describe(message.content, context)
 
     return _answer(message, context, work)
 

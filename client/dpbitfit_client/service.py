@@ -1,72 +1,50 @@
 """What a site answers: the guard's statements, or one trained round."""
 
-import hashlib
 import json
+from logging import WARNING
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.common.logger import log
 
 from dpbitfit import codec
-from dpbitfit.errors import ProtocolError
-from dpbitfit.plan import Plan
+from dpbitfit.errors import DpbitfitError, ProtocolError
+from dpbitfit_client import answer
 from dpbitfit_client.guard import Guard
-from dpbitfit_client.memory import Memory
+from dpbitfit_client.request import Request
 
 # A process that Flower keeps alive between messages keeps its sites' models and records warm.
 _guards: dict[str, Guard] = {}
 
 
-def describe(context: Context) -> RecordDict:
-    """The site's public statements."""
-    return _statements(_guard(context).describe())
+def describe(content: RecordDict, context: Context) -> RecordDict:
+    """The site's public statements, and where its ledger stands."""
+    asked = content.get("asked")
+    coordinator = asked.get("ledger") if isinstance(asked, ConfigRecord) else None
+    if not isinstance(coordinator, str) or len(coordinator) != 64:
+        raise ProtocolError("the question does not say which ledger asks")
+    guard = _guard(context)
+    return _reply(guard, coordinator, "", refused="")
 
 
 def train(content: RecordDict, context: Context) -> RecordDict:
     """One round of a plan: statements, and the noised change as one packed array.
 
-    Raises a DpbitfitError when the site does not accept the request.
+    A refusal carries the site's signature that no record was touched, where
+    that is so. Raises a DpbitfitError for a request that cannot be read.
     """
-    plan, number, key, packed = _read_request(content)
     guard = _guard(context)
-    biases = codec.decode(packed, guard.task.layout.size)
-    accountant = guard.accountant(plan)
-    memory = Memory.recall(context.state, plan, accountant)
-    request = (key, plan.digest, hashlib.sha256(biases.tobytes()).hexdigest())
-    if memory.request[0] == key:
-        # The same question gets the same bytes, free; fresh noise would be a second release.
-        if memory.request != request or memory.update is None:
-            raise ProtocolError("this key was used for another request")
-        update = memory.update
-    else:
-        guard.accept(plan, accountant)
-        memory.request, memory.update = request, None
-        memory.keep(context.state, accountant)  # charged before any record is touched
-        change, memory.optimizer = guard.train(plan, biases, memory.optimizer)
-        update = memory.update = codec.encode(change)
-        memory.keep(context.state, accountant)
-    reply = _statements({**guard.describe(), "plan_digest": plan.digest, "round": number})
-    reply["update"] = update
+    request = Request.read(content, guard.task.layout.size)
+    coordinator = request.position.ledger
+    try:
+        payload = guard.answer(request)
+    except DpbitfitError as error:
+        log(WARNING, "refused: %s", error.code)
+        untouched = guard.decline(request)
+        return _reply(guard, coordinator, request.key, refused=error.code, untouched=untouched)
+    stated: dict[str, str | int] = {"plan_digest": request.plan.digest, "round": request.round}
+    reply = _reply(guard, coordinator, request.key, refused="", **stated)
+    reply["update"] = codec.encode(answer.change_of(payload))
     return reply
-
-
-def _read_request(content: RecordDict) -> tuple[Plan, int, str, ArrayRecord]:
-    """The parts of a request.
-
-    Raises ProtocolError where one is missing or of a wrong kind, InputError for
-    a plan with a number out of range.
-    """
-    plan, request, biases = (content.get(name) for name in ("plan", "request", "biases"))
-    if not isinstance(plan, ConfigRecord) or not isinstance(request, ConfigRecord):
-        raise ProtocolError("the request carries no plan")
-    if not isinstance(biases, ArrayRecord):
-        raise ProtocolError("the request carries no biases")
-    number, key = request.get("round"), request.get("key")
-    if type(number) is not int or not isinstance(key, str) or not 16 <= len(key) <= 200:
-        raise ProtocolError("the request carries no round or no key")
-    read = Plan.from_config(plan)
-    if request.get("plan_digest") != read.digest:
-        raise ProtocolError("the request's plan is not the one that its digest names")
-    read.check()
-    return read, number, key, biases
 
 
 def _guard(context: Context) -> Guard:
@@ -77,5 +55,10 @@ def _guard(context: Context) -> Guard:
     return _guards[name]
 
 
-def _statements(values: dict[str, str | int]) -> RecordDict:
-    return RecordDict({"statements": ConfigRecord({**values, "refused": ""})})
+def _reply(guard: Guard, coordinator: str, key: str, **stated: str | int) -> RecordDict:
+    return RecordDict(
+        {
+            "statements": ConfigRecord({**guard.describe(), **stated}),
+            "position": ConfigRecord({**guard.position(coordinator, key)}),
+        }
+    )

@@ -8,7 +8,9 @@ run configuration describes.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dpbitfit.errors import InputError
 from dpbitfit.partition import hold_out, natural_sites, split
@@ -16,20 +18,27 @@ from dpbitfit.tables import Examples, read_examples, read_labels
 
 Config = Mapping[str, Any]
 
+DELTA = 1e-5  # of a node that names none
+
 
 @dataclass(frozen=True)
 class Shard:
     """One site's records, and the limits that the site itself sets.
 
-    ``declared_size`` is a public constant that stands for the number of units;
-    ``budget`` is the largest epsilon, at the plan's delta, that the site allows.
+    ``dataset`` names the records for the ledger: what is trained on them adds up
+    under that name. ``declared_size`` is a public constant that stands for the
+    number of units; ``budget`` is the largest epsilon, at ``delta``, that the
+    site allows; ``ledger`` is where the site keeps count of it.
     """
 
     name: str
+    dataset: str
     examples: Examples
     labels: tuple[str, ...]
     declared_size: int
     budget: float
+    delta: float
+    ledger: str
     unit: str
     allows_fast_noise: bool
 
@@ -49,7 +58,7 @@ def load_shard(run: Config, node: Config) -> Shard:
 
 def _own_data(run: Config, node: Config) -> Shard:
     """A real site: the node's configuration alone says what may be touched, and how far."""
-    for key in ("name", "declared-size", "target-epsilon"):
+    for key in ("name", "declared-size", "target-epsilon", "ledger"):
         if key not in node:
             raise InputError(f"the node's configuration lacks {key!r}")
     labels = read_labels(str(node.get("labels", run["labels"])))
@@ -59,12 +68,15 @@ def _own_data(run: Config, node: Config) -> Shard:
     )
     return Shard(
         name=str(node["name"]),
+        dataset=str(node.get("dataset", Path(str(node["data-path"])).stem)),
         examples=read_examples(
             str(node["data-path"]), text_column, label_column, labels, unit or None
         ),
         labels=labels,
         declared_size=int(node["declared-size"]),
         budget=float(node["target-epsilon"]),
+        delta=float(node.get("delta", DELTA)),
+        ledger=str(node["ledger"]),
         unit=unit or "record",
         allows_fast_noise=False,
     )
@@ -96,13 +108,21 @@ def _part_of_data_set(run: Config, node: Config) -> Shard:
     units = len(set(mine.units)) if mine.units else len(mine)
     return Shard(
         name=name,
+        dataset=str(run["dataset"]) or Path(str(run["data"])).stem,
         examples=mine,
         labels=labels,
         declared_size=int(run["declared-size"]) or _to_one_digit(units),
-        budget=float(run["target-epsilon"]),
+        budget=float(run["budget"]) or float(run["target-epsilon"]),
+        delta=float(run["delta"]),
+        ledger=str(_ledgers_of(run) / f"{quote(name, safe='')}.sqlite"),
         unit=unit or "record",
         allows_fast_noise=True,
     )
+
+
+def _ledgers_of(run: Config) -> Path:
+    """Where a simulation keeps its sites' ledgers."""
+    return Path(str(run["site-ledgers"]) or Path(str(run["out"])) / "ledger" / "sites")
 
 
 def _to_one_digit(count: int) -> int:

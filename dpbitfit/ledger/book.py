@@ -116,6 +116,14 @@ class Ledger:
         Raises BudgetError where it does not fit, ProtocolError where the run was
         approved with another plan.
         """
+        with self.database.read() as connection:
+            account = rows.find_account(connection, name)
+            before = rows.plan_of(connection, account.id, run) if account else None
+            if account is not None and before is None:
+                # Accounting takes seconds: it is done, and remembered, before others must wait.
+                budget.approve(
+                    account, rows.holdings_of(connection, [account.id])[account.id], counts
+                )
         with self.database.write() as connection:
             account = self._locked(connection, name)
             holdings = rows.holdings_of(connection, [account.id])[account.id]
@@ -279,6 +287,12 @@ class Ledger:
         with self.database.read() as connection:
             return [rows.to_reservation(row) for row in connection.execute(chosen)]
 
+    def reservation(self, key: str) -> Reservation | None:
+        """The reservation of a key, in whatever state."""
+        with self.database.read() as connection:
+            found = rows.reservations_of(connection, schema.reservation.c.key, [key])
+        return found[0] if found else None
+
     def round_of(self, run: str, number: int) -> list[Reservation]:
         """Every reservation that was ever made for one round of a run."""
         table = schema.reservation
@@ -295,6 +309,15 @@ class Ledger:
         if left:
             self.commit({one.key: outcome for one in left})
         return left
+
+    def peer(self, account: Account) -> str:
+        """The ledger that speaks for an account's site; "" before any has spoken."""
+        table = schema.peer
+        chosen = sa.select(table.c.ledger).where(
+            table.c.account_id == account.id, table.c.drift == ""
+        )
+        with self.database.read() as connection:
+            return connection.scalar(chosen) or ""
 
     def reply(self, key: str) -> Reply | None:
         """The reply that was kept for a key."""

@@ -2,16 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from dpbitfit import codec
 from dpbitfit.errors import DpbitfitError
+from dpbitfit.ledger import Ledger
 from dpbitfit_server.report import describe_run, write_report
 from dpbitfit_server.settings import Settings
 from dpbitfit_server.strategy import PrivateStrategy
+
+if TYPE_CHECKING:
+    from dpbitfit_server.evaluation import PublicEvaluation
 
 app = ServerApp()
 
@@ -33,21 +37,32 @@ def run(grid: Grid, settings: Settings) -> dict[str, Any]:
     """Train, save the model, write the report; returns the report."""
     from dpbitfit_server.evaluation import PublicEvaluation  # torch, which the rest does not need
 
-    evaluation = PublicEvaluation(settings)
+    ledger = Ledger(settings.ledger_url, create=True)
+    with ledger.claim():
+        return _run(grid, settings, PublicEvaluation(settings), ledger)
+
+
+def _run(
+    grid: Grid, settings: Settings, evaluation: "PublicEvaluation", ledger: Ledger
+) -> dict[str, Any]:
     layout = evaluation.task.layout
     strategy = PrivateStrategy(
         inner=settings.strategy(),
         plan=settings.plan(layout.digest, evaluation.task.digest),
         parameters=layout.size,
-        budget=settings.target_epsilon,
+        budget=settings.budget or settings.target_epsilon,
         folder=settings.folder,
+        ledger=ledger,
         min_replies=settings.min_replies,
         expected_sites=settings.sites,
         on_round=lambda line: _append(settings.folder / "progress.jsonl", line),
     )
     (settings.folder / "progress.jsonl").unlink(missing_ok=True)
-    if settings.resume:
-        strategy.resume()
+    resumed = settings.resume and strategy.resume()
+    for one in ledger.reservations():
+        # A dead run's rounds are spent; those of the run that goes on are asked for again.
+        if not (resumed and one.run == strategy.roster.run):
+            ledger.commit({one.key: "its run died"})
     result = strategy.start(
         grid,
         codec.encode(evaluation.initial),

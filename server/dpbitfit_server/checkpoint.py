@@ -1,7 +1,6 @@
-"""What a run must not forget: biases, moments, spent steps, history; one file, atomically.
+"""What a run must not forget: its name, biases, moments, history; one file, atomically.
 
-The spent steps of a round are written before its messages are sent, so that a
-crash can only make the record too large.
+What was spent is in the ledger, not here.
 """
 
 import io
@@ -23,15 +22,15 @@ FILE = "checkpoint.npz"
 class Checkpoint:
     """A run between two rounds.
 
-    ``steps`` counts each site's noisy steps, sent or about to be sent;
-    ``refused`` gives the code of each site that was left out for good;
+    ``run`` is its name in the ledger; ``refused`` gives the reason of each site
+    that was left out for good;
     ``moments`` are the wrapped strategy's own, by name.
     """
 
+    run: str
     plan_digest: str
     biases: NDArray[np.float32]
     round: int = 0
-    steps: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     moments: dict[str, NDArray[Any]] = field(default_factory=dict)

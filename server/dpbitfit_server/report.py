@@ -33,7 +33,8 @@ def describe_run(
     """The report as JSON can hold it; bytes are payload bytes, seconds wall time."""
     plan, bound = strategy.plan, strategy.guaranteed
     start, rounds = strategy.history[0], strategy.history[1:]
-    asked = sum(site.accountant.num_releases for site in strategy.roster.sites.values())
+    sites = strategy.roster.sites.values()
+    asked = sum(n for site in sites for _, n in strategy.roster.spent(site))
     site_rounds = max(1, asked // plan.steps_per_round)
     answered = max(1, sum(line["replies"] for line in rounds))
     up = sum(line["bytes_up"] for line in rounds) / answered
@@ -99,15 +100,15 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
     site, plan = strategy.roster.sites[name], strategy.plan
-    accrued = site.accountant.bound()
+    accrued = strategy.roster.accrued(site)
     return {
         "name": name,
         "epsilon": accrued.epsilon,
         "guaranteed_epsilon": strategy.guaranteed.epsilon,
         "delta": plan.delta,
-        "budget": site.accountant.config.max_epsilon,
+        "budget": site.account.budget,
         "rounds": site.rounds,
-        "steps": site.accountant.num_releases,
+        "steps": sum(n for _, n in strategy.roster.spent(site)),
         "noise_multiplier": plan.noise_multiplier,
         "sampling_rate": plan.sampling_rate,
         "declared_size": site.declared_size,

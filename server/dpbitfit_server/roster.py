@@ -1,5 +1,7 @@
-"""Who takes part: each site's public statements, its node, what it has spent."""
+"""Who takes part: each site's public statements, its node, its account in the ledger."""
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,9 +11,13 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from dpbitfit.errors import ProtocolError
+from dpbitfit import accounting
+from dpbitfit.accounting import Bound, Counts, merged
+from dpbitfit.errors import BudgetError, DpbitfitError, ProtocolError
+from dpbitfit.ledger import Account, Ledger, Name, budget, exchange
+from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
-from dpbitfit.site_accountant import SiteAccountant
+from dpbitfit.signing import verify
 
 SECONDS_FOR_NODES = 60.0
 POLL_SECONDS = 0.5
@@ -20,12 +26,16 @@ LARGEST_DECLARED_SIZE = 10**9
 
 @dataclass
 class Site:
-    """One site; ``refused`` says why it is left out, for the rest of the run."""
+    """One site; ``refused`` says why it is left out, for the rest of the run.
+
+    ``key`` is that of the round that it was asked for last.
+    """
 
     name: str
     node: int
     declared_size: int
-    accountant: SiteAccountant
+    account: Account
+    key: str = ""
     rounds: int = 0
     refused: str = ""
 
@@ -33,52 +43,114 @@ class Site:
 class Roster:
     """The sites of one run. Each is charged by name, whatever node speaks for it."""
 
-    def __init__(self, plan: Plan, budget: float) -> None:
-        self._plan = plan
-        self._budget = budget
+    def __init__(self, plan: Plan, epsilon: float, ledger: Ledger, run: str) -> None:
+        self.plan = plan
+        self.ledger = ledger
+        self.run = run
         self.turned_away: dict[int, str] = {}
-        self._spent: dict[str, int] = {}
-        self._refused: dict[str, str] = {}
         self.sites: dict[str, Site] = {}
+        self._epsilon = epsilon
+        self._refused: dict[str, str] = {}
 
-    def restore(self, spent: Mapping[str, int], refused: Mapping[str, str]) -> None:
-        """Take over the steps and refusals that a saved run recorded."""
-        self._spent = dict(spent)
+    def restore(self, run: str, refused: Mapping[str, str]) -> None:
+        """Go on with a saved run, without the sites that it left out."""
+        self.run = run
         self._refused = dict(refused)
-
-    @property
-    def spent(self) -> dict[str, int]:
-        """Noisy steps of each site, in this run and in the runs it resumes."""
-        return self._spent | {n: site.accountant.num_releases for n, site in self.sites.items()}
 
     @property
     def refused(self) -> dict[str, str]:
         """Why each site that is left out is left out."""
         return self._refused | {n: site.refused for n, site in self.sites.items() if site.refused}
 
-    def charge(self, site: Site) -> None:
-        """Count one round as spent: before it is sent, never after."""
-        site.accountant.charge(self._plan.mechanism, self._plan.steps_per_round)
+    def spent(self, site: Site) -> Counts:
+        """Steps of this run that the site has made, or may have made."""
+        held = self.ledger.holdings([site.account.id])[site.account.id]
+        return merged(
+            (mechanism, one.reserved + one.committed)
+            for (run, mechanism), one in held.items()
+            if run == self.run
+        )
 
-    def eligible(self, grid: Grid) -> dict[int, Site]:
+    def accrued(self, site: Site) -> Bound:
+        """What the site's account has spent in all, in every run that the ledger knows."""
+        held = self.ledger.holdings([site.account.id])[site.account.id]
+        return accounting.epsilon(dict(budget.spent(held)), site.account.delta)
+
+    def reserve(self, number: int, sites: Iterable[Site]) -> None:
+        """Reserve a round for all these sites at once, before anything is sent.
+
+        A round that a killed run had reserved, or whose answers it had lost, keeps
+        its keys: the sites answer it with the same bytes, and it costs nothing more.
+        """
+        before: dict[int, list[tuple[str, str, str]]] = {}
+        for one in self.ledger.round_of(self.run, number):
+            before.setdefault(one.account_id, []).append((one.key, one.state, one.outcome))
+        keys = {}
+        for site in sites:
+            earlier = before.get(site.account.id, [])
+            again = [k for k, state, said in earlier if state == "reserved" or said == "reply"]
+            site.key = again[0] if again else self._key(site, number, len(earlier))
+            if not again:
+                keys[site.account.id] = site.key
+        if keys:
+            self.ledger.reserve(self.run, number, keys, self.plan.counts(self.plan.steps_per_round))
+
+    def position(self, site: Site) -> dict[str, str | int]:
+        """Where this ledger stands on the site's account, signed, for the round it is asked for."""
+        peer = self.ledger.peer(site.account)
+        stands = exchange.position(self.ledger, site.account, self.ledger.id, peer, site.key)
+        return stands.to_config(self.ledger)
+
+    def hear(self, site: Site, content: RecordDict) -> ConfigRecord:
+        """The statements of a site's reply, after comparing ledgers with it.
+
+        Raises LedgerError where the two ledgers do not agree, ProtocolError for a
+        reply that is not what it should be.
+        """
+        statements = content.get("statements")
+        if not isinstance(statements, ConfigRecord):
+            raise ProtocolError("a reply carries no statements")
+        exchange.check(self.ledger, site.account, _position_in(content, site.key), self.ledger.id)
+        return statements
+
+    def release(self, site: Site, statements: ConfigRecord) -> bool:
+        """Give the round's steps back if the site has signed that it touched no data."""
+        signature = str(statements.get("untouched", ""))
+        try:
+            peer = self.ledger.peer(site.account)
+            verify(peer, "untouched", {"key": site.key}, signature)
+        except ProtocolError:
+            return False
+        self.ledger.release(site.key, signature)
+        return True
+
+    def eligible(self, grid: Grid, number: int) -> dict[int, Site]:
         """By node: the sites that are online, in good standing, and can pay for a round.
 
-        The plan's whole bag of steps was bounded before it began; any part of it
+        The plan's whole bag of steps was approved before it began; any part of it
         in any order costs at most that, so whole numbers decide here.
         """
         online = set(grid.get_node_ids())
-        most = self._plan.steps - self._plan.steps_per_round
+        most = self.plan.steps - self.plan.steps_per_round
+        paid = {
+            one.account_id
+            for one in self.ledger.round_of(self.run, number)
+            if one.state == "reserved" or one.outcome == "reply"
+        }
         return {
             site.node: site
             for site in self.sites.values()
-            if site.node in online and not site.refused and site.accountant.num_releases <= most
+            if site.node in online
+            and not site.refused
+            and (site.account.id in paid or sum(n for _, n in self.spent(site)) <= most)
         }
 
     def admit(self, grid: Grid, timeout: float) -> None:
         """Ask the nodes that are new here what they are; leave out those that do not fit."""
         known = {site.node for site in self.sites.values()} | set(self.turned_away)
+        asked = {"asked": ConfigRecord({"ledger": self.ledger.id})}
         questions = [
-            Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
+            Message(RecordDict({**asked}), dst_node_id=node, message_type=MessageType.QUERY)
             for node in grid.get_node_ids()
             if node not in known
         ]
@@ -91,39 +163,56 @@ class Roster:
             if node is None or not answer.has_content():
                 continue
             try:
-                self._welcome(self._read(answer.content, node), set(grid.get_node_ids()))
-            except ProtocolError as error:
+                self._welcome(answer.content, node, set(grid.get_node_ids()))
+            except DpbitfitError as error:
                 self.turned_away[node] = str(error)
                 log(WARNING, "a node is turned away: %s", error)
 
-    def _welcome(self, site: Site, online: Iterable[int]) -> None:
-        before = self.sites.get(site.name)
+    def _welcome(self, content: RecordDict, node: int, online: Iterable[int]) -> None:
+        statements = statements_of(content)
+        name, size = self._read(statements)
+        account = self.ledger.open_account(name, self.plan.delta, self._epsilon)
+        exchange.check(self.ledger, account, _position_in(content, ""), self.ledger.id)
+        before = self.sites.get(name.site)
         if before is not None:
             if before.node in online:
-                raise ProtocolError(f"two nodes say that they are {site.name!r}")
-            before.node = site.node  # the site came back as another node; its account stays
+                raise ProtocolError(f"two nodes say that they are {name.site!r}")
+            before.node = node  # the site came back as another node; its account stays
             return
-        if self._spent.get(site.name):
-            site.accountant.charge(self._plan.mechanism, self._spent[site.name])
-            site.rounds = self._spent[site.name] // self._plan.steps_per_round
-        site.refused = self._refused.get(site.name, "")
-        self.sites[site.name] = site
+        site = Site(name.site, node, size, account, refused=self._refused.get(name.site, ""))
+        self.sites[name.site] = site
+        try:
+            bag = self.plan.counts(self.plan.steps)
+            self.ledger.allot(name, self.run, self.plan.digest, bag, self.ledger.id)
+        except BudgetError as error:
+            site.refused = str(error)
+            log(WARNING, "%s is left out: %s", site.name, error)
+            return
+        site.account = self.ledger.account(name)
+        steps = sum(n for _, n in self.spent(site))
+        site.rounds = steps // self.plan.steps_per_round
         log(INFO, "site %s takes part", site.name)
 
-    def _read(self, content: RecordDict, node: int) -> Site:
-        statements = statements_of(content)
-        name, size = statements.get("site"), statements.get("declared_size")
-        if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
+    def _read(self, statements: ConfigRecord) -> tuple[Name, int]:
+        parts = [statements.get(key) for key in ("site", "dataset", "unit")]
+        size = statements.get("declared_size")
+        if not all(isinstance(part, str) for part in parts):
             raise ProtocolError("it gave no usable name")
+        name = Name(*map(str, parts))
         if type(size) is not int or not 0 < size <= LARGEST_DECLARED_SIZE:
-            raise ProtocolError(f"{name}: its declared size is not a number from 1")
+            raise ProtocolError(f"{name.site}: its declared size is not a number from 1")
         for key, wanted in (
-            ("layout_digest", self._plan.layout_digest),
-            ("model_digest", self._plan.model_digest),
+            ("layout_digest", self.plan.layout_digest),
+            ("model_digest", self.plan.model_digest),
         ):
             if statements.get(key) != wanted:
-                raise ProtocolError(f"{name}: its {key} is not the coordinator's")
-        return Site(name, node, size, SiteAccountant.of(self._plan.delta, size, self._budget))
+                raise ProtocolError(f"{name.site}: its {key} is not the coordinator's")
+        return name, size
+
+    def _key(self, site: Site, number: int, attempt: int) -> str:
+        # Every charge has its own key; the same key never means fresh noise (a replay is free).
+        charged = [self.run, self.plan.digest, *site.account.name, number, attempt]
+        return hashlib.sha256(json.dumps(charged).encode()).hexdigest()
 
 
 def statements_of(content: RecordDict) -> ConfigRecord:
@@ -134,6 +223,13 @@ def statements_of(content: RecordDict) -> ConfigRecord:
     if statements.get("refused"):
         raise ProtocolError(f"it refused with the code {str(statements['refused'])[:40]!r}")
     return statements
+
+
+def _position_in(content: RecordDict, key: str) -> Position:
+    stands = content.get("position")
+    if not isinstance(stands, ConfigRecord):
+        raise ProtocolError("a reply does not say where the site's ledger stands")
+    return Position.from_config(stands, key)
 
 
 def await_nodes(grid: Grid, count: int) -> None:

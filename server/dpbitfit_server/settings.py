@@ -20,7 +20,7 @@ class Settings:
     """The keys of ``[tool.flwr.app.config]`` that the server reads.
 
     An empty string means "not given"; ``noise_multiplier`` 0 means "calibrate
-    it to the target".
+    it to the target", ``budget`` 0 that a new account may spend just the target.
     """
 
     data: str
@@ -39,6 +39,8 @@ class Settings:
     logit_scale: float
     max_length: int
     target_epsilon: float
+    budget: float
+    ledger: str
     delta: float
     noise_multiplier: float
     sampling_rate: float
@@ -88,6 +90,11 @@ class Settings:
     def folder(self) -> Path:
         """Where the results go."""
         return Path(self.out)
+
+    @property
+    def ledger_url(self) -> str:
+        """Where the coordinator keeps its ledger: a path or a URL."""
+        return self.ledger or str(self.folder / "ledger" / "coordinator.sqlite")
 
     @property
     def unit(self) -> str:

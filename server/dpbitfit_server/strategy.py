@@ -8,7 +8,7 @@ its declared public size as the weight. It never sees a record count, and a bad
 reply never reaches it.
 """
 
-import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable
 from logging import INFO, WARNING
@@ -24,7 +24,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
 from dpbitfit import accounting, codec
-from dpbitfit.errors import BudgetError, ProtocolError
+from dpbitfit.errors import BudgetError, DpbitfitError, ProtocolError
+from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit_server.checkpoint import Checkpoint
 from dpbitfit_server.roster import Roster, Site, await_nodes, statements_of
@@ -34,6 +35,10 @@ MOMENTS = ("m_t", "v_t")
 
 EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
 Line = dict[str, Any]
+
+
+class Untouched(ProtocolError):
+    """A site refused a round, and has signed that it touched no data for it."""
 
 
 class _Chosen:
@@ -50,8 +55,9 @@ class _Chosen:
 class PrivateStrategy(Strategy):
     """Wraps ``inner``, any Flower strategy of the FedAvg family.
 
-    ``parameters`` is P, the length of the packed biases; ``budget`` each site's
-    epsilon at the plan's delta; ``folder`` where the checkpoint is kept;
+    ``parameters`` is P, the length of the packed biases; ``budget`` the epsilon,
+    at the plan's delta, of an account that is new to the ``ledger``; ``folder``
+    where the checkpoint is kept;
     ``min_replies`` the good replies that make a round count; ``expected_sites``
     how many nodes to wait for, a minute at most; ``on_round`` gets a line of
     public figures after each round. Raises BudgetError when the whole
@@ -65,6 +71,7 @@ class PrivateStrategy(Strategy):
         parameters: int,
         budget: float,
         folder: Path,
+        ledger: Ledger,
         min_replies: int = 1,
         expected_sites: int = 1,
         on_round: Callable[[Line], None] = lambda line: None,
@@ -79,7 +86,7 @@ class PrivateStrategy(Strategy):
         # Who takes part is decided here; at its defaults a strategy would wait for others for ever.
         inner.min_train_nodes = inner.min_available_nodes = 1
         self.plan = plan
-        self.roster = Roster(plan, budget)
+        self.roster = Roster(plan, budget, ledger, os.urandom(16).hex())
         self.history: list[Line] = []
         self.stopped = ""
         self._parameters = parameters
@@ -95,14 +102,14 @@ class PrivateStrategy(Strategy):
     def resume(self) -> bool:
         """Go on from the checkpoint in the folder; False where there is none.
 
-        A round that was charged but not completed stays charged, so that a
-        resumed run may end a round early.
+        A round that was reserved but not completed is asked for again under the
+        same keys: a site that has answered it sends the same bytes, free.
         """
         saved = Checkpoint.load(self._folder, self.plan.digest)
         if saved is None:
             return False
         self._biases, self._completed, self.history = saved.biases, saved.round, saved.history
-        self.roster.restore(saved.steps, saved.refused)
+        self.roster.restore(saved.run, saved.refused)
         for name, array in saved.moments.items():
             setattr(self.inner, name, {codec.KEY: array})
         for line in self.history:
@@ -125,7 +132,8 @@ class PrivateStrategy(Strategy):
         for each. Ends early, with the biases in hand and the reason in
         ``stopped``, when too few sites may go on. ``evaluate_config`` has no
         effect: nothing is evaluated on private records. Raises ProtocolError when
-        no site takes part at all.
+        no site takes part at all, BudgetError when none of them may spend what the
+        plan costs: then no round was asked for.
         """
         self.summary()
         self._timeout = timeout
@@ -134,13 +142,16 @@ class PrivateStrategy(Strategy):
             result.arrays = initial_arrays
             self._finish(0, Line(bytes_up=0, bytes_down=0, replies=0), result, evaluate_fn)
         last = min(num_rounds or self.plan.rounds, self.plan.rounds)
-        for number in range(self._completed + 1, last + 1):
+        first = self._completed + 1
+        for number in range(first, last + 1):
             began = time.monotonic()
             config = ConfigRecord(dict(train_config or {}))
             messages = list(self.configure_train(number, result.arrays, config, grid))
             if not messages and not self.roster.sites:
                 reasons = sorted(set(self.roster.turned_away.values())) or ["nobody is online"]
                 raise ProtocolError(f"no site takes part: {'; '.join(reasons)}")
+            if not messages and number == first:
+                raise BudgetError(self._nobody())
             if not messages:
                 break
             replies = list(grid.send_and_receive(messages, timeout=timeout))
@@ -162,7 +173,7 @@ class PrivateStrategy(Strategy):
         if not self.roster.sites:
             await_nodes(grid, self._expected_sites)
         self.roster.admit(grid, self._timeout)
-        eligible = self.roster.eligible(grid)
+        eligible = self.roster.eligible(grid, server_round)
         if len(eligible) < self._min_replies:
             self.stopped = (
                 f"before round {server_round}: {len(eligible)} sites may go on, "
@@ -172,13 +183,11 @@ class PrivateStrategy(Strategy):
             return []
         self._biases = codec.decode(arrays, self._parameters)
         chosen = cast(Grid, _Chosen(eligible))
-        self._sent = []
-        for message in self.inner.configure_train(server_round, arrays, config, chosen):
-            site = eligible[message.metadata.dst_node_id]
+        messages = self.inner.configure_train(server_round, arrays, config, chosen)
+        self._sent = [(message, eligible[message.metadata.dst_node_id]) for message in messages]
+        self.roster.reserve(server_round, [site for _, site in self._sent])
+        for message, site in self._sent:
             message.content = self._request(server_round, arrays, site)
-            self.roster.charge(site)
-            self._sent.append((message, site))
-        self._save()
         return [message for message, _ in self._sent]
 
     def aggregate_train(
@@ -186,11 +195,12 @@ class PrivateStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hand clean replies to the wrapped strategy; None with fewer than k of them.
 
-        A bad reply leaves its site out for the rest of the run. A missing one
-        stays charged: nobody knows whether data was touched.
+        A bad reply leaves its site out for the rest of the run. It is spent, and
+        so is a missing one: nobody knows whether data was touched.
         """
         # A failed node's reply names no sender, so the question says who answers.
         waiting = {message.metadata.message_id: site for message, site in self._sent}
+        outcomes = {site.key: "no reply" for site in waiting.values()}
         clean = []
         for reply in replies:
             site = waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -198,15 +208,21 @@ class PrivateStrategy(Strategy):
                 continue
             try:
                 change = self._read_reply(reply.content, site, server_round)
-            except ProtocolError as error:
-                site.refused = str(error)
-                log(WARNING, "%s is left out from now on: %s", site.name, error)
+            except Untouched as error:
+                del outcomes[site.key]
+                self._leave_out(site, error)
                 continue
+            except DpbitfitError as error:
+                outcomes[site.key] = "refused"
+                self._leave_out(site, error)
+                continue
+            outcomes[site.key] = "reply"
             site.rounds += 1
             weight = MetricRecord({self.inner.weighted_by_key: site.declared_size})
             arrays = codec.encode(self._biases + change)
             reply.content = RecordDict({self.inner.arrayrecord_key: arrays, "weight": weight})
             clean.append(reply)
+        self.roster.ledger.commit(outcomes)
         if len(clean) < self._min_replies:
             log(WARNING, "round %d: %d good replies are too few", server_round, len(clean))
             return None, None
@@ -235,17 +251,17 @@ class PrivateStrategy(Strategy):
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
 
     def _request(self, server_round: int, arrays: ArrayRecord, site: Site) -> RecordDict:
-        # Every charge has its own key; the same key never means fresh noise (a replay is free).
-        charged = f"{self.plan.digest} {site.name} {site.accountant.num_releases}"
         request: dict[str, int | str] = {
             "round": server_round,
+            "run": self.roster.run,
             "plan_digest": self.plan.digest,
-            "key": hashlib.sha256(charged.encode()).hexdigest(),
+            "key": site.key,
         }
         return RecordDict(
             {
                 "biases": arrays,
                 "plan": ConfigRecord(self.plan.to_config()),
+                "position": ConfigRecord({**self.roster.position(site)}),
                 "request": ConfigRecord({**request}),
             }
         )
@@ -253,8 +269,15 @@ class PrivateStrategy(Strategy):
     def _read_reply(
         self, content: RecordDict, site: Site, server_round: int
     ) -> NDArray[np.float32]:
-        """The change [P] that a site sends; ProtocolError, with the reason, for a bad reply."""
-        statements = statements_of(content)
+        """The change [P] that a site sends.
+
+        Raises Untouched for a refusal that cost nothing, ProtocolError or
+        LedgerError, with the reason, for a bad reply.
+        """
+        statements = self.roster.hear(site, content)
+        if statements.get("refused") and self.roster.release(site, statements):
+            raise Untouched(f"it refused with the code {str(statements['refused'])[:40]!r}")
+        statements_of(content)
         for key, wanted in (
             ("site", site.name),
             ("plan_digest", self.plan.digest),
@@ -268,6 +291,15 @@ class PrivateStrategy(Strategy):
         most = self.plan.largest_update(self._parameters, site.declared_size)
         return codec.decode(update, self._parameters, max_norm=most)
 
+    def _nobody(self) -> str:
+        """Why no round can begin at all."""
+        reasons = [site.refused for site in self.roster.sites.values() if site.refused]
+        return "; ".join(reasons) or self.stopped
+
+    def _leave_out(self, site: Site, error: DpbitfitError) -> None:
+        site.refused = str(error)
+        log(WARNING, "%s is left out from now on: %s", site.name, error)
+
     def _finish(
         self, number: int, line: Line, result: Result, evaluate_fn: EvaluateFunction | None
     ) -> None:
@@ -275,7 +307,7 @@ class PrivateStrategy(Strategy):
         metrics = evaluate_fn(number, result.arrays) if evaluate_fn else None
         if metrics is not None:
             result.evaluate_metrics_serverapp[number] = metrics
-        spent = [site.accountant.bound().epsilon for site in self.roster.sites.values()]
+        spent = [self.roster.accrued(site).epsilon for site in self.roster.sites.values()]
         line = (
             Line(
                 round=number,
@@ -297,10 +329,10 @@ class PrivateStrategy(Strategy):
     def _save(self) -> None:
         moments = {name: getattr(self.inner, name, None) for name in MOMENTS}
         Checkpoint(
+            run=self.roster.run,
             plan_digest=self.plan.digest,
             biases=self._biases,
             round=self._completed,
-            steps=self.roster.spent,
             refused=self.roster.refused,
             history=self.history,
             moments={name: kept[codec.KEY] for name, kept in moments.items() if kept},

@@ -1,6 +1,7 @@
 """A grid in this process, whose nodes do what a test tells them."""
 
 from collections.abc import Callable, Iterable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from dpbitfit import codec
+from dpbitfit.ledger import Ledger, Name, exchange
+from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
 
 PARAMETERS = 50
@@ -72,11 +75,19 @@ class LocalGrid(Grid):
 
 
 class Site:
-    """A well-behaved site that adds ``change`` to every bias; tests change what it says."""
+    """A well-behaved site that adds ``change`` to every bias; tests change what it says.
+
+    Its ledger is real; it answers the same key with the same reply.
+    """
 
     def __init__(self, name: str, size: int = 100, change: float = 1.0) -> None:
+        self._folder = TemporaryDirectory()
+        self.ledger = Ledger(f"{self._folder.name}/site.sqlite", create=True)
+        self.account = self.ledger.open_account(Name(name, "records", "record"), PLAN.delta, 8.0)
         self.described: dict[str, Any] = {
             "site": name,
+            "dataset": "records",
+            "unit": "record",
             "declared_size": size,
             "layout_digest": PLAN.layout_digest,
             "model_digest": PLAN.model_digest,
@@ -85,20 +96,45 @@ class Site:
         self.change = np.full(PARAMETERS, change, dtype=np.float32)
         self.stated: dict[str, Any] = {}
         self.asked: list[Message] = []
+        self._replies: dict[str, RecordDict] = {}
 
     def __call__(self, message: Message) -> RecordDict | Error | None:
         if message.metadata.message_type == "query":
-            return RecordDict({"statements": ConfigRecord(self.described)})
+            coordinator = str(message.content.config_records["asked"]["ledger"])
+            described = ConfigRecord(self.described)
+            return RecordDict({"statements": described, "position": self.stand(coordinator)})
         self.asked.append(message)
         return self.train(message.content)
 
+    def stand(self, coordinator: str, key: str = "") -> ConfigRecord:
+        stands = exchange.position(self.ledger, self.account, coordinator, coordinator, key)
+        return ConfigRecord({**stands.to_config(self.ledger)})
+
     def train(self, content: RecordDict) -> RecordDict | Error | None:
         request = content.config_records["request"]
-        stated = {
-            "site": self.described["site"],
-            "plan_digest": request["plan_digest"],
-            "round": request["round"],
-            "refused": "",
-            **self.stated,
-        }
-        return RecordDict({"statements": ConfigRecord(stated), "update": codec.encode(self.change)})
+        key, run = str(request["key"]), str(request["run"])
+        if key in self._replies:
+            return self._replies[key]
+        theirs = Position.from_config(dict(content.config_records["position"]), key)
+        counts = PLAN.counts(PLAN.steps_per_round)
+        exchange.check(self.ledger, self.account, theirs, theirs.ledger, counts)
+        name, plan = self.account.name, str(request["plan_digest"])
+        self.ledger.allot(name, run, plan, PLAN.counts(PLAN.steps), theirs.ledger)
+        self.ledger.reserve(run, int(str(request["round"])), {self.account.id: key}, counts)
+        self.ledger.commit({key: "reply"})
+        self._replies[key] = reply = RecordDict(
+            {
+                "statements": ConfigRecord(
+                    {
+                        "site": self.described["site"],
+                        "plan_digest": plan,
+                        "round": request["round"],
+                        "refused": "",
+                        **self.stated,
+                    }
+                ),
+                "position": self.stand(theirs.ledger, key),
+                "update": codec.encode(self.change),
+            }
+        )
+        return reply

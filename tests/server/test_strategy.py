@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from dpbitfit import accounting, codec
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
+from dpbitfit.ledger import Ledger, Name, exchange
 
 from .grids import PARAMETERS, PLAN, LocalGrid, Site
 
@@ -23,7 +24,14 @@ START = codec.encode(np.zeros(PARAMETERS, dtype=np.float32))
 
 def strategy(folder: Path, inner: FedAvg | None = None, **changes: Any) -> PrivateStrategy:
     settings = {"plan": PLAN, "parameters": PARAMETERS, "budget": 8.0, **changes}
-    return PrivateStrategy(inner or FedAvg(), folder=folder, **settings)
+    ledger = Ledger(str(folder / "coordinator.sqlite"), create=True)
+    return PrivateStrategy(inner or FedAvg(), folder=folder, ledger=ledger, **settings)
+
+
+def spent(strategy: PrivateStrategy) -> dict[str, int]:
+    """Steps of this run at each site, from the ledger."""
+    roster = strategy.roster
+    return {name: sum(n for _, n in roster.spent(site)) for name, site in roster.sites.items()}
 
 
 def sites(*names: str) -> dict[int, Site]:
@@ -60,8 +68,9 @@ def test_every_round_is_charged_and_every_site_ends_at_the_plans_epsilon(tmp_pat
     final(private, LocalGrid(nodes))
     whole = accounting.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
     for site in private.roster.sites.values():
-        assert site.accountant.num_releases == PLAN.steps
-        assert site.accountant.bound().epsilon == whole <= 8.0
+        assert private.roster.accrued(site).epsilon == whole <= 8.0
+    assert spent(private) == {"a": PLAN.steps, "b": PLAN.steps}
+    assert not private.roster.ledger.reservations()
     assert [line["round"] for line in private.history] == [0, 1, 2, 3]
     assert [line["replies"] for line in private.history] == [0, 2, 2, 2]
     keys = [m.content.config_records["request"]["key"] for s in nodes.values() for m in s.asked]
@@ -73,20 +82,19 @@ def test_a_round_is_on_disk_as_spent_before_any_message_leaves(tmp_path: Path) -
 
     class Watching(Site):
         def train(self, content: RecordDict) -> RecordDict | Error | None:
-            with np.load(tmp_path / "checkpoint.npz") as file:
-                seen.append(str(file["state"]))
+            seen.append(Ledger(str(tmp_path / "coordinator.sqlite")).reservations())
             return super().train(content)
 
     final(strategy(tmp_path), LocalGrid({1: Watching("a")}), num_rounds=1)
-    assert f'"steps": {{"a": {PLAN.steps_per_round}}}' in seen[0]
+    assert [(one.round, one.counts) for one in seen[0]] == [(1, PLAN.counts(2))]
 
 
 def test_a_message_carries_biases_plan_and_request_only(tmp_path: Path) -> None:
     nodes = sites("a")
     final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
     content = nodes[100].asked[0].content
-    assert set(content) == {"biases", "plan", "request"}
-    assert set(content.config_records["request"]) == {"round", "plan_digest", "key"}
+    assert set(content) == {"biases", "plan", "request", "position"}
+    assert set(content.config_records["request"]) == {"round", "run", "plan_digest", "key"}
     assert len(content.array_records["biases"]) == 1
 
 
@@ -111,7 +119,7 @@ def test_a_bad_reply_is_quarantined_and_the_rest_goes_on(case: str, tmp_path: Pa
     assert set(private.roster.refused) == {"a"}
     assert [len(site.asked) for site in nodes.values()] == [1, 3, 3]
     # Whatever it sent, it may have touched data: what was charged stays charged.
-    assert private.roster.spent == {"a": 2, "b": 6, "c": 6}
+    assert spent(private) == {"a": 2, "b": 6, "c": 6}
     assert [line["refused"] for line in private.history] == [0, 1, 1, 1]
 
 
@@ -132,7 +140,7 @@ ODD: dict[str, Callable[[Site, RecordDict], Any]] = {
         }
     ),
     "no update": lambda site, content: RecordDict(
-        {"statements": Site.train(site, content)["statements"]}  # type: ignore[index]
+        {name: Site.train(site, content)[name] for name in ("statements", "position")}  # type: ignore[index]
     ),
 }
 
@@ -156,7 +164,7 @@ def test_a_missing_reply_stays_spent_and_the_site_is_asked_again(
     nodes[100].train = lambda content: next(replies, None) or usual(content)  # type: ignore[method-assign]
     private = strategy(tmp_path)
     final(private, LocalGrid(nodes))
-    assert private.roster.spent == {"a": 6, "b": 6}
+    assert spent(private) == {"a": 6, "b": 6}
     assert not private.roster.refused
     assert len(nodes[100].asked) == 3
     assert private.roster.sites["b"].rounds == 3
@@ -168,7 +176,7 @@ def test_fewer_than_k_replies_change_nothing(tmp_path: Path) -> None:
     private = strategy(tmp_path, min_replies=2)
     assert not final(private, LocalGrid(nodes), num_rounds=1).any()
     assert private.history[-1]["replies"] == 0
-    assert private.roster.spent == {"a": 2, "b": 2}
+    assert spent(private) == {"a": 2, "b": 2}
 
 
 def test_it_stops_gracefully_when_too_few_may_go_on(tmp_path: Path) -> None:
@@ -209,7 +217,7 @@ def test_two_nodes_of_one_name_are_one_site(tmp_path: Path) -> None:
     private = strategy(tmp_path)
     final(private, LocalGrid(nodes))
     assert sum(len(site.asked) for site in nodes.values()) == 3
-    assert private.roster.spent == {"a": 6}
+    assert spent(private) == {"a": 6}
 
 
 def test_nobody_at_all_is_an_error_that_says_why(
@@ -233,15 +241,15 @@ def test_a_plan_above_the_budget_is_refused_before_any_message(tmp_path: Path) -
 def test_a_resumed_run_goes_on_where_it_stopped(inner: type[FedAvg], tmp_path: Path) -> None:
     whole = final(strategy(tmp_path / "whole", inner()), LocalGrid(sites("a", "b")))
     first = strategy(tmp_path / "cut", inner())
-    final(first, LocalGrid(sites("a", "b")), num_rounds=2)
+    nodes = sites("a", "b")
+    final(first, LocalGrid(nodes), num_rounds=2)
     second = strategy(tmp_path / "cut", inner())
     lines: list[dict[str, Any]] = []
     second._on_round = lines.append
     assert second.resume()
-    nodes = sites("a", "b")
     assert final(second, LocalGrid(nodes)) == pytest.approx(whole, rel=1e-6)
-    assert [len(site.asked) for site in nodes.values()] == [1, 1]
-    assert second.roster.spent == {"a": 6, "b": 6}
+    assert [len(site.asked) for site in nodes.values()] == [3, 3]
+    assert spent(second) == {"a": 6, "b": 6}
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
 
 
@@ -253,16 +261,89 @@ def test_a_crash_in_a_round_never_gives_the_charge_back(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return replies
 
-    with pytest.raises(KeyboardInterrupt):
-        final(strategy(tmp_path), Crashing(sites("a", "b")))
-    again = strategy(tmp_path)
-    assert again.resume()
     nodes = sites("a", "b")
-    final(again, LocalGrid(nodes))
-    asked = [len(site.asked) for site in nodes.values()]
-    assert asked == [1, 1]  # one round done, one lost but spent, one left
-    assert again.roster.spent == {"a": 6, "b": 6}
-    assert again.stopped
+    with pytest.raises(KeyboardInterrupt):
+        final(strategy(tmp_path), Crashing(nodes))
+    again = strategy(tmp_path)
+    assert [one.round for one in again.roster.ledger.reservations()] == [2, 2]
+    assert again.resume()
+    biases = final(again, LocalGrid(nodes))
+    # The lost round was asked for again under its keys: the same replies, and no second charge.
+    assert biases == pytest.approx(np.full(PARAMETERS, 3.0))
+    for site in nodes.values():
+        keys = [message.content.config_records["request"]["key"] for message in site.asked]
+        assert len(keys) == 4
+        assert len(set(keys)) == 3
+    assert spent(again) == {"a": 6, "b": 6}
+
+
+def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
+    tmp_path: Path,
+) -> None:
+    nodes = sites("a", "b")
+    bounds = []
+    for number in (1, 2):
+        private = strategy(tmp_path, budget=6.0)
+        final(private, LocalGrid(nodes))
+        assert len(nodes[100].asked) == 3 * number
+        bounds.append(private.roster.accrued(private.roster.sites["a"]).epsilon)
+    for runs, bound in enumerate(bounds, start=1):
+        steps = {PLAN.mechanism: runs * PLAN.steps}
+        assert bound == accounting.epsilon(steps, PLAN.delta).epsilon
+    refused = strategy(tmp_path, budget=6.0)
+    refused.roster.ledger.set_budget(Name("a", "records", "record"), bounds[1] + 0.1, "test")
+    refused.roster.ledger.set_budget(Name("b", "records", "record"), bounds[1] + 0.1, "test")
+    with pytest.raises(BudgetError, match=r"a/records/record: with this plan epsilon would be"):
+        final(refused, LocalGrid(nodes))
+    assert len(nodes[100].asked) == len(nodes[101].asked) == 6
+
+
+def test_a_site_over_its_budget_is_left_out_and_named(tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    first = strategy(tmp_path)
+    final(first, LocalGrid(nodes))
+    first.roster.ledger.set_budget(Name("a", "records", "record"), 0.1, "enough")
+    second = strategy(tmp_path)
+    final(second, LocalGrid(nodes))
+    assert set(second.roster.refused) == {"a"}
+    assert "above its budget of 0.1" in second.roster.refused["a"]
+    assert [len(site.asked) for site in nodes.values()] == [3, 6]
+
+
+def test_a_signed_statement_gives_a_round_back_and_nothing_else_does(tmp_path: Path) -> None:
+    def refuse(site: Site, signed: bool) -> Callable[[RecordDict], RecordDict]:
+        def train(content: RecordDict) -> RecordDict:
+            key = str(content.config_records["request"]["key"])
+            position = content.config_records["position"]
+            signature = site.ledger.signer.sign("untouched", {"key": key})
+            said = {"refused": "budget", "untouched": signature if signed else "0" * 128}
+            stands = site.stand(str(position["ledger"]), key)
+            return RecordDict({"statements": ConfigRecord(said), "position": stands})
+
+        return train
+
+    nodes = sites("a", "b", "c")
+    nodes[100].train = refuse(nodes[100], signed=True)  # type: ignore[method-assign]
+    nodes[101].train = refuse(nodes[101], signed=False)  # type: ignore[method-assign]
+    private = strategy(tmp_path)
+    final(private, LocalGrid(nodes), num_rounds=1)
+    assert spent(private) == {"a": 0, "b": 2, "c": 2}
+    assert set(private.roster.refused) == {"a", "b"}
+
+
+def test_a_site_whose_ledger_was_lost_is_refused_until_it_is_settled(tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    final(strategy(tmp_path), LocalGrid(nodes))
+    nodes[100] = Site("a")
+    private = strategy(tmp_path)
+    final(private, LocalGrid(nodes), num_rounds=1)
+    assert set(private.roster.sites) == {"b"}
+    assert not nodes[100].asked
+    ledger = private.roster.ledger
+    exchange.rebase(ledger, ledger.account(Name("a", "records", "record")), "looked at it")
+    settled = strategy(tmp_path)
+    final(settled, LocalGrid(nodes), num_rounds=1)
+    assert len(nodes[100].asked) == 1
 
 
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
@@ -286,7 +367,7 @@ def test_a_site_that_comes_back_as_another_node_keeps_its_account(tmp_path: Path
 
     private._on_round = move
     final(private, grid)
-    assert private.roster.spent == {"a": 6, "b": 6}
+    assert spent(private) == {"a": 6, "b": 6}
     assert private.roster.sites["a"].node == 555
 
 
