@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import settings
 
 from dpbitfit.corpus import write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+
+# A slow machine is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture
