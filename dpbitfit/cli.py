@@ -90,13 +90,15 @@ def simulate(
     max_length: Annotated[int, typer.Option(help="Tokens kept of each text.")] = 128,
     target_epsilon: Annotated[float, typer.Option(help="Budget of every site.")] = 8.0,
     delta: Annotated[float, typer.Option(help="Delta of every site.")] = 1e-5,
-    sampling_rate: Annotated[float, typer.Option(help="Poisson rate of a unit at a step.")] = 0.1,
-    rounds: Annotated[int, typer.Option(help="Federated rounds.")] = 10,
+    sampling_rate: Annotated[float, typer.Option(help="Poisson rate of a unit at a step.")] = 0.2,
+    rounds: Annotated[int, typer.Option(help="Federated rounds.")] = 12,
     steps_per_round: Annotated[int, typer.Option(help="Noisy steps of a site in a round.")] = 5,
     optimizer: Annotated[str, typer.Option(help="At the site: adam or sgd.")] = "adam",
-    learning_rate: Annotated[float, typer.Option(help="At the site.")] = 6e-3,
-    clipping: Annotated[str, typer.Option(help="automatic or flat.")] = "automatic",
-    clipping_norm: Annotated[float, typer.Option(help="L2 bound of a unit's gradient.")] = 1.0,
+    learning_rate: Annotated[
+        float, typer.Option(help="At the site, at first; falls to 0 over the rounds.")
+    ] = 2e-2,
+    clipping: Annotated[str, typer.Option(help="flat or automatic.")] = "flat",
+    clipping_norm: Annotated[float, typer.Option(help="L2 bound of a unit's gradient.")] = 8.0,
     noise: Annotated[
         str, typer.Option(help="discrete-gaussian; fast-insecure for experiments only.")
     ] = "discrete-gaussian",
