@@ -218,5 +218,6 @@ def main() -> None:
     try:
         app()
     except DpbitfitError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        said = " ".join(str(error).split())
+        console.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
