@@ -17,7 +17,7 @@ ifeq ($(DATA),)
 	$(BIN)/dpbitfit simulate --data $(OUT)/messages.csv --labels $(OUT)/messages.labels.txt \
 	  --out $(OUT) --rounds 5 --steps-per-round 4 --sampling-rate 0.2 $(ARGS)
 else
-	$(BIN)/dpbitfit simulate --data $(DATA) --labels $(LABELS) --out $(OUT) $(ARGS)
+	$(BIN)/dpbitfit simulate --data "$(DATA)" --labels "$(LABELS)" --out $(OUT) $(ARGS)
 endif
 
 test: check

@@ -106,13 +106,15 @@ def simulate(
     dataset: Annotated[
         str, typer.Option(help="The records' name in the ledger; empty: made from file and split.")
     ] = "",
-    sampling_rate: Annotated[float, typer.Option(help="Poisson rate of a unit at a step.")] = 0.1,
-    rounds: Annotated[int, typer.Option(help="Federated rounds.")] = 10,
+    sampling_rate: Annotated[float, typer.Option(help="Poisson rate of a unit at a step.")] = 0.2,
+    rounds: Annotated[int, typer.Option(help="Federated rounds.")] = 12,
     steps_per_round: Annotated[int, typer.Option(help="Noisy steps of a site in a round.")] = 5,
     optimizer: Annotated[str, typer.Option(help="At the site: adam or sgd.")] = "adam",
-    learning_rate: Annotated[float, typer.Option(help="At the site.")] = 6e-3,
-    clipping: Annotated[str, typer.Option(help="automatic or flat.")] = "automatic",
-    clipping_norm: Annotated[float, typer.Option(help="L2 bound of a unit's gradient.")] = 1.0,
+    learning_rate: Annotated[
+        float, typer.Option(help="At the site, at first; falls to 0 over the rounds.")
+    ] = 2e-2,
+    clipping: Annotated[str, typer.Option(help="flat or automatic.")] = "flat",
+    clipping_norm: Annotated[float, typer.Option(help="L2 bound of a unit's gradient.")] = 8.0,
     noise: Annotated[
         str, typer.Option(help="discrete-gaussian; fast-insecure for experiments only.")
     ] = "discrete-gaussian",
@@ -252,5 +254,6 @@ def main() -> None:
     try:
         app()
     except DpbitfitError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        said = " ".join(str(error).split())
+        console.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(BAD_INPUT)

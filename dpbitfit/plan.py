@@ -22,7 +22,8 @@ class Plan:
     Every field is a public constant: nothing in it may be derived from private
     records. ``delta`` and ``noise_multiplier`` are relative to adding or
     removing one unit; ``sampling_rate`` is the Poisson rate of each unit at
-    each step; ``learning_rate`` multiplies the noised mean gradient.
+    each step; ``learning_rate`` is that of the first step and falls linearly to
+    0 over the plan's steps, so that the last ones add little noise.
     """
 
     layout_digest: str

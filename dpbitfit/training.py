@@ -147,14 +147,15 @@ def micro_batches(
 def _descend(
     values: Vector, gradient: Vector, plan: Plan, state: OptimizerState
 ) -> tuple[Vector, OptimizerState]:
-    """One step of SGD or Adam on a noised gradient [P]."""
-    if plan.optimizer == "sgd":
-        return values - plan.learning_rate * gradient, OptimizerState(state.step + 1)
+    """One step of SGD or Adam on a noised gradient [P], at a rate that falls to 0 with the plan."""
     step = state.step + 1
+    rate = plan.learning_rate * max(0.0, 1 - state.step / plan.steps)
+    if plan.optimizer == "sgd":
+        return values - rate * gradient, OptimizerState(step)
     first = np.zeros_like(gradient) if state.first is None else state.first
     second = np.zeros_like(gradient) if state.second is None else state.second
     first = BETA_FIRST * first + (1 - BETA_FIRST) * gradient
     second = BETA_SECOND * second + (1 - BETA_SECOND) * gradient**2
     unbiased = first / (1 - BETA_FIRST**step)
     scale = np.sqrt(second / (1 - BETA_SECOND**step)) + ADAM_EPSILON
-    return values - plan.learning_rate * unbiased / scale, OptimizerState(step, first, second)
+    return values - rate * unbiased / scale, OptimizerState(step, first, second)

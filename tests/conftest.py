@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import settings
 
 from dpbitfit.corpus import write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+
+# A slow machine is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture
@@ -37,12 +42,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_config(corpus: Path) -> dict[str, Any]:
-    """The project's own run configuration, on the small corpus."""
+def project_config() -> dict[str, Any]:
+    """The project's own run configuration."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     config: dict[str, Any] = project["tool"]["flwr"]["app"]["config"]
+    return config
+
+
+@pytest.fixture(scope="session")
+def run_config(corpus: Path, project_config: dict[str, Any]) -> dict[str, Any]:
+    """The project's own run configuration, on the small corpus."""
     return {
-        **config,
+        **project_config,
         "data": str(corpus),
         "labels": str(corpus.with_suffix(".labels.txt")),
         "max-length": 24,

@@ -148,7 +148,7 @@ def _epsilon(axes: Axes, report: dict[str, Any]) -> None:
     axes.barh(names, [site["epsilon"] for site in sites], color=_BLUE, height=0.5, label="spent")
     axes.invert_yaxis()
     axes.set(xlabel=f"epsilon at delta {report['privacy']['delta']:g}")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
 def _traffic(axes: Axes, report: dict[str, Any]) -> None:

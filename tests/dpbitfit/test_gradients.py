@@ -56,7 +56,7 @@ def test_rows_equal_torch_func(name: str) -> None:
     assert_equal(found, wanted)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "vit"])
+@pytest.mark.parametrize("name", MODELS)
 def test_rows_equal_opacus(name: str) -> None:
     model = build(name)
     layout = select(model)

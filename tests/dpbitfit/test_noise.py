@@ -83,6 +83,18 @@ def test_uniforms_have_53_bits_and_lie_below_one() -> None:
     assert stats.kstest(uniforms, "uniform").pvalue > 1e-6
 
 
+def test_the_operating_systems_key_decides_all_of_the_default_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fails for noise or uniforms from a generator that is no secret, np.random say."""
+
+    def drawn(key: bytes) -> list[float]:
+        monkeypatch.setattr("os.urandom", lambda count: key[:count])
+        return make_noise("discrete-gaussian", 1.0, 1.0).release(np.zeros(50, np.int64)).tolist()
+
+    assert drawn(b"k" * 32) == drawn(b"k" * 32) != drawn(b"K" * 32)
+
+
 @pytest.mark.parametrize(("norm", "sigma"), [(0.0, 1.0), (1.0, 0.0), (1.0, float("nan")), (-1, 1)])
 def test_noise_that_would_be_none_is_refused(norm: float, sigma: float) -> None:
     with pytest.raises(InputError, match="positive"):

@@ -49,6 +49,16 @@ def test_a_draw_may_be_empty_and_all_is_possible() -> None:
     assert stats.binomtest(sizes.count(0), 2000, 0.25).pvalue > 1e-6
 
 
+def test_the_operating_systems_key_decides_every_coin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails for coins from a generator that is no secret, np.random say."""
+
+    def drawn(key: bytes) -> list[int]:
+        monkeypatch.setattr("os.urandom", lambda count: key[:count])
+        return PoissonSampler(UNITS, RATE, RandomSource()).draw().tolist()
+
+    assert drawn(b"k" * 32) == drawn(b"k" * 32) != drawn(b"K" * 32)
+
+
 @pytest.mark.parametrize("rate", [0.0, 1.5, float("nan"), -0.1])
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(InputError, match="sampling rate"):

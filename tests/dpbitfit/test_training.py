@@ -134,7 +134,8 @@ def test_an_empty_sample_is_still_a_noisy_step_that_is_counted() -> None:
     change, state = train_round(model, layout, ZEROS, plan, 100, start, OptimizerState())
     assert state.step == 4
     assert (change != 0).mean() > 0.99
-    wanted = 2 * SIGMA * NORM / (1e-9 * 100)  # four independent draws
+    rates = np.array([1, 0.75, 0.5, 0.25])  # four independent draws at a falling rate
+    wanted = np.linalg.norm(rates) * SIGMA * NORM / (1e-9 * 100)
     assert change.std() == pytest.approx(wanted, rel=0.2)
 
 
@@ -199,8 +200,8 @@ def test_micro_batches_hold_every_record_once_within_the_budget(
 
 
 def test_adam_follows_kingma_and_ba_on_the_noised_gradient() -> None:
-    """Against torch's Adam, on the gradients that the round itself released."""
-    plan = replace(PLAN, optimizer="adam", learning_rate=0.01, steps_per_round=5)
+    """Against torch's Adam, on the gradients that the rounds themselves released."""
+    plan = replace(PLAN, optimizer="adam", learning_rate=0.01, rounds=2, steps_per_round=5)
     released = []
 
     class Recording(DiscreteGaussian):
@@ -211,16 +212,20 @@ def test_adam_follows_kingma_and_ba_on_the_noised_gradient() -> None:
     model = OneBias()
     layout = select(model)
     start = bias.pack(model, layout)
+    trained, state = start, OptimizerState()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "make_noise", lambda _, norm, sigma: Recording(norm, sigma))
-        change, state = train_round(model, layout, ZEROS, plan, 100, start, OptimizerState())
+        for _ in range(plan.rounds):
+            change, state = train_round(model, layout, ZEROS, plan, 100, trained, state)
+            trained = trained + change
     parameter = torch.tensor(start, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([parameter], lr=0.01, eps=training.ADAM_EPSILON)
-    for total in released:
+    for step, total in enumerate(released):
+        adam.param_groups[0]["lr"] = 0.01 * (1 - step / 10)  # falls to 0 over the plan
         parameter.grad = torch.tensor(total / (plan.sampling_rate * 100))
         adam.step()
-    assert start + change == pytest.approx(parameter.detach().numpy(), abs=1e-5)
-    assert state.step == 5
+    assert trained == pytest.approx(parameter.detach().numpy(), abs=1e-5)
+    assert state.step == len(released) == 10
 
 
 def test_dropout_is_off_and_the_optimizer_goes_on_where_it_stopped() -> None:
