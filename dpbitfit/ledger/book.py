@@ -193,7 +193,7 @@ class Ledger:
             fresh = [one for one in found if one.state == "reserved"]
             self._settle(connection, fresh, "commit", outcomes)
             if reply is not None:
-                if not fresh:
+                if reply.key not in {one.key for one in fresh}:
                     raise LedgerError(f"round {reply.key} was settled before its reply")
                 outbox.store(connection, reply)
 
@@ -461,4 +461,7 @@ def _budget_facts(delta: float, epsilon: float) -> dict[str, str]:
     check_delta(delta)
     if not (math.isfinite(epsilon) and 0 < epsilon <= 1e4):
         raise InputError(f"a budget is an epsilon above 0, at most 10,000, not {epsilon!r}")
-    return {"delta": canonical(delta), "budget": canonical(epsilon)}
+    facts = {"delta": canonical(delta), "budget": canonical(epsilon)}
+    if max(map(len, facts.values())) > schema.NUMBER_LENGTH:
+        raise InputError(f"epsilon {epsilon!r} at delta {delta!r} is too small to be kept")
+    return facts

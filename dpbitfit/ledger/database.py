@@ -1,7 +1,8 @@
 """Opening a ledger's database, and transactions that are durable or did not happen.
 
 SQLite (write-ahead log, ``synchronous=FULL``, ``BEGIN IMMEDIATE``) by path,
-PostgreSQL by URL.
+PostgreSQL by URL. On both, one transaction writes at a time and sees all that was
+written before it, and a transaction that reads sees one moment.
 """
 
 import fcntl
@@ -22,7 +23,8 @@ from dpbitfit.ledger.schema import REVISION, VERSION_TABLE
 
 WAIT_SECONDS = 60  # for another process's transaction
 POLL_SECONDS = 0.2
-_LOCK = 0x64706269  # one number for PostgreSQL's advisory lock
+# PostgreSQL's advisory locks: of the process that runs rounds, of a transaction that writes.
+_CLAIM_LOCK, _WRITE_LOCK = 0x64706269, 0x6470626A
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 # What a database says, and what the person in front of it can do.
@@ -36,6 +38,7 @@ _ADVICE = (
     ("not a database", "it is damaged or no ledger: restore a backup, then settle it"),
     ("malformed", "it is damaged: restore a backup, then settle it"),
     ("disk i/o error", "the disk cannot be written: check it, then try again"),
+    ("lock timeout", "another process holds it: try again when that one has finished"),
     ("locked", "another process holds it: try again when that one has finished"),
     ("connection", "the database server does not answer: check it and the URL"),
 )
@@ -63,14 +66,17 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view."""
-        with self._explained(), self._engine.connect() as connection, connection.begin():
+        engine = self._isolated("REPEATABLE READ")
+        with self._explained(), engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction: on disk when the block has ended, undone when it raises."""
-        engine = self._engine.execution_options(dpbitfit_write=True)
+        engine = self._isolated("READ COMMITTED").execution_options(dpbitfit_write=True)
         with self._explained(), engine.connect() as connection, connection.begin():
+            if not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITE_LOCK)))
             yield connection
 
     @contextmanager
@@ -104,7 +110,7 @@ class Database:
                 connection = self._engine.connect()
             try:
                 yield lambda: bool(
-                    connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK)))
+                    connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_CLAIM_LOCK)))
                 )
             finally:
                 connection.invalidate()  # the server gives the lock back with the session
@@ -135,6 +141,14 @@ class Database:
         """Close every connection."""
         self._engine.dispose()
 
+    def _isolated(self, level: str) -> sa.Engine:
+        """SQLite isolates transactions fully; PostgreSQL has to be told how much."""
+        return (
+            self._engine
+            if self.is_sqlite
+            else self._engine.execution_options(isolation_level=level)
+        )
+
     def _check_revision(self) -> None:
         found = self.revision
         if found is None:
@@ -149,7 +163,9 @@ class Database:
 
     def _connectable(self, create: bool, readonly: bool) -> sa.Engine:
         if not self.is_sqlite:
-            options = {"default_transaction_read_only": "on"} if readonly else {}
+            options = {"synchronous_commit": "on", "lock_timeout": f"{WAIT_SECONDS}s"}
+            if readonly:
+                options["default_transaction_read_only"] = "on"
             text = " ".join(f"-c {key}={value}" for key, value in options.items())
             return sa.create_engine(self.url, connect_args={"options": text, "connect_timeout": 10})
         path = Path(str(self.url.database))

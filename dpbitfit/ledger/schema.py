@@ -23,6 +23,7 @@ from sqlalchemy import (
 # The newest migration; a database that names another one is not written to.
 REVISION = "0001"
 VERSION_TABLE = "dpbitfit_ledger_version"
+NUMBER_LENGTH = 64  # of a privacy parameter in canonical decimal text
 
 metadata = MetaData()
 
@@ -37,8 +38,8 @@ account = Table(
     Column("site", String(200), nullable=False),
     Column("dataset", String(200), nullable=False),
     Column("unit", String(200), nullable=False),
-    Column("delta", String(64), nullable=False),
-    Column("budget", String(64), nullable=False),
+    Column("delta", String(NUMBER_LENGTH), nullable=False),
+    Column("budget", String(NUMBER_LENGTH), nullable=False),
     # Of the Rényi filter, fixed when the first result may have been seen; 0 before any plan.
     Column("filter_order", Integer, nullable=False),
     Column("sequence", Integer, nullable=False),  # of the last event
@@ -65,8 +66,8 @@ allotment = Table(
     Column("run", String(64), nullable=False),
     Column("plan", String(64), nullable=False),
     Column("coordinator", String(64), nullable=False),
-    Column("noise_multiplier", String(64), nullable=False),
-    Column("sampling_rate", String(64), nullable=False),
+    Column("noise_multiplier", String(NUMBER_LENGTH), nullable=False),
+    Column("sampling_rate", String(NUMBER_LENGTH), nullable=False),
     Column("adaptive", Integer, nullable=False),  # 1: approved after results may have been seen
     Column("allotted", BigInteger, nullable=False),
     Column("reserved", BigInteger, nullable=False, default=0),
