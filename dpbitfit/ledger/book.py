@@ -63,11 +63,11 @@ class Ledger:
         Raises InputError for a name, delta or budget that cannot be, or another
         delta than the account's; LedgerError where its events do not add up.
         """
-        _check_name(name)
+        check_name(name)
         with self.database.write() as connection:
             found = rows.find_account(connection, name)
             if found is None:
-                figures = _budget_facts(delta, epsilon)
+                figures = budget_facts(delta, epsilon)
                 row = {**name._asdict(), **figures, "filter_order": 0}
                 values = {**row, "sequence": 0, "head": GENESIS}
                 connection.execute(sa.insert(schema.account).values(values))
@@ -103,7 +103,7 @@ class Ledger:
         """Another budget for the account, at its delta; the reason goes into the event."""
         with self.database.write() as connection:
             account = self._locked(connection, name)
-            facts = _budget_facts(account.delta, epsilon)
+            facts = budget_facts(account.delta, epsilon)
             rows.update_account(connection, account.id, budget=facts["budget"])
             self._append(connection, [account], "budget", {account.id: {**facts, "reason": reason}})
         return self.account(name)
@@ -220,7 +220,7 @@ class Ledger:
             connection.execute(
                 sa.insert(schema.reservation).values(key=key, account_id=account.id, **row)
             )
-            facts = {"run": run, "key": key}
+            facts = {"run": run, "round": number, "key": key}
             self._append(connection, [account], "void", {account.id: facts})
         return True
 
@@ -449,7 +449,7 @@ class Ledger:
         connection.execute(change.values(**columns), heads)
 
 
-def _check_name(name: Name) -> None:
+def check_name(name: Name) -> None:
     for part, text in name._asdict().items():
         if not 0 < len(text) <= 200 or not text.isprintable() or "/" in text:
             raise InputError(
@@ -457,7 +457,7 @@ def _check_name(name: Name) -> None:
             )
 
 
-def _budget_facts(delta: float, epsilon: float) -> dict[str, str]:
+def budget_facts(delta: float, epsilon: float) -> dict[str, str]:
     check_delta(delta)
     if not (math.isfinite(epsilon) and 0 < epsilon <= 1e4):
         raise InputError(f"a budget is an epsilon above 0, at most 10,000, not {epsilon!r}")
