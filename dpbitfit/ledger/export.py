@@ -12,13 +12,13 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
+from dpbitfit.accounting import RDP_ORDERS
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import figures, rows, schema
 from dpbitfit.ledger.book import Ledger, budget_facts, check_name
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import Event, Name, Tally, counts_to_text
 from dpbitfit.ledger.verify import verify
-from dpbitfit.renyi import RDP_ORDERS
 
 _PAGE = 1000
 _FIELDS = ("sequence", "kind", "body", "hash")
