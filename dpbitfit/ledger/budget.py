@@ -73,7 +73,7 @@ def approve(account: Account, holdings: Holdings, plan: Counts) -> Approval:
         raise BudgetError(
             f"account {account.name}: with this plan epsilon would be {bound.epsilon:.3f} "
             f"({bound.accountant}), above its budget of {account.budget:g}; "
-            + _what_fits(account, holdings, plan, order)
+            + _what_fits(account, holdings, plan)
         )
     return Approval(bound, adaptive, order)
 
@@ -101,16 +101,13 @@ def fitting_noise(account: Account, holdings: Holdings, rate: float, steps: int)
     )
 
 
-def _what_fits(account: Account, holdings: Holdings, plan: Counts, order: int) -> str:
+def _what_fits(account: Account, holdings: Holdings, plan: Counts) -> str:
     if len(plan) != 1:
         return "fewer steps or more noise may fit"
     mechanism, steps = plan[0]
     rate = mechanism.sampling_rate
     try:
-        # By the filter, which answers soonest: what fits it also fits the tight accountants.
-        sigma = calibrate(
-            account.budget, account.delta, rate, steps, still_approved(holdings), order
-        )
+        sigma = fitting_noise(account, holdings, rate, steps)
     except AccountingError:
         return f"no noise multiplier makes {steps} more steps fit"
-    return f"{steps} steps at rate {rate:g} fit with a noise multiplier of {sigma:g}"
+    return f"{steps} steps at rate {rate:g} fit with noise multiplier {sigma:g}"
