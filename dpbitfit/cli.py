@@ -136,9 +136,9 @@ def simulate(
     for key in ("data", "test-data", "labels", "model"):
         config[key] = _absolute(config[key])
     config["noise-multiplier"] = 0.0
+    config["sites"] = _check(config)
     config["dataset"] = dataset or _name_of_records(config)
     config |= _ledgers(Path(ledger) if ledger else out / "ledger", anew=not (ledger or resume))
-    config["sites"] = _check(config)
     try:
         report = _follow(config)
     except KeyboardInterrupt:

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from dpbitfit.accounting import RDP_ORDERS, Counts, Mechanism, check_delta, checked, event
 
 _ORDERS = np.array(RDP_ORDERS, dtype=np.float64)
-# Twice what a budget holds shows which order is best for it; more doublings mean no cost at all.
-_DOUBLINGS = 40
 
 
 @lru_cache(maxsize=65536)
@@ -43,13 +41,10 @@ def filter_epsilon(steps: Mapping[Mechanism, int], delta: float, order: int) -> 
 def filter_order(steps: Mapping[Mechanism, int], delta: float, budget: float) -> int:
     """The order with which a filter lets most copies of this bag run within ``budget``."""
     check_delta(delta)
-    cost = _composed(checked(steps))
-    for _ in range(_DOUBLINGS):
-        bound, best = compute_epsilon(RDP_ORDERS, cost, delta)
-        if bound >= budget:
-            return int(float(best))
-        cost = 2 * cost
-    return RDP_ORDERS[-1]
+    cost = np.maximum(_composed(checked(steps)), 1e-300)
+    room = np.maximum(budget - _fixed(delta), 0.0)
+    order: int = RDP_ORDERS[int(np.argmax(room / cost))]
+    return order
 
 
 def quick_epsilons(bags: Iterable[Counts], delta: float) -> list[float]:
@@ -58,8 +53,13 @@ def quick_epsilons(bags: Iterable[Counts], delta: float) -> list[float]:
     Canonne, Kamath and Steinke 2020 (arXiv 2004.00010), proposition 12.
     """
     check_delta(delta)
-    fixed = np.log1p(-1 / _ORDERS) - np.log(delta * _ORDERS) / (_ORDERS - 1)
+    fixed = _fixed(delta)
     return [max(0.0, float(np.min(_composed(bag) + fixed))) if bag else 0.0 for bag in bags]
+
+
+def _fixed(delta: float) -> NDArray[np.float64]:
+    """What each order adds to a divergence to make it an epsilon."""
+    return np.asarray(np.log1p(-1 / _ORDERS) - np.log(delta * _ORDERS) / (_ORDERS - 1))
 
 
 def _composed(counts: Counts) -> NDArray[np.float64]:

@@ -75,11 +75,11 @@ class Ledger:
                 assert found is not None
                 self._append(connection, [found], "open", {found.id: figures})
         account = self.account(name)
+        self.verify(account)
         if account.delta != delta:
             raise InputError(
                 f"account {name} keeps its figures at delta {account.delta:g}; use that delta"
             )
-        self.verify(account)
         return account
 
     def account(self, name: Name) -> Account:

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import exc
 
 from dpbitfit.errors import InputError, LedgerError
@@ -118,13 +119,15 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to this version's form."""
-        if self.revision not in (None, REVISION):
-            self._check_revision()
+        self._refuse_newer(self.revision)
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
         with self.write() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise LedgerError(f"{self}: its tables are of an unknown form") from error
 
     @property
     def revision(self) -> str | None:
@@ -153,13 +156,16 @@ class Database:
         found = self.revision
         if found is None:
             raise LedgerError(f"{self}: there is no ledger here; make one with: ledger init")
-        if found > REVISION:
+        self._refuse_newer(found)
+        if found != REVISION:
+            raise LedgerError(f"{self}: its tables are of an older form; run: ledger migrate")
+
+    def _refuse_newer(self, found: str | None) -> None:
+        if found is not None and found > REVISION:
             raise LedgerError(
                 f"{self}: made by a newer version of dpbitfit (tables {found}, this one knows "
                 f"{REVISION}): upgrade dpbitfit"
             )
-        if found != REVISION:
-            raise LedgerError(f"{self}: its tables are of an older form; run: ledger migrate")
 
     def _connectable(self, create: bool, readonly: bool) -> sa.Engine:
         if not self.is_sqlite:

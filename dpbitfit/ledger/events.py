@@ -11,13 +11,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dpbitfit.accounting import Counts, Mechanism, merged
-from dpbitfit.errors import LedgerError
+from dpbitfit.errors import AccountingError, LedgerError
 
 GENESIS = "0" * 64
 KINDS = ("open", "budget", "allot", "reserve", "commit", "release", "void", "rebase")
+
+
+class _UnreadableError(LedgerError):
+    """A text that is not one of the ledger's."""
 
 
 class Name(NamedTuple):
@@ -52,13 +57,17 @@ def counts_to_text(counts: Mapping[Mechanism, int] | Counts) -> str:
     return _json([[canonical(m.noise_multiplier), canonical(m.sampling_rate), n] for m, n in pairs])
 
 
+@lru_cache(maxsize=4096)
 def counts_from_text(text: str) -> Counts:
     """The counts of a canonical text; LedgerError for any other text."""
     try:
         triples = [(float(sigma), float(rate), int(n)) for sigma, rate, n in json.loads(text)]
-    except (ValueError, TypeError) as error:
-        raise LedgerError("a count of steps cannot be read") from error
-    return merged((Mechanism(sigma, rate), n) for sigma, rate, n in triples)
+        counts = merged((Mechanism(sigma, rate), n) for sigma, rate, n in triples)
+    except (ValueError, TypeError, OverflowError, RecursionError, AccountingError) as error:
+        raise _UnreadableError("a count of steps cannot be read") from error
+    if counts_to_text(counts) != text:
+        raise _UnreadableError("a count of steps is not in its canonical form")
+    return counts
 
 
 def make(name: Name, sequence: int, previous: str, kind: str, at: str, **facts: Any) -> Event:
@@ -85,6 +94,8 @@ class Held:
     committed: int = 0
     voided: int = 0
     adaptive: bool = False
+    plan: str = ""
+    coordinator: str = ""
 
 
 @dataclass
@@ -103,14 +114,14 @@ class Tally:
     def add(self, event: Event) -> None:
         """Add the next event; LedgerError, naming it, where it does not follow."""
         try:
-            self._check(event)
-            self._apply(event.kind, json.loads(event.body))
-        except (KeyError, ValueError, TypeError) as error:
+            body = json.loads(event.body)
+            self._check(event, body)
+            self._apply(event.kind, body)
+        except (KeyError, ValueError, TypeError, RecursionError, _UnreadableError) as error:
             raise self._broken(event, "its content cannot be read") from error
         self.sequence, self.head = event.sequence, event.hash
 
-    def _check(self, event: Event) -> None:
-        body = json.loads(event.body)
+    def _check(self, event: Event, body: Mapping[str, Any]) -> None:
         if event.sequence != self.sequence + 1:
             raise self._broken(event, f"event {self.sequence + 1} should stand here")
         if hashlib.sha256(event.body.encode()).hexdigest() != event.hash:
@@ -130,6 +141,7 @@ class Tally:
                 held = self.held.setdefault((body["run"], mechanism), Held())
                 held.allotted += steps
                 held.adaptive = body["adaptive"]
+                held.plan, held.coordinator = body["plan"], body["coordinator"]
         elif kind == "reserve":
             counts = counts_from_text(_json(body["counts"]))
             self._move(body["run"], counts, "reserved", 1)
@@ -149,6 +161,7 @@ class Tally:
             self.filter_order = body["order"]
             for mechanism, steps in counts_from_text(_json(body["counts"])):
                 held = self.held.setdefault((body["run"], mechanism), Held(adaptive=True))
+                held.coordinator = body["coordinator"]
                 held.allotted += steps
                 held.committed += steps
         else:

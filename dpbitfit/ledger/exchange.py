@@ -190,6 +190,5 @@ def _spent(connection: sa.Connection, account_id: int, coordinator: str) -> Coun
     here = {"account_id": account_id, "coordinator": coordinator}
     spent: Counter[Mechanism] = Counter()
     for row in connection.execute(sa.select(table).where(*rows.equal(table, here))):
-        mechanism = Mechanism(float(row.noise_multiplier), float(row.sampling_rate))
-        spent[mechanism] += row.reserved + row.committed
+        spent[rows.to_mechanism(row)] += row.reserved + row.committed
     return spent

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.errors import AccountingError, LedgerError
 from dpbitfit.ledger import schema
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import Event, Held, Name, canonical, counts_from_text
@@ -46,11 +47,16 @@ def lock(connection: sa.Connection, ids: Iterable[int]) -> list[Account]:
 
 
 def to_account(row: Any) -> Account:
+    name = Name(row.site, row.dataset, row.unit)
+    try:
+        delta, budget = float(row.delta), float(row.budget)
+    except ValueError as error:
+        raise LedgerError(f"account {name}: its row cannot be read") from error
     return Account(
         id=row.id,
-        name=Name(row.site, row.dataset, row.unit),
-        delta=float(row.delta),
-        budget=float(row.budget),
+        name=name,
+        delta=delta,
+        budget=budget,
         filter_order=row.filter_order,
         sequence=row.sequence,
         head=row.head,
@@ -69,10 +75,23 @@ def holdings_of(
     table = schema.allotment
     for chunk in chunks(ids):
         for row in connection.execute(sa.select(table).where(table.c.account_id.in_(chunk))):
-            mechanism = Mechanism(float(row.noise_multiplier), float(row.sampling_rate))
-            numbers = (row.allotted, row.reserved, row.committed, row.voided, bool(row.adaptive))
-            found[row.account_id][row.run, mechanism] = Held(*numbers)
+            found[row.account_id][row.run, to_mechanism(row)] = Held(
+                row.allotted,
+                row.reserved,
+                row.committed,
+                row.voided,
+                bool(row.adaptive),
+                row.plan,
+                row.coordinator,
+            )
     return found
+
+
+def to_mechanism(row: Any) -> Mechanism:
+    try:
+        return Mechanism(float(row.noise_multiplier), float(row.sampling_rate))
+    except (ValueError, AccountingError) as error:
+        raise LedgerError(f"run {row.run}: its row cannot be read") from error
 
 
 def plan_of(connection: sa.Connection, account_id: int, run: str) -> str | None:
@@ -94,7 +113,10 @@ def reservations_of(
 
 def to_reservation(row: Any) -> Reservation:
     settled = (row.state, row.outcome)
-    counts = counts_from_text(row.counts)
+    try:
+        counts = counts_from_text(row.counts)
+    except LedgerError as error:
+        raise LedgerError(f"round {row.key}: its row cannot be read") from error
     return Reservation(row.key, row.account_id, row.run, row.round, counts, *settled)
 
 

@@ -20,18 +20,19 @@ def verify(connection: sa.Connection, name: Name) -> Tally:
             f"account {name}: its {tally.sequence} events say other than its row, which says "
             f"{account.sequence} events and a budget of {account.budget:g}"
         )
-    holdings = rows.holdings_of(connection, [account.id])[account.id]
+    try:
+        holdings = rows.holdings_of(connection, [account.id])[account.id]
+        column = schema.reservation.c.account_id
+        reservations = rows.reservations_of(connection, column, [account.id])
+    except LedgerError as error:
+        raise LedgerError(f"account {name}, {error}") from error
     for place in sorted(tally.held.keys() | holdings.keys()):
         by_events, by_table = tally.held.get(place, Held()), holdings.get(place, Held())
         if by_events != by_table:
             raise LedgerError(
                 f"account {name}, run {place[0]}: its events say {by_events}, its row {by_table}"
             )
-    column = schema.reservation.c.account_id
-    states = {
-        one.key: (one.state, one.run, one.counts)
-        for one in rows.reservations_of(connection, column, [account.id])
-    }
+    states = {one.key: (one.state, one.run, one.counts) for one in reservations}
     for key in sorted(tally.states.keys() | states.keys()):
         if tally.states.get(key) != states.get(key):
             raise LedgerError(f"account {name}, round {key}: its events and its row disagree")

@@ -1,6 +1,8 @@
 """Fresh databases: SQLite's a path, PostgreSQL's on a server of the test session."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,11 @@ def reopen() -> Iterator[Callable[[str], Ledger]]:
 def ledger(url: str, reopen: Callable[..., Ledger]) -> Ledger:
     """A new ledger."""
     return reopen(url, create=True)
+
+
+@pytest.fixture(scope="session")
+def fork() -> ForkServerContext:
+    """Starts processes that have imported the ledger already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dpbitfit.ledger"])
+    return context

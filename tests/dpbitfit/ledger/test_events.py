@@ -1,0 +1,223 @@
+"""Events as text: what is written reads back the same, and no change goes unnoticed."""
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.errors import LedgerError
+from dpbitfit.ledger.events import (
+    GENESIS,
+    Event,
+    Name,
+    canonical,
+    counts_from_text,
+    counts_to_text,
+    make,
+    replay,
+)
+
+NAME = Name("north", "letters", "patient")
+AT = "2026-01-01T00:00:00+00:00"
+
+mechanisms = st.builds(
+    Mechanism,
+    st.floats(1e-2, 1e6),
+    st.floats(1e-9, 1.0),
+)
+bags = st.dictionaries(mechanisms, st.integers(1, 10**8), max_size=5).map(
+    lambda counts: tuple(sorted(counts.items()))
+)
+
+
+def chain() -> list[Event]:
+    """Every kind of event, on one account."""
+    ten = [["4", "0.01", 10]]
+    story: list[tuple[str, dict[str, Any]]] = [
+        ("open", {"delta": "0.00001", "budget": "8"}),
+        ("budget", {"delta": "0.00001", "budget": "4", "reason": "less"}),
+        (
+            "allot",
+            {
+                "run": "run",
+                "plan": "plan",
+                "coordinator": "c",
+                "counts": [["4", "0.01", 50]],
+                "adaptive": False,
+                "order": 8,
+            },
+        ),
+        ("reserve", {"run": "run", "round": 1, "key": "k1", "counts": ten}),
+        ("reserve", {"run": "run", "round": 2, "key": "k2", "counts": ten}),
+        ("commit", {"key": "k1", "outcome": "replied"}),
+        ("release", {"key": "k2", "outcome": "untouched", "proof": "signed"}),
+        ("void", {"run": "run", "key": "k3"}),
+        ("void", {"run": "run", "counts": [["4", "0.01", 40]]}),
+        (
+            "rebase",
+            {"run": "rebased-c", "coordinator": "c", "counts": ten, "reason": "why", "order": 8},
+        ),
+    ]
+    events: list[Event] = []
+    for number, (kind, facts) in enumerate(story, 1):
+        previous = events[-1].hash if events else GENESIS
+        events.append(make(NAME, number, previous, kind, AT, **facts))
+    return events
+
+
+CHAIN = chain()
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_number_is_plain_decimal_and_reads_back_the_same(value: float) -> None:
+    text = canonical(value)
+    assert re.fullmatch(r"-?\d+(\.\d+)?", text)
+    assert float(text) == value
+    assert canonical(float(text)) == text
+
+
+@given(bags)
+def test_counts_read_back_the_same(bag: Counts) -> None:
+    text = counts_to_text(bag)
+    assert counts_from_text(text) == bag
+    assert counts_to_text(dict(reversed(bag))) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ten",
+        "null",
+        "[1]",
+        '[["4","0.01"]]',
+        '[["4","0.01",-1]]',
+        '[["4","0.01",0]]',
+        '[["4","0.01",1.5]]',
+        '[["4","0.01","1"]]',
+        '[["4","0.01",true]]',
+        '[["4","0.01",1e999]]',
+        '[["4","0.01",100000001]]',
+        '[["4.0","0.01",1]]',
+        "[[4,0.01,1]]",
+        '[["0","0.01",1]]',
+        '[["nan","0.01",1]]',
+        '[["4","2",1]]',
+        '[["4","0.01",1],["4","0.01",1]]',
+        '[["4","0.01",1],["3","0.01",1]]',
+        '[["4","0.01", 1]]',
+        "[" * 100_000,
+    ],
+)
+def test_any_other_text_of_counts_is_refused(text: str) -> None:
+    with pytest.raises(LedgerError):
+        counts_from_text(text)
+
+
+def test_a_chain_adds_up() -> None:
+    tally = replay(NAME, CHAIN)
+    assert (tally.sequence, tally.head, tally.budget, tally.filter_order) == (
+        len(CHAIN),
+        CHAIN[-1].hash,
+        "4",
+        8,
+    )
+    held = tally.held["run", Mechanism(4.0, 0.01)]
+    assert (held.allotted, held.reserved, held.committed, held.voided) == (50, 0, 10, 40)
+    assert {key: state for key, (state, _, _) in tally.states.items()} == {
+        "k1": "committed",
+        "k2": "released",
+        "k3": "void",
+    }
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(range(len(CHAIN))), st.data())
+def test_any_changed_character_is_noticed_at_its_event(number: int, data: st.DataObject) -> None:
+    body = CHAIN[number].body
+    place = data.draw(st.integers(0, len(body) - 1))
+    other = data.draw(st.characters(codec="ascii").filter(lambda char: char != body[place]))
+    damaged = replace(CHAIN[number], body=body[:place] + other + body[place + 1 :])
+    with pytest.raises(LedgerError, match=f"event {number + 1}:"):
+        replay(NAME, [*CHAIN[:number], damaged, *CHAIN[number + 1 :]])
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(range(len(CHAIN) - 1)), st.data())
+def test_a_change_with_its_own_hash_made_anew_is_noticed(number: int, data: st.DataObject) -> None:
+    body = json.loads(CHAIN[number].body)
+    name = data.draw(st.sampled_from(sorted(body)))
+    told = {key: value for key, value in body.items() if key != name}
+    told[name] = data.draw(st.integers() | st.text(max_size=8))
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    if text == CHAIN[number].body:
+        return
+    damaged = replace(CHAIN[number], body=text, hash=_hash(text))
+    with pytest.raises(LedgerError, match=f"event ({number + 1}|{number + 2}):"):
+        replay(NAME, [*CHAIN[:number], damaged, *CHAIN[number + 1 :]])
+
+
+def _hash(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+@given(st.permutations(CHAIN).filter(lambda events: events != CHAIN))
+def test_any_other_order_is_noticed(events: list[Event]) -> None:
+    with pytest.raises(LedgerError, match="should stand here"):
+        replay(NAME, events)
+
+
+@given(st.sets(st.sampled_from(range(len(CHAIN))), min_size=1))
+def test_any_removal_is_noticed_or_shows_in_the_head(gone: set[int]) -> None:
+    left = [event for number, event in enumerate(CHAIN) if number not in gone]
+    if gone == set(range(len(left), len(CHAIN))):  # from the end: the account's row keeps the head
+        assert replay(NAME, left).head != CHAIN[-1].hash
+    else:
+        with pytest.raises(LedgerError, match=f"event {min(gone) + 1} should stand here"):
+            replay(NAME, left)
+
+
+@pytest.mark.parametrize("number", range(len(CHAIN)))
+def test_an_event_of_another_account_is_noticed(number: int) -> None:
+    previous = CHAIN[number - 1].hash if number else GENESIS
+    body = json.loads(CHAIN[number].body)
+    for own in ("account", "sequence", "previous", "kind", "at"):
+        body.pop(own)
+    south = NAME._replace(site="south")
+    other = make(south, number + 1, previous, CHAIN[number].kind, AT, **body)
+    with pytest.raises(LedgerError, match=f"event {number + 1}: its columns"):
+        replay(NAME, [*CHAIN[:number], other])
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [
+        ("reserve", {"run": "run", "round": 3, "key": "k4", "counts": [["4", "0.01", 51]]}),
+        ("reserve", {"run": "run", "round": 3, "key": "k1", "counts": [["4", "0.01", 1]]}),
+        ("reserve", {"run": "other", "round": 3, "key": "k4", "counts": [["4", "0.01", 1]]}),
+        ("void", {"run": "run", "counts": [["4", "0.01", 51]]}),
+        ("commit", {"key": "unknown", "outcome": "replied"}),
+        ("release", {"key": "k9", "outcome": "untouched", "proof": ""}),
+        ("gift", {"run": "run"}),
+        ("open", {}),
+    ],
+)
+def test_a_well_chained_event_that_cannot_have_happened_is_refused(
+    kind: str, facts: dict[str, object]
+) -> None:
+    past = CHAIN[:4]
+    impossible = make(NAME, 5, past[-1].hash, kind, AT, **facts)
+    with pytest.raises(LedgerError, match="event 5: its content cannot be read"):
+        replay(NAME, [*past, impossible])
+
+
+def test_a_round_is_settled_once() -> None:
+    again = make(NAME, 7, CHAIN[5].hash, "release", AT, key="k1", outcome="untouched", proof="")
+    with pytest.raises(LedgerError, match="event 7"):
+        replay(NAME, [*CHAIN[:6], again])
