@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from dpbitfit import accounting, calibration
-from dpbitfit.errors import DpbitfitError
+from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
+from dpbitfit.ledger.cli import app as ledger_app
 from dpbitfit.partition import hold_out, natural_sites, split
 from dpbitfit.simulate import simulate as run_simulation
 from dpbitfit.tables import read_examples, read_labels
@@ -26,7 +27,9 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 
-BAD_INPUT = 2
+app.add_typer(ledger_app, name="ledger")
+
+BAD_INPUT, OVER_BUDGET, BAD_LEDGER = 2, 3, 4
 INTERRUPTED = 130
 
 
@@ -256,4 +259,5 @@ def main() -> None:
     except DpbitfitError as error:
         said = " ".join(str(error).split())
         console.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
+        codes = {BudgetError: OVER_BUDGET, LedgerError: BAD_LEDGER}
+        sys.exit(codes.get(type(error), BAD_INPUT))

@@ -48,16 +48,19 @@ _ADVICE = (
 class Database:
     """One ledger's database. Nothing is created unless ``create``; then its folder too.
 
-    Raises LedgerError where there is no ledger, where it cannot be used, and
-    where it was made by a newer version.
+    ``upgrade`` brings the tables of an older version to this one's form. Raises
+    LedgerError where there is no ledger, where it cannot be used, and where it
+    was made by a newer version.
     """
 
-    def __init__(self, url: str, create: bool = False, readonly: bool = False) -> None:
+    def __init__(
+        self, url: str, create: bool = False, readonly: bool = False, upgrade: bool = False
+    ) -> None:
         self.url = _full_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = self._connectable(create, readonly)
         with self._explained():
-            if create:
+            if create or (upgrade and self.revision is not None):
                 self.migrate()
             self._check_revision()
 

@@ -205,7 +205,7 @@ def report(ledger: Ledger, name: Name) -> dict[str, Any]:
     return {
         "account": name._asdict(),
         "unit": name.unit,
-        "epsilon": standing.guaranteed.bound.epsilon,
+        "epsilon": standing.promised,
         "delta": account.delta,
         "budget": account.budget,
         "guaranteed": standing.guaranteed.describe(),

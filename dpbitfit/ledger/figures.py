@@ -58,6 +58,13 @@ class Standing:
     accrued: Figure
 
     @property
+    def promised(self) -> float:
+        """Epsilon that holds whatever is done with the account: see ``FIXED`` and ``FILTERED``."""
+        figure = self.guaranteed.bound.epsilon
+        filtered = self.guaranteed.basis == FILTERED
+        return max(figure, self.account.budget) if filtered else figure
+
+    @property
     def left(self) -> float:
         """Epsilon of the budget that no plan has been approved for."""
         return max(0.0, self.account.budget - self.guaranteed.bound.epsilon)

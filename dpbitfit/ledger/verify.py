@@ -37,3 +37,12 @@ def verify(connection: sa.Connection, name: Name) -> Tally:
         if tally.states.get(key) != states.get(key):
             raise LedgerError(f"account {name}, round {key}: its events and its row disagree")
     return tally
+
+
+def check_orphans(connection: sa.Connection) -> None:
+    """LedgerError where events belong to no account that the ledger still lists."""
+    known = sa.select(schema.account.c.id)
+    of = schema.event.c.account_id
+    lost = connection.scalar(sa.select(of).where(of.not_in(known)).limit(1))
+    if lost is not None:
+        raise LedgerError(f"account number {lost} has events, but its row is gone")

@@ -1,0 +1,288 @@
+"""``dpbitfit ledger``: look at budgets, change them, check them, move them.
+
+Exit codes: 0 done; 2 bad input, or refused; 3 over budget; 4 the ledger cannot be
+read, written or believed. Results go to standard output, the rest to standard error.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+
+from dpbitfit.accounting import Mechanism
+from dpbitfit.errors import AccountingError, BudgetError, InputError
+from dpbitfit.ledger import export as exporting
+from dpbitfit.ledger import figures, pages
+from dpbitfit.ledger.book import Ledger
+from dpbitfit.ledger.budget import Account, approve, fitting_noise
+from dpbitfit.ledger.database import Database
+from dpbitfit.ledger.events import Name
+from dpbitfit.ledger.schema import REVISION
+from dpbitfit.ledger.verify import check_orphans
+
+app = typer.Typer(
+    help="Budgets of every site: what was promised, what is spent, what is left.\n\n"
+    "Exit codes: 0 done; 2 bad input, or refused; 3 over budget; 4 the ledger cannot be "
+    "read, written or believed.",
+    no_args_is_help=True,
+)
+
+Url = Annotated[
+    str,
+    typer.Option("--ledger", envvar="DPBITFIT_LEDGER", help="SQLite file, or PostgreSQL URL."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+One = Annotated[str, typer.Argument(metavar="ACCOUNT", help="SITE/DATASET/UNIT")]
+Any_ = Annotated[str, typer.Argument(metavar="[ACCOUNT]", help="SITE/DATASET/UNIT; else all.")]
+Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]
+
+
+@app.command()
+def init(
+    ledger: Url,
+    account: Annotated[str, typer.Argument(metavar="[ACCOUNT]", help="A first account.")] = "",
+    epsilon: Annotated[float, typer.Option(help="The account's budget.")] = 0.0,
+    delta: Annotated[float, typer.Option(help="The account's delta, for good.")] = 1e-5,
+    json_output: AsJson = False,
+) -> None:
+    """Make a ledger, and an account in it; what is there already stays."""
+    name = _name(account) if account else None
+    if name and epsilon <= 0:
+        raise InputError("give the account's budget with --epsilon")
+    book = Ledger(ledger, create=True)
+    opened = book.open_account(name, delta, epsilon) if name else None
+    if opened and opened.budget != epsilon:
+        raise InputError(
+            f"account {name} is there, with a budget of {opened.budget:g}; change it with: "
+            "ledger set-budget"
+        )
+    told = {"ledger": book.id, "account": str(name or "")}
+    pages.show(told, f"ledger {book.id[:12]} at {book.database}", json_output)
+
+
+@app.command()
+def accounts(
+    ledger: Url,
+    tight: Annotated[
+        bool, typer.Option(help="Compute the smallest bound where only a quick one is known.")
+    ] = False,
+    json_output: AsJson = False,
+) -> None:
+    """List every account: budget, guaranteed and accrued epsilon, what is left."""
+    book = Ledger(ledger)
+    if tight:
+        for one in _progress(book.accounts(), "computing"):
+            figures.standing(book, one)
+    listed = figures.standings(book)
+    told = [pages.describe_standing(one) for one in listed]
+    pages.show(told, pages.accounts_table(listed), json_output)
+
+
+@app.command()
+def show(
+    account: One,
+    ledger: Url,
+    events: Annotated[int, typer.Option(min=0, help="How many of the last events.")] = 10,
+    json_output: AsJson = False,
+) -> None:
+    """Show one account: its figures, their curve over delta, its runs and last events."""
+    book = Ledger(ledger)
+    found = book.account(_name(account))
+    standing = figures.standing(book, found)
+    curve = figures.curve(book, found)
+    runs = figures.run_standings(book, found)
+    last = book.events(found.name, after=max(0, found.sequence - events), most=events)
+    told = {
+        **pages.describe_standing(standing),
+        "curve": figures.describe_bounds(curve),
+        "runs": [figures.describe_run(run) for run in runs],
+        "events": [vars(event) for event in last],
+    }
+    pages.show(told, pages.account_page(standing, curve, runs, last), json_output)
+
+
+@app.command("set-budget")
+def set_budget(
+    account: One, epsilon: float, ledger: Url, reason: Reason, json_output: AsJson = False
+) -> None:
+    """Give an account another budget; what was approved stays approved."""
+    if not reason.strip():
+        raise InputError("say why, with --reason")
+    book = Ledger(ledger)
+    before = book.account(_name(account)).budget
+    after = book.set_budget(_name(account), epsilon, reason).budget
+    told = {"account": account, "before": before, "budget": after}
+    pages.show(told, f"{account}: budget {before:g} -> {after:g}", json_output)
+
+
+@app.command()
+def plan(
+    account: One,
+    ledger: Url,
+    sampling_rate: Annotated[float, typer.Option(help="Poisson rate of a unit at a step.")],
+    steps: Annotated[int, typer.Option(help="Noisy steps in all.")],
+    noise_multiplier: Annotated[
+        float, typer.Option(help="To see what it costs; 0: only what fits.")
+    ] = 0.0,
+    json_output: AsJson = False,
+) -> None:
+    """Say what a plan would cost beside all that is there, and which noise would fit."""
+    Mechanism(noise_multiplier or 1.0, sampling_rate)
+    book = Ledger(ledger)
+    found = book.account(_name(account))
+    holdings = book.holdings([found.id])[found.id]
+    fitting = None
+    with suppress(AccountingError):
+        fitting = fitting_noise(found, holdings, sampling_rate, steps)
+    told: dict[str, Any] = {"account": account, "budget": found.budget, "delta": found.delta}
+    told["fitting_noise_multiplier"] = fitting
+    text = "no noise multiplier fits" if fitting is None else f"noise multiplier {fitting:g} fits"
+    text = f"{steps} steps at rate {sampling_rate:g}, budget {found.budget:g}: {text}"
+    fits = fitting is not None
+    if noise_multiplier:
+        # A budget that refuses nothing shows the figure.
+        unbounded = replace(found, budget=math.inf)
+        bag = ((Mechanism(noise_multiplier, sampling_rate), steps),)
+        bound = approve(unbounded, holdings, bag).bound
+        fits = bound.epsilon <= found.budget
+        told |= {"noise_multiplier": noise_multiplier, **vars(bound)}
+        text += f"\nwith {noise_multiplier:g}: {pages.bound_text(bound)}"
+    pages.show({**told, "fits": fits}, text, json_output)
+    if not fits:
+        raise BudgetError(f"account {account}: this plan does not fit its budget")
+
+
+@app.command()
+def verify(ledger: Url, account: Any_ = "", json_output: AsJson = False) -> None:
+    """Add up chain, balances and figures again, from the events alone."""
+    book = Ledger(ledger)
+    if not account:
+        with book.database.read() as connection:
+            check_orphans(connection)
+    chosen = _chosen(book, account)
+    told = []
+    for one in _progress(chosen, "verifying"):
+        tally = book.verify(one)
+        standing = figures.recomputed(book, one, tally.held)
+        audit = {"events": tally.sequence, "chain_head": tally.head, "verified": True}
+        told.append({**pages.describe_standing(standing), **audit})
+    events = sum(one["events"] for one in told)
+    pages.show(told, f"{len(told)} accounts, {events} events: all as they should be", json_output)
+
+
+@app.command()
+def export(
+    ledger: Url,
+    account: Any_ = "",
+    report: Annotated[
+        bool, typer.Option("--report", help="A report for others, instead of the events.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write; else standard output.")] = None,
+    json_output: AsJson = False,
+) -> None:
+    """Print events as lines of JSON, or a report; the output is JSON in any case."""
+    book = Ledger(ledger)
+    chosen = _chosen(book, account)
+    if report:
+        made = [exporting.report(book, one.name) for one in _progress(chosen, "reporting")]
+        _write([pages.to_json(made[0] if account else made)], out)
+    else:
+        named = _progress(chosen, "exporting")
+        _write((line for one in named for line in exporting.lines(book, one.name)), out)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="Lines that export has written.")],
+    ledger: Url,
+    json_output: AsJson = False,
+) -> None:
+    """Add exported events: all of them, verified, or none."""
+    book = Ledger(ledger)
+    with book.claim():
+        added = exporting.import_events(book, exporting.read_lines(file))
+    told = [{"account": str(name), "events": count} for name, count in added.items()]
+    text = f"{sum(added.values())} new events in {len(added)} accounts"
+    pages.show(told, text, json_output)
+
+
+@app.command()
+def migrate(ledger: Url, json_output: AsJson = False) -> None:
+    """Bring a ledger of an older version to this one's form."""
+    Database(ledger, upgrade=True).close()
+    pages.show({"tables": REVISION}, f"tables are of form {REVISION}", json_output)
+
+
+@app.command()
+def settle(
+    ledger: Url,
+    account: Any_ = "",
+    rebase: Annotated[
+        bool, typer.Option("--rebase", help="Take over the other side's higher counts.")
+    ] = False,
+    void: Annotated[str, typer.Option(metavar="RUN", help="Give up the rest of a run.")] = "",
+    reason: Reason = "settled by an operator",
+    json_output: AsJson = False,
+) -> None:
+    """Count what dead runs left reserved as spent; no run may be at work on the ledger."""
+    book = Ledger(ledger)
+    told = []
+    with book.claim():
+        chosen = _chosen(book, account)
+        left = book.settle("settled", chosen[0].id if account else None)
+        for one in _progress(chosen, "settling"):
+            given_up = book.void_rest(one.name, void) if void else ()
+            taken_over = _rebase(book, one, reason) if rebase else ()
+            rounds = sum(r.account_id == one.id for r in left)
+            if rounds or given_up or taken_over:
+                told.append(
+                    {
+                        "account": str(one.name),
+                        "rounds_committed": rounds,
+                        "steps_given_up": figures.describe_counts(given_up),
+                        "steps_taken_over": figures.describe_counts(taken_over),
+                    }
+                )
+    pages.show(told, pages.settled_text(told), json_output)
+
+
+def _rebase(book: Ledger, account: Account, reason: str) -> Any:
+    from dpbitfit.ledger import exchange
+
+    return exchange.rebase(book, account, reason)
+
+
+def _name(text: str) -> Name:
+    parts = text.split("/")
+    if len(parts) != 3 or not all(parts):
+        raise InputError(f"an account is named SITE/DATASET/UNIT, not {text!r}")
+    return Name(*parts)
+
+
+def _chosen(book: Ledger, account: str) -> list[Account]:
+    return [book.account(_name(account))] if account else book.accounts()
+
+
+def _progress(chosen: Sequence[Account], what: str) -> Any:
+    """The accounts, with a bar on standard error where they are many."""
+    return track(chosen, what, console=pages.errors, disable=len(chosen) < 2, transient=True)
+
+
+def _write(written: Any, out: Path | None) -> None:
+    if out is None:
+        for line in written:
+            typer.echo(line)
+        return
+    draft = out.with_name(f"{out.name}.new")
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in written)
+        os.replace(draft, out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,169 @@
+"""What the ledger's command line prints: tables for people, JSON for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dpbitfit.accounting import Bound, Counts
+from dpbitfit.ledger.events import Event
+from dpbitfit.ledger.figures import QUICK, RunStanding, Standing
+
+errors = Console(stderr=True)
+_BAR = 16  # characters
+_LEGEND = (
+    "█ accrued, ▒ guaranteed, · left of the budget; ≤ a quick upper bound: --tight computes the "
+    "smallest"
+)
+
+
+def show(told: Any, page: RenderableType, as_json: bool) -> None:
+    """Print one of the two."""
+    if as_json:
+        typer.echo(to_json(told))
+    else:
+        Console().print(page, highlight=False, markup=False, soft_wrap=isinstance(page, str))
+
+
+def to_json(told: Any) -> str:
+    """Indented, and never a number that JSON does not have."""
+    return json.dumps(told, indent=2, allow_nan=False)
+
+
+def describe_standing(standing: Standing) -> dict[str, Any]:
+    """An account's figures as JSON can hold them."""
+    account = standing.account
+    return {
+        "account": str(account.name),
+        "delta": account.delta,
+        "budget": account.budget,
+        "guaranteed": standing.guaranteed.describe(),
+        "accrued": standing.accrued.describe(),
+        "promised": standing.promised,
+        "left": standing.left,
+        "events": account.sequence,
+        "chain_head": account.head,
+    }
+
+
+def accounts_table(standings: Sequence[Standing]) -> Table:
+    """A line for each account, with a bar of its budget."""
+    table = Table(caption=_LEGEND)
+    table.add_column("account", overflow="fold")
+    for title in ("budget", "guaranteed", "accrued", "left", "delta", ""):
+        table.add_column(title, no_wrap=True)
+    for one in standings:
+        table.add_row(
+            _plain(str(one.account.name)),
+            f"{one.account.budget:g}",
+            _short(one.guaranteed.bound),
+            _short(one.accrued.bound),
+            f"{one.left:.3f}",
+            f"{one.account.delta:g}",
+            _bar(one),
+        )
+    return table
+
+
+def account_page(
+    standing: Standing, curve: Sequence[Bound], runs: Sequence[RunStanding], last: Sequence[Event]
+) -> Group:
+    """All about one account."""
+    account = standing.account
+    head = Table.grid(padding=(0, 2))
+    head.add_row("account", _plain(str(account.name)))
+    head.add_row("budget", f"epsilon {account.budget:g} at delta {account.delta:g}", _bar(standing))
+    for title, figure in (("guaranteed", standing.guaranteed), ("accrued", standing.accrued)):
+        head.add_row(title, bound_text(figure.bound), figure.basis)
+    head.add_row("promised", f"epsilon {standing.promised:.3f}")
+    head.add_row("left", f"{standing.left:.3f}")
+    bounds = Table("delta", "guaranteed epsilon", "accountant")
+    for bound in curve:
+        bounds.add_row(f"{bound.delta:g}", f"{bound.epsilon:.3f}", bound.accountant)
+    return Group(head, bounds, _runs_table(runs), _events_table(last))
+
+
+def settled_text(told: Sequence[Mapping[str, Any]]) -> str:
+    """What an operator's settlement has changed."""
+    if not told:
+        return "nothing to settle"
+    return "\n".join(
+        f"{one['account']}: rounds counted as spent: {one['rounds_committed']}, "
+        f"steps given up: {_steps(one['steps_given_up'])}, "
+        f"steps taken over: {_steps(one['steps_taken_over'])}"
+        for one in told
+    )
+
+
+def bound_text(bound: Bound) -> str:
+    """A figure with its delta and who says so."""
+    return (
+        f"epsilon {bound.epsilon:.3f} at delta {bound.delta:g} "
+        f"({bound.accountant}, {bound.version})"
+    )
+
+
+def _short(bound: Bound) -> str:
+    return f"{'≤ ' if bound.accountant == QUICK else ''}{bound.epsilon:.3f}"
+
+
+def _runs_table(runs: Sequence[RunStanding]) -> Table:
+    table = Table("run", "plan", "steps allotted", "spent", "left", "rounds left", "approved")
+    for run in runs:
+        table.add_row(
+            _plain(run.run),
+            _plain(run.plan[:12]),
+            _counts(run.allotted),
+            str(sum(n for _, n in run.spent)),
+            str(sum(n for _, n in run.left)),
+            "?" if run.rounds_left is None else str(run.rounds_left),
+            "after results were seen" if run.adaptive else "beforehand",
+        )
+    return table
+
+
+def _events_table(events: Sequence[Event]) -> Table:
+    table = Table("event", "kind", "at", "what", "hash")
+    for event in events:
+        body = json.loads(event.body)
+        what = ("run", "round", "outcome", "budget", "reason")
+        said = ", ".join(f"{key} {body[key]}" for key in what if key in body)
+        table.add_row(
+            str(event.sequence),
+            event.kind,
+            _plain(body.get("at", "")),
+            _plain(said),
+            event.hash[:12],
+        )
+    return table
+
+
+def _bar(standing: Standing) -> Text:
+    """Accrued, guaranteed and left, as parts of the budget."""
+
+    def cells(epsilon: float) -> int:
+        return min(_BAR, round(_BAR * epsilon / standing.account.budget))
+
+    accrued = cells(standing.accrued.bound.epsilon)
+    guaranteed = max(accrued, cells(standing.guaranteed.bound.epsilon))
+    over = standing.guaranteed.bound.epsilon > standing.account.budget
+    bar = Text("█" * accrued, style="red" if over else "green")
+    bar.append("▒" * (guaranteed - accrued), style="yellow")
+    return bar.append("·" * (_BAR - guaranteed), style="dim")
+
+
+def _plain(text: str) -> Text:
+    """Words from elsewhere, which must not steer a terminal."""
+    return Text("".join(letter if letter.isprintable() else "?" for letter in str(text)))
+
+
+def _counts(counts: Counts) -> str:
+    return ", ".join(f"{n} x ({m.noise_multiplier:g}, {m.sampling_rate:g})" for m, n in counts)
+
+
+def _steps(counts: Sequence[Mapping[str, Any]]) -> int:
+    return sum(one["steps"] for one in counts)

@@ -1,0 +1,163 @@
+"""Epsilon derived from counts: the same as computed independently, remembered, never too small."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+
+from dpbitfit import accounting
+from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.errors import LedgerError
+from dpbitfit.ledger import Ledger, figures, schema
+
+from .samples import DELTA, NAME, OTHER, STEP, account, book, run_rounds, steps
+
+
+def independent(accountant: Any, counts: Counts, delta: float = DELTA) -> float:
+    for mechanism, count in counts:
+        gaussian = dp_event.GaussianDpEvent(mechanism.noise_multiplier)
+        event = dp_event.PoissonSampledDpEvent(mechanism.sampling_rate, gaussian)
+        accountant.compose(event, count)
+    return float(accountant.get_epsilon(delta))
+
+
+def kept(ledger: Ledger) -> list[Any]:
+    with ledger.database.read() as connection:
+        return list(connection.execute(sa.select(schema.figure)))
+
+
+def edit_figures(ledger: Ledger, **values: Any) -> None:
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(schema.figure).values(**values))
+
+
+def test_two_plans_approved_beforehand_are_one_bag(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    other = Mechanism(2.0, 0.01)
+    ledger.allot(NAME, "one", "p1", steps(100))
+    ledger.allot(NAME, "two", "p2", steps(50, other))
+    run_rounds(ledger, of, "one", 2, steps(10))
+    run_rounds(ledger, of, "two", 1, steps(10, other), outcome="")
+    found = figures.standing(ledger, of)
+    approved = ((STEP, 100), (other, 50))
+    spent = ((STEP, 20), (other, 10))
+    assert found.guaranteed.bound.epsilon == pytest.approx(
+        independent(PLDAccountant(), approved), rel=1e-3
+    )
+    assert found.accrued.bound.epsilon == pytest.approx(
+        independent(PLDAccountant(), spent), rel=1e-3
+    )
+    assert found.guaranteed.basis == figures.FIXED
+    assert found.promised == found.guaranteed.bound.epsilon
+    assert found.left == pytest.approx(8 - found.guaranteed.bound.epsilon)
+
+
+def test_a_plan_after_results_is_filtered_and_promises_the_budget(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    ledger.allot(NAME, "one", "p1", steps(100))
+    run_rounds(ledger, of, "one", 1, steps(10))
+    ledger.void_rest(NAME, "one")
+    ledger.allot(NAME, "two", "p2", steps(50))
+    of = ledger.account(NAME)
+    found = figures.standing(ledger, of)
+    filtered = independent(RdpAccountant(orders=[of.filter_order]), steps(60))
+    assert found.guaranteed.bound.epsilon == pytest.approx(filtered)
+    assert f"order {of.filter_order}" in found.guaranteed.bound.accountant
+    assert found.guaranteed.basis == figures.FILTERED
+    assert found.promised == of.budget
+    assert found.accrued.bound.epsilon <= found.guaranteed.bound.epsilon
+
+
+def test_a_figure_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    ledger.allot(NAME, "one", "p1", steps(100))
+    first = figures.standing(ledger, of)
+    curve = figures.curve(ledger, of)
+    assert kept(ledger)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(accounting, "epsilon", refuse)
+    assert figures.remembered(ledger, steps(100), DELTA) == first.guaranteed.bound
+    assert figures.curve(ledger, of) == curve
+
+
+def test_a_figure_of_another_version_is_computed_again(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    ledger.allot(NAME, "one", "p1", steps(100))
+    first = figures.standing(ledger, of)
+    edit_figures(ledger, version="dp-accounting 0.0.1", epsilon=0.001)
+    assert figures.standing(ledger, of) == first
+    assert {row.version for row in kept(ledger)} == {first.guaranteed.bound.version}
+
+
+def test_a_ledger_that_may_only_be_read_gives_figures_and_keeps_none(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    ledger.allot(NAME, "one", "p1", steps(100))
+    reader = Ledger(str(tmp_path / "ledger.sqlite"), readonly=True)
+    assert figures.standing(reader, of).guaranteed.bound.epsilon > 0
+    assert not kept(ledger)
+
+
+def test_the_overview_is_quick_until_the_tight_figure_is_known(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    account(ledger, OTHER)
+    ledger.allot(NAME, "one", "p1", steps(100))
+    run_rounds(ledger, of, "one", 3, steps(10))
+    quick, empty = figures.standings(ledger)
+    assert quick.guaranteed.bound.accountant == figures.QUICK
+    assert empty.guaranteed.bound.epsilon == empty.accrued.bound.epsilon == 0
+    tight = figures.standing(ledger, of)
+    assert quick.guaranteed.bound.epsilon >= tight.guaranteed.bound.epsilon
+    assert quick.accrued.bound.epsilon >= tight.accrued.bound.epsilon
+    assert figures.standings(ledger)[0].guaranteed == tight.guaranteed
+
+
+def test_the_curve_falls_and_holds_the_accounts_own_delta(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    ledger.allot(NAME, "one", "p1", steps(100))
+    curve = figures.curve(ledger, of)
+    epsilons = [bound.epsilon for bound in curve]
+    assert epsilons == sorted(epsilons, reverse=True)
+    assert DELTA in [bound.delta for bound in curve]
+    for bound in curve[1:]:  # below 1e-10 and near it, discretised accountants lose digits
+        expected = independent(PLDAccountant(), steps(100), bound.delta)
+        assert bound.epsilon == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+def test_rounds_left_are_whole_rounds(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    ledger.allot(NAME, "one", "p1", steps(95))
+    ledger.allot(NAME, "two", "p2", steps(10))
+    run_rounds(ledger, of, "one", 2, steps(10))
+    one, two = figures.run_standings(ledger, of)
+    assert (one.run, one.plan, one.rounds_left) == ("one", "p1", 7)
+    assert (one.allotted, one.spent, one.left) == (steps(95), steps(20), steps(75))
+    assert two.rounds_left is None
+    ledger.void_rest(NAME, "one")
+    assert figures.run_standings(ledger, of)[0].rounds_left == 0
+
+
+def test_an_edited_figure_is_noticed(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = account(ledger)
+    ledger.allot(NAME, "one", "p1", steps(100))
+    whole = figures.standing(ledger, of)
+    held = ledger.verify(of).held
+    assert figures.recomputed(ledger, of, held) == whole
+    edit_figures(ledger, epsilon=0.01)
+    with pytest.raises(LedgerError, match=r"north/letters/person: an epsilon of 0\.0100"):
+        figures.recomputed(ledger, of, held)
