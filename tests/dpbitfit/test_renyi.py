@@ -1,5 +1,8 @@
 """Rényi bounds, against dp-accounting's own accountants."""
 
+import math
+from itertools import pairwise
+
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 
 from dpbitfit.accounting import RDP_ORDERS, Counts, Mechanism
 from dpbitfit.errors import AccountingError
-from dpbitfit.renyi import filter_epsilon, filter_order, quick_epsilons
+from dpbitfit.renyi import divergences, filter_epsilon, filter_order, quick_epsilons
 
 mechanisms = st.builds(Mechanism, st.floats(0.6, 20), st.floats(1e-4, 1.0))
 bags = st.dictionaries(mechanisms, st.integers(1, 2000), min_size=1, max_size=3).map(
@@ -99,3 +102,13 @@ def test_impossible_deltas_are_refused(delta: float) -> None:
 def test_impossible_counts_are_refused() -> None:
     with pytest.raises(AccountingError):
         filter_epsilon({Mechanism(1.0, 0.01): -1}, 1e-5, 8)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 1.0, 1e6])
+@pytest.mark.parametrize("rate", [1e-9, 0.5, 0.999999, 1.0])
+def test_no_divergence_is_lost_at_the_edges(sigma: float, rate: float) -> None:
+    found = divergences(Mechanism(sigma, rate))
+    assert all(math.isfinite(value) and value > 0 for value in found)
+    # A step's divergence grows with the order, and sampling never makes it larger.
+    assert all(one <= other * (1 + 1e-12) for one, other in pairwise(found))
+    assert all(found <= divergences(Mechanism(sigma, 1.0)) * (1 + 1e-12))
