@@ -39,7 +39,7 @@ Url = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 One = Annotated[str, typer.Argument(metavar="ACCOUNT", help="SITE/DATASET/UNIT")]
-Any_ = Annotated[str, typer.Argument(metavar="[ACCOUNT]", help="SITE/DATASET/UNIT; else all.")]
+Each = Annotated[str, typer.Argument(metavar="[ACCOUNT]", help="SITE/DATASET/UNIT; else all.")]
 Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]
 
 
@@ -126,7 +126,7 @@ def plan(
     account: One,
     ledger: Url,
     sampling_rate: Annotated[float, typer.Option(help="Poisson rate of a unit at a step.")],
-    steps: Annotated[int, typer.Option(help="Noisy steps in all.")],
+    steps: Annotated[int, typer.Option(min=1, max=10**8, help="Noisy steps in all.")],
     noise_multiplier: Annotated[
         float, typer.Option(help="To see what it costs; 0: only what fits.")
     ] = 0.0,
@@ -159,7 +159,7 @@ def plan(
 
 
 @app.command()
-def verify(ledger: Url, account: Any_ = "", json_output: AsJson = False) -> None:
+def verify(ledger: Url, account: Each = "", json_output: AsJson = False) -> None:
     """Add up chain, balances and figures again, from the events alone."""
     book = Ledger(ledger)
     if not account:
@@ -168,10 +168,8 @@ def verify(ledger: Url, account: Any_ = "", json_output: AsJson = False) -> None
     chosen = _chosen(book, account)
     told = []
     for one in _progress(chosen, "verifying"):
-        tally = book.verify(one)
-        standing = figures.recomputed(book, one, tally.held)
-        audit = {"events": tally.sequence, "chain_head": tally.head, "verified": True}
-        told.append({**pages.describe_standing(standing), **audit})
+        standing = figures.recomputed(book, one, book.verify(one).held)
+        told.append({**pages.describe_standing(standing), "verified": True})
     events = sum(one["events"] for one in told)
     pages.show(told, f"{len(told)} accounts, {events} events: all as they should be", json_output)
 
@@ -179,7 +177,7 @@ def verify(ledger: Url, account: Any_ = "", json_output: AsJson = False) -> None
 @app.command()
 def export(
     ledger: Url,
-    account: Any_ = "",
+    account: Each = "",
     report: Annotated[
         bool, typer.Option("--report", help="A report for others, instead of the events.")
     ] = False,
@@ -207,7 +205,11 @@ def import_(
     book = Ledger(ledger)
     with book.claim():
         added = exporting.import_events(book, exporting.read_lines(file))
-    told = [{"account": str(name), "events": count} for name, count in added.items()]
+    found = [book.account(name) for name in added]
+    told = [
+        {"account": str(one.name), "added": added[one.name], **pages.describe_chain(one)}
+        for one in found
+    ]
     text = f"{sum(added.values())} new events in {len(added)} accounts"
     pages.show(told, text, json_output)
 
@@ -222,7 +224,7 @@ def migrate(ledger: Url, json_output: AsJson = False) -> None:
 @app.command()
 def settle(
     ledger: Url,
-    account: Any_ = "",
+    account: Each = "",
     rebase: Annotated[
         bool, typer.Option("--rebase", help="Take over the other side's higher counts.")
     ] = False,

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dpbitfit.accounting import Bound, Counts
+from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.figures import QUICK, RunStanding, Standing
 
@@ -45,9 +46,13 @@ def describe_standing(standing: Standing) -> dict[str, Any]:
         "accrued": standing.accrued.describe(),
         "promised": standing.promised,
         "left": standing.left,
-        "events": account.sequence,
-        "chain_head": account.head,
+        **describe_chain(account),
     }
+
+
+def describe_chain(account: Account) -> dict[str, Any]:
+    """Where an account's events stand, as JSON can hold it."""
+    return {"events": account.sequence, "chain_head": account.head}
 
 
 def accounts_table(standings: Sequence[Standing]) -> Table:

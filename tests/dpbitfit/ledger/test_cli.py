@@ -1,0 +1,309 @@
+"""``dpbitfit ledger`` as its caller sees it: exit code, standard output, standard error."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import sqlalchemy as sa
+
+from dpbitfit.cli import main
+from dpbitfit.ledger import Ledger, schema
+from dpbitfit.ledger.events import counts_to_text
+
+from .samples import DELTA, NAME, OTHER, account, run_rounds, steps
+
+ACCOUNT = str(NAME)
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Ledger:
+    """Two accounts; one has a run of 100 steps, two rounds of 10 spent, a third reserved."""
+    made = Ledger(str(path), create=True)
+    first = account(made)
+    account(made, OTHER, budget=2.0)
+    made.allot(NAME, "one", "plan", steps(100))
+    run_rounds(made, first, "one", 2, steps(10))
+    made.reserve("one", 2, {first.id: "open"}, steps(10))
+    return made
+
+
+@pytest.fixture
+def run(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("DPBITFIT_LEDGER", str(path))
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["dpbitfit", "ledger", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+    return call
+
+
+def edit(ledger: Ledger, table: sa.Table, **values: Any) -> None:
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(table).values(**values))
+
+
+def test_init_makes_a_ledger_and_an_account_once(run: Run, path: Path) -> None:
+    assert run("init").code == 0
+    first = run("init", ACCOUNT, "--epsilon", "3", "--json").json
+    assert first == run("init", ACCOUNT, "--epsilon", "3", "--json").json
+    assert first == {"ledger": Ledger(str(path)).id, "account": ACCOUNT}
+    assert Ledger(str(path)).account(NAME).budget == 3
+    other = run("init", ACCOUNT, "--epsilon", "4")
+    assert (other.code, "set-budget" in other.err) == (2, True)
+    assert run("init", ACCOUNT).code == 2
+    assert run("init", "no-account", "--epsilon", "4").code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("accounts",),
+        ("show", ACCOUNT),
+        ("set-budget", ACCOUNT, "3", "--reason", "x"),
+        ("plan", ACCOUNT, "--sampling-rate", "0.1", "--steps", "10"),
+        ("verify",),
+        ("export",),
+        ("import", "file"),
+        ("migrate",),
+        ("settle",),
+    ],
+)
+def test_without_a_ledger_nothing_is_made(words: tuple[str, ...], run: Run, path: Path) -> None:
+    said = run(*words)
+    assert said.code == 4
+    assert "ledger init" in said.err
+    assert not path.exists()
+    path.write_bytes(b"no database at all" * 100)
+    said = run(*words)
+    assert said.code == 4
+    assert "damaged or no ledger" in said.err
+
+
+def test_accounts_lists_budgets_and_says_which_bound(run: Run, ledger: Ledger) -> None:
+    quick = run("accounts")
+    assert quick.code == 0
+    assert ACCOUNT in quick.out
+    assert "≤ " in quick.out
+    first, second = run("accounts", "--json").json
+    assert first["guaranteed"]["accountant"] == "RDP (quick)"
+    assert (second["account"], second["left"]) == (str(OTHER), 2.0)
+    tight, _ = run("accounts", "--tight", "--json").json
+    assert tight["guaranteed"]["accountant"] in ("PRV", "PLD", "RDP")
+    assert tight["accrued"]["epsilon"] < tight["guaranteed"]["epsilon"]
+    assert tight["guaranteed"]["epsilon"] <= first["guaranteed"]["epsilon"]
+
+
+def test_an_account_over_its_budget_is_still_drawn(run: Run, ledger: Ledger) -> None:
+    ledger.set_budget(NAME, 0.01, "withdrawn")
+    first, _ = run("accounts", "--json").json
+    assert first["left"] == 0
+    assert run("accounts").code == 0
+
+
+def test_show_tells_all_about_an_account(run: Run, ledger: Ledger) -> None:
+    told = run("show", ACCOUNT, "--events", "3", "--json").json
+    assert [event["sequence"] for event in told["events"]] == [5, 6, 7]
+    assert told["chain_head"] == told["events"][-1]["hash"]
+    (one,) = told["runs"]
+    assert (one["run"], one["rounds_left"]) == ("one", 7)
+    assert DELTA in [bound["delta"] for bound in told["curve"]]
+    assert 0 < told["accrued"]["epsilon"] < told["guaranteed"]["epsilon"] < told["budget"]
+    page = run("show", ACCOUNT)
+    assert page.code == 0
+    assert "every step that was ever approved" in page.out
+    assert run("show", ACCOUNT, "--events", "0", "--json").json["events"] == []
+    assert run("show", "north/letters/nobody").code == 2
+    assert "SITE/DATASET/UNIT" in run("show", "north").err
+
+
+def test_what_a_run_is_called_steers_no_terminal(run: Run, ledger: Ledger) -> None:
+    ledger.void_rest(NAME, "one")
+    ledger.allot(NAME, "\x1b[2J[red]", "plan", steps(5))
+    page = run("show", ACCOUNT)
+    assert "\x1b" not in page.out
+    assert "?[2J[red]" in page.out
+
+
+def test_set_budget_keeps_the_reason(run: Run, ledger: Ledger) -> None:
+    said = run("set-budget", ACCOUNT, "5", "--reason", "the board agreed", "--json")
+    assert said.json == {"account": ACCOUNT, "before": 8.0, "budget": 5.0}
+    assert "the board agreed" in ledger.events(NAME)[-1].body
+    assert run("set-budget", ACCOUNT, "5").code == 2
+    assert run("set-budget", ACCOUNT, "5", "--reason", " ").code == 2
+    assert run("set-budget", ACCOUNT, "nan", "--reason", "x").code == 2
+    assert ledger.account(NAME).budget == 5
+
+
+def test_plan_says_what_it_costs_and_what_fits(run: Run, ledger: Ledger) -> None:
+    words = ("plan", str(OTHER), "--sampling-rate", "0.1", "--steps", "200")
+    fitting = run(*words, "--json").json["fitting_noise_multiplier"]
+    enough = run(*words, "--noise-multiplier", str(fitting), "--json")
+    assert enough.code == 0
+    assert enough.json["fits"]
+    assert 1.9 < enough.json["epsilon"] <= 2.0
+    less = run(*words, "--noise-multiplier", str(0.9 * fitting), "--json")
+    assert less.code == 3
+    assert not less.json["fits"]
+    assert less.json["epsilon"] > 2.0
+    assert "does not fit" in less.err
+    assert ledger.account(OTHER).sequence == 1
+    assert run(*words[:3], "1.5", "--steps", "10").code == 2
+    assert run(*words[:3], "0.1", "--steps", "0").code == 2
+    impossible = run(*words[:3], "1", "--steps", "100000000")
+    assert impossible.code == 3
+    assert "no noise multiplier fits" in impossible.out
+
+
+def test_plan_beside_results_uses_the_filter(run: Run, ledger: Ledger) -> None:
+    words = ("plan", ACCOUNT, "--sampling-rate", "0.02", "--steps", "50")
+    told = run(*words, "--noise-multiplier", "4", "--json").json
+    assert told["accountant"].startswith("RDP filter")
+    assert ledger.allot(NAME, "two", "plan", steps(50)).bound.epsilon == told["epsilon"]
+
+
+def test_verify_passes_and_counts(run: Run, ledger: Ledger) -> None:
+    assert "2 accounts, 8 events" in run("verify").out
+    run("accounts", "--tight")
+    (one,) = run("verify", ACCOUNT, "--json").json
+    assert one["verified"]
+    assert one["chain_head"] == ledger.account(NAME).head
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "said"),
+    [
+        (schema.event, {"hash": "0" * 64}, "event 1"),
+        (schema.account, {"budget": "80"}, "budget of 80"),
+        (schema.allotment, {"committed": 0}, "run one"),
+        (schema.reservation, {"state": "released"}, "round"),
+        (schema.figure, {"epsilon": 0.01}, "an epsilon of 0.0100"),
+        (schema.event, {"account_id": 77}, "its row is gone"),
+    ],
+)
+def test_verify_names_the_first_bad_row(
+    table: sa.Table, values: dict[str, Any], said: str, run: Run, ledger: Ledger
+) -> None:
+    run("accounts", "--tight")
+    with ledger.database.write() as connection:
+        chosen = sa.update(table).values(**values)
+        if "account_id" in values:
+            connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+            chosen = chosen.where(table.c.account_id == ledger.account(OTHER).id)
+            connection.execute(sa.insert(schema.account).values(_lost(77)))
+        connection.execute(chosen)
+    if "account_id" in values:
+        _delete_unchecked(ledger, 77)
+    found = run("verify")
+    assert found.code == 4
+    assert said in found.err
+    assert not found.out
+
+
+def _lost(number: int) -> dict[str, Any]:
+    name = {"site": "lost", "dataset": "lost", "unit": "lost", "delta": "0.1", "budget": "1"}
+    return {"id": number, **name, "filter_order": 0, "sequence": 0, "head": ""}
+
+
+def _delete_unchecked(ledger: Ledger, number: int) -> None:
+    import sqlite3
+
+    with sqlite3.connect(str(ledger.database.url.database)) as connection:
+        connection.execute("DELETE FROM account WHERE id = ?", (number,))
+
+
+def test_export_and_import(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    exported = run("export").out.splitlines()
+    assert len(exported) == 8
+    assert {*json.loads(exported[0])} == {"account", "sequence", "kind", "body", "hash"}
+    assert len(run("export", str(OTHER)).out.splitlines()) == 1
+    out, copy = tmp_path / "events.jsonl", str(tmp_path / "copy.sqlite")
+    assert run("export", "--out", str(out)).code == 0
+    assert out.read_text().splitlines() == exported
+    assert run("init", "--ledger", copy).code == 0
+    told = run("import", str(out), "--ledger", copy, "--json").json
+    assert [one["added"] for one in told] == [7, 1]
+    assert told[0]["chain_head"] == ledger.account(NAME).head
+    assert run("verify", "--ledger", copy).code == 0
+    assert "0 new events" in run("import", str(out), "--ledger", copy).out
+    out.write_text("\n".join([*exported[:2], "{}"]))
+    damaged = run("import", str(out), "--ledger", copy)
+    assert damaged.code == 4
+    assert "line 3" in damaged.err
+    assert run("import", str(tmp_path / "absent"), "--ledger", copy).code == 2
+    assert run("export", "--out", str(tmp_path / "absent" / "file")).code == 2
+
+
+def test_export_reports(run: Run, ledger: Ledger) -> None:
+    one = run("export", ACCOUNT, "--report").json
+    assert (one["unit"], one["audit_evidence"]["events"]) == ("person", 7)
+    both = run("export", "--report").json
+    assert [report["account"]["site"] for report in both] == ["north", "south"]
+
+
+def test_migrate_refuses_a_newer_ledger(run: Run, ledger: Ledger) -> None:
+    assert run("migrate", "--json").json == {"tables": schema.REVISION}
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    said = run("migrate")
+    assert said.code == 4
+    assert "upgrade dpbitfit" in said.err
+
+
+def test_settle_counts_what_is_reserved_as_spent(run: Run, ledger: Ledger) -> None:
+    with ledger.claim():
+        assert run("settle").code == 4
+    assert ledger.reservations()
+    assert run("settle", str(OTHER), "--json").json == []
+    (one,) = run("settle", "--json").json
+    assert one == {
+        "account": ACCOUNT,
+        "rounds_committed": 1,
+        "steps_given_up": [],
+        "steps_taken_over": [],
+    }
+    assert not ledger.reservations()
+    assert "nothing to settle" in run("settle").out
+
+
+def test_settle_gives_up_the_rest_of_a_run(run: Run, ledger: Ledger) -> None:
+    assert "steps given up: 70" in run("settle", ACCOUNT, "--void", "one").out
+    assert run("verify").code == 0
+
+
+def test_settle_takes_over_higher_counts(run: Run, ledger: Ledger) -> None:
+    one = ledger.account(OTHER)
+    peer = {"ledger": "b" * 64, "coordinator": "b" * 64, "sequence": 9, "head": "d" * 64}
+    told = {**peer, "spent": counts_to_text(steps(30)), "drift": "a backup was restored"}
+    with ledger.database.write() as connection:
+        connection.execute(sa.insert(schema.peer).values(account_id=one.id, **told))
+    said = run("settle", "--rebase", "--reason", "disk was lost")
+    assert "steps taken over: 30" in said.out
+    assert "disk was lost" in ledger.events(OTHER)[-1].body
+    assert run("verify").code == 0
+    assert "nothing to settle" in run("settle", "--rebase").out
