@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,6 +143,8 @@ def simulate(
     config["sites"] = _check(config)
     config["dataset"] = dataset or _name_of_records(config)
     config |= _ledgers(Path(ledger) if ledger else out / "ledger", anew=not (ledger or resume))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background shell ignores the first
+        signal.signal(number, signal.default_int_handler)
     try:
         report = _follow(config)
     except KeyboardInterrupt:

@@ -96,7 +96,10 @@ def test_the_model_loads_with_from_pretrained_and_holds_the_biases(out: Path) ->
         assert any((p.detach().numpy() == value).all() for p in found if p.shape == value.shape)
 
 
-def test_an_interrupt_leaves_no_process_behind(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_process_behind(
+    stop: signal.Signals, data: Path, tmp_path: Path
+) -> None:
     run = subprocess.Popen(
         command(*simulate_arguments(data, tmp_path / "out")), stderr=subprocess.DEVNULL
     )
@@ -108,7 +111,7 @@ def test_an_interrupt_leaves_no_process_behind(data: Path, tmp_path: Path) -> No
     homes = {process.cwd() for process in family} - {os.getcwd()}
     assert len(homes) == 1
     assert len(list(living_in(homes))) > 5
-    run.send_signal(signal.SIGINT)
+    run.send_signal(stop)
     assert run.wait(60) == 130
     assert list(living_in(homes)) == []
     assert not Path(homes.pop()).exists()
