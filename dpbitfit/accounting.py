@@ -153,6 +153,7 @@ def _epsilon(counts: Counts, delta: float) -> Bound:
     return Bound(max(valid[name], 0.0), delta, name, version_of(name), max(lower, 0.0))
 
 
+@lru_cache
 def version_of(accountant: str) -> str:
     """The package and version behind an accountant's name."""
     package = "prv-accountant" if accountant == "PRV" else "dp-accounting"

@@ -68,7 +68,6 @@ class _Chain:
     account: Account | None
     known: list[Event]
     fresh: list[Event] = field(default_factory=list)
-    runs: dict[str, dict[str, str]] = field(default_factory=dict)  # plan and coordinator
     rounds: dict[str, dict[str, Any]] = field(default_factory=dict)  # by key, what changed
 
     @classmethod
@@ -100,10 +99,7 @@ class _Chain:
             raise ValueError("a number is not in its canonical form")
         if tally.filter_order not in (0, *RDP_ORDERS):
             raise ValueError("there is no such order")
-        if event.kind in ("allot", "rebase"):
-            facts = {"plan": body.get("plan", ""), "coordinator": body["coordinator"]}
-            self.runs.setdefault(body["run"], facts)
-        elif "key" in body:
+        if "key" in body:
             said = {"round": int(body["round"])} if "round" in body else {}
             if "outcome" in body:
                 said["outcome"] = body["outcome"]
@@ -135,7 +131,7 @@ class _Chain:
             numbers = {**vars(held), "adaptive": int(held.adaptive)}
             change = sa.update(table).where(*rows.equal(table, at)).values(**numbers)
             if not connection.execute(change).rowcount:
-                connection.execute(sa.insert(table).values(**at, **self.runs[run], **numbers))
+                connection.execute(sa.insert(table).values(**at, **numbers))
 
     def _write_rounds(self, connection: sa.Connection, of: int) -> None:
         table = schema.reservation
