@@ -29,7 +29,7 @@ from dpbitfit.renyi import divergences, quick_epsilons
 DELTA = 1e-5
 ROUNDS = 100
 STEPS: Counts = ((Mechanism(4.0, 0.01), 5),)
-SAMPLE = 100  # accounts of the slow peers
+SAMPLE = 20  # accounts of the slow peers
 
 
 def seconds(work: Callable[[], object]) -> float:
