@@ -142,15 +142,14 @@ class PrivateStrategy(Strategy):
             result.arrays = initial_arrays
             self._finish(0, Line(bytes_up=0, bytes_down=0, replies=0), result, evaluate_fn)
         last = min(num_rounds or self.plan.rounds, self.plan.rounds)
-        first = self._completed + 1
-        for number in range(first, last + 1):
+        for number in range(self._completed + 1, last + 1):
             began = time.monotonic()
             config = ConfigRecord(dict(train_config or {}))
             messages = list(self.configure_train(number, result.arrays, config, grid))
             if not messages and not self.roster.sites:
                 reasons = sorted(set(self.roster.turned_away.values())) or ["nobody is online"]
                 raise ProtocolError(f"no site takes part: {'; '.join(reasons)}")
-            if not messages and number == first:
+            if not messages and number == 1:
                 raise BudgetError(self._nobody())
             if not messages:
                 break
