@@ -7,6 +7,7 @@
     ├── BudgetError      the work asked for would pass a privacy budget
     ├── LedgerError      the ledger cannot be read, written or believed
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
+        └── AnswerLost   a round was trained, or may have been, and its answer is gone
 
 Each carries a fixed ``code``; only the code crosses the network, because a
 message may quote what a site holds.
@@ -55,3 +56,9 @@ class ProtocolError(DpbitfitError):
     """The two sides do not agree, or a message is not what it should be."""
 
     code = "protocol"
+
+
+class AnswerLost(ProtocolError):
+    """A round was trained, or may have been, and its answer is gone: it stays spent."""
+
+    code = "answer-lost"

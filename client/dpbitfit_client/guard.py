@@ -10,7 +10,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, Self
 
-from dpbitfit.errors import BudgetError, ProtocolError
+from dpbitfit.errors import AnswerLost, BudgetError, ProtocolError
 from dpbitfit.ledger import Ledger, Name, exchange
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
@@ -105,7 +105,7 @@ class Guard:
         bag = plan.counts(plan.steps)
         self.ledger.allot(self.account.name, request.run, plan.digest, bag, coordinator)
         if self.ledger.reservation(request.key) is not None:
-            raise ProtocolError("this key was used before, and its answer is lost")
+            raise AnswerLost("this key was used before, and its answer is lost")
         self.ledger.reserve(request.run, request.round, {self.account.id: request.key}, counts)
 
     def _agree(self, plan: Plan) -> None:

@@ -60,7 +60,7 @@ def still_approved(holdings: Holdings) -> Counts:
 
 
 def approve(account: Account, holdings: Holdings, plan: Counts) -> Approval:
-    """Approve one more plan, or raise BudgetError with the figure and what would fit."""
+    """Approve one more plan, or raise BudgetError with the figure."""
     adaptive = bool(spent(holdings))
     if adaptive:
         order = account.filter_order
@@ -72,8 +72,7 @@ def approve(account: Account, holdings: Holdings, plan: Counts) -> Approval:
     if bound.epsilon > account.budget:
         raise BudgetError(
             f"account {account.name}: with this plan epsilon would be {bound.epsilon:.3f} "
-            f"({bound.accountant}), above its budget of {account.budget:g}; "
-            + _what_fits(account, holdings, plan)
+            f"({bound.accountant}), above its budget of {account.budget:g}"
         )
     return Approval(bound, adaptive, order)
 
@@ -101,7 +100,8 @@ def fitting_noise(account: Account, holdings: Holdings, rate: float, steps: int)
     )
 
 
-def _what_fits(account: Account, holdings: Holdings, plan: Counts) -> str:
+def what_fits(account: Account, holdings: Holdings, plan: Counts) -> str:
+    """In words, what would fit in place of a plan that does not; takes seconds."""
     if len(plan) != 1:
         return "fewer steps or more noise may fit"
     mechanism, steps = plan[0]

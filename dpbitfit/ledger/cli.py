@@ -24,7 +24,7 @@ from dpbitfit.ledger.budget import Account, approve, fitting_noise
 from dpbitfit.ledger.database import Database
 from dpbitfit.ledger.events import Name
 from dpbitfit.ledger.schema import REVISION
-from dpbitfit.ledger.verify import check_orphans
+from dpbitfit.ledger.verify import check_whole
 
 app = typer.Typer(
     help="Budgets of every site: what was promised, what is spent, what is left.\n\n"
@@ -164,7 +164,7 @@ def verify(ledger: Url, account: Each = "", json_output: AsJson = False) -> None
     book = Ledger(ledger)
     if not account:
         with book.database.read() as connection:
-            check_orphans(connection)
+            check_whole(connection)
     chosen = _chosen(book, account)
     told = []
     for one in _progress(chosen, "verifying"):

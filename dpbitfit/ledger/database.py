@@ -185,7 +185,11 @@ class Database:
             raise LedgerError(f"{path}: there is no ledger here; make one with: ledger init")
         url = self.url
         if readonly:
-            url = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
+            query = {"mode": "ro", "uri": "true"}
+            if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
+                # Nobody is at work on it, and SQLite cannot make the files that it reads a log by.
+                query["immutable"] = "1"
+            url = url.set(database=f"file:{path}", query=query)
         engine = sa.create_engine(url, connect_args={"timeout": WAIT_SECONDS})
         sa.event.listen(engine, "connect", _prepare_readonly if readonly else _prepare)
         sa.event.listen(engine, "begin", _begin)

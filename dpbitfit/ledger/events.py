@@ -97,6 +97,26 @@ class Held:
     plan: str = ""
     coordinator: str = ""
 
+    @property
+    def spent(self) -> int:
+        """Steps that were made, or may have been made."""
+        return self.reserved + self.committed
+
+    @property
+    def left(self) -> int:
+        """Steps that may still be reserved."""
+        return self.allotted - self.spent - self.voided
+
+
+class Round(NamedTuple):
+    """A round of one account, by what its key was used for; ``outcome`` says why it ended."""
+
+    state: str
+    run: str
+    round: int
+    counts: Counts
+    outcome: str = ""
+
 
 @dataclass
 class Tally:
@@ -109,7 +129,7 @@ class Tally:
     sequence: int = 0
     head: str = GENESIS
     held: dict[tuple[str, Mechanism], Held] = field(default_factory=dict)
-    states: dict[str, tuple[str, str, Counts]] = field(default_factory=dict)  # key: state, run
+    rounds: dict[str, Round] = field(default_factory=dict)  # by key
 
     def add(self, event: Event) -> None:
         """Add the next event; LedgerError, naming it, where it does not follow."""
@@ -145,16 +165,17 @@ class Tally:
         elif kind == "reserve":
             counts = counts_from_text(_json(body["counts"]))
             self._move(body["run"], counts, "reserved", 1)
-            self._settle(body["key"], "reserved", body["run"], counts, before=None)
+            self._put(body["key"], Round("reserved", body["run"], int(body["round"]), counts))
         elif kind in ("commit", "release"):
-            _, run, counts = self.states[body["key"]]
-            self._move(run, counts, "reserved", -1)
+            before = self.rounds[body["key"]]
+            self._move(before.run, before.counts, "reserved", -1)
             if kind == "commit":
-                self._move(run, counts, "committed", 1)
+                self._move(before.run, before.counts, "committed", 1)
             state = "committed" if kind == "commit" else "released"
-            self._settle(body["key"], state, run, counts, before="reserved")
+            after = before._replace(state=state, outcome=body["outcome"])
+            self._put(body["key"], after, before="reserved")
         elif kind == "void" and "key" in body:
-            self._settle(body["key"], "void", body["run"], (), before=None)
+            self._put(body["key"], Round("void", body["run"], int(body["round"]), ()))
         elif kind == "void":
             self._move(body["run"], counts_from_text(_json(body["counts"])), "voided", 1)
         elif kind == "rebase":
@@ -171,15 +192,14 @@ class Tally:
         for mechanism, steps in counts:
             held = self.held[run, mechanism]
             setattr(held, column, getattr(held, column) + sign * steps)
-            spent = held.reserved + held.committed + held.voided
-            if min(held.reserved, held.committed, held.voided) < 0 or spent > held.allotted:
+            if min(held.reserved, held.committed, held.voided, held.left) < 0:
                 raise ValueError("a count is out of range")
 
-    def _settle(self, key: str, state: str, run: str, counts: Counts, before: str | None) -> None:
-        known = self.states.get(key)
-        if (known[0] if known else None) != before:
+    def _put(self, key: str, after: Round, before: str = "") -> None:
+        known = self.rounds.get(key)
+        if (known.state if known else "") != before:
             raise ValueError("a key is settled twice")
-        self.states[key] = (state, run, counts)
+        self.rounds[key] = after
 
     def _broken(self, event: Event, what: str) -> LedgerError:
         return LedgerError(f"account {self.name}, event {event.sequence}: {what}")

@@ -68,7 +68,6 @@ class _Chain:
     account: Account | None
     known: list[Event]
     fresh: list[Event] = field(default_factory=list)
-    rounds: dict[str, dict[str, Any]] = field(default_factory=dict)  # by key, what changed
 
     @classmethod
     def of(cls, connection: sa.Connection, name: Name) -> Self:
@@ -90,7 +89,6 @@ class _Chain:
             return
         self.tally.add(event)
         self.fresh.append(event)
-        body = json.loads(event.body)
         tally = self.tally
         if budget_facts(float(tally.delta), float(tally.budget)) != {
             "delta": tally.delta,
@@ -99,11 +97,6 @@ class _Chain:
             raise ValueError("a number is not in its canonical form")
         if tally.filter_order not in (0, *RDP_ORDERS):
             raise ValueError("there is no such order")
-        if "key" in body:
-            said = {"round": int(body["round"])} if "round" in body else {}
-            if "outcome" in body:
-                said["outcome"] = body["outcome"]
-            self.rounds.setdefault(body["key"], {"round": 0, "outcome": ""}).update(said)
 
     def write(self, connection: sa.Connection) -> None:
         """Write the new events, and bring every other table to what the chain adds up to."""
@@ -136,15 +129,15 @@ class _Chain:
     def _write_rounds(self, connection: sa.Connection, of: int) -> None:
         table = schema.reservation
         before = {one.key for one in rows.reservations_of(connection, table.c.account_id, [of])}
+        changed = {json.loads(event.body).get("key") for event in self.fresh} - {None}
         new = []
-        for key, said in self.rounds.items():
-            state, run, counts = self.tally.states[key]
+        for key in changed:
+            values = {**self.tally.rounds[key]._asdict(), "key": key, "account_id": of}
+            values["counts"] = counts_to_text(self.tally.rounds[key].counts)
             if key in before:
-                change = sa.update(table).where(table.c.key == key)
-                connection.execute(change.values(state=state, outcome=said["outcome"]))
+                connection.execute(sa.update(table).where(table.c.key == key).values(**values))
             else:
-                row = {"key": key, "account_id": of, "run": run, "state": state, **said}
-                new.append({**row, "counts": counts_to_text(counts)})
+                new.append(values)
         if new:
             connection.execute(sa.insert(table), new)
 

@@ -214,7 +214,7 @@ def _run_standing(row: Any, holdings: Holdings, steps: Counts) -> RunStanding:
     def sums(count: Callable[[Held], int]) -> Counts:
         return merged((mechanism, count(held)) for mechanism, held in mine.items())
 
-    left = sums(lambda held: held.allotted - held.reserved - held.committed - held.voided)
+    left = sums(lambda held: held.left)
     have = dict(left)
     return RunStanding(
         run=row.run,
@@ -222,7 +222,7 @@ def _run_standing(row: Any, holdings: Holdings, steps: Counts) -> RunStanding:
         coordinator=row.coordinator,
         adaptive=_is_adaptive({(row.run, mechanism): held for mechanism, held in mine.items()}),
         allotted=sums(lambda held: held.allotted),
-        spent=sums(lambda held: held.reserved + held.committed),
+        spent=sums(lambda held: held.spent),
         left=left,
         rounds_left=min(have.get(m, 0) // n for m, n in steps) if steps else None,
     )

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import rows, schema
-from dpbitfit.ledger.events import Held, Name, Tally, canonical, replay
+from dpbitfit.ledger.events import Held, Name, Round, Tally, canonical, replay
 
 
 def verify(connection: sa.Connection, name: Name) -> Tally:
@@ -32,15 +32,19 @@ def verify(connection: sa.Connection, name: Name) -> Tally:
             raise LedgerError(
                 f"account {name}, run {place[0]}: its events say {by_events}, its row {by_table}"
             )
-    states = {one.key: (one.state, one.run, one.counts) for one in reservations}
-    for key in sorted(tally.states.keys() | states.keys()):
-        if tally.states.get(key) != states.get(key):
+    rounds = {r.key: Round(r.state, r.run, r.round, r.counts, r.outcome) for r in reservations}
+    for key in sorted(tally.rounds.keys() | rounds.keys()):
+        if tally.rounds.get(key) != rounds.get(key):
             raise LedgerError(f"account {name}, round {key}: its events and its row disagree")
     return tally
 
 
-def check_orphans(connection: sa.Connection) -> None:
-    """LedgerError where events belong to no account that the ledger still lists."""
+def check_whole(connection: sa.Connection) -> None:
+    """LedgerError where pages of the file are lost, or events whose account is."""
+    if connection.dialect.name == "sqlite":
+        said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if said != "ok":
+            raise LedgerError("the ledger's file is damaged: restore a backup, then settle it")
     known = sa.select(schema.account.c.id)
     of = schema.event.c.account_id
     lost = connection.scalar(sa.select(of).where(of.not_in(known)).limit(1))

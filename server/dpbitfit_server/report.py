@@ -34,7 +34,7 @@ def describe_run(
     plan, bound = strategy.plan, strategy.guaranteed
     start, rounds = strategy.history[0], strategy.history[1:]
     sites = strategy.roster.sites.values()
-    asked = sum(n for site in sites for _, n in strategy.roster.spent(site))
+    asked = sum(strategy.roster.held(site).spent for site in sites)
     site_rounds = max(1, asked // plan.steps_per_round)
     answered = max(1, sum(line["replies"] for line in rounds))
     up = sum(line["bytes_up"] for line in rounds) / answered
@@ -108,7 +108,7 @@ def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
         "delta": plan.delta,
         "budget": site.account.budget,
         "rounds": site.rounds,
-        "steps": sum(n for _, n in strategy.roster.spent(site)),
+        "steps": strategy.roster.held(site).spent,
         "noise_multiplier": plan.noise_multiplier,
         "sampling_rate": plan.sampling_rate,
         "declared_size": site.declared_size,

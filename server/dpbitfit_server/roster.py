@@ -12,9 +12,10 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from dpbitfit import accounting
-from dpbitfit.accounting import Bound, Counts, merged
+from dpbitfit.accounting import Bound
 from dpbitfit.errors import BudgetError, DpbitfitError, ProtocolError
 from dpbitfit.ledger import Account, Ledger, Name, budget, exchange
+from dpbitfit.ledger.events import Held
 from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
 from dpbitfit.signing import verify
@@ -62,14 +63,10 @@ class Roster:
         """Why each site that is left out is left out."""
         return self._refused | {n: site.refused for n, site in self.sites.items() if site.refused}
 
-    def spent(self, site: Site) -> Counts:
-        """Steps of this run that the site has made, or may have made."""
+    def held(self, site: Site) -> Held:
+        """What this run may do to the site's account, and has done, in steps."""
         held = self.ledger.holdings([site.account.id])[site.account.id]
-        return merged(
-            (mechanism, one.reserved + one.committed)
-            for (run, mechanism), one in held.items()
-            if run == self.run
-        )
+        return held.get((self.run, self.plan.mechanism), Held())
 
     def accrued(self, site: Site) -> Bound:
         """What the site's account has spent in all, in every run that the ledger knows."""
@@ -131,7 +128,6 @@ class Roster:
         in any order costs at most that, so whole numbers decide here.
         """
         online = set(grid.get_node_ids())
-        most = self.plan.steps - self.plan.steps_per_round
         paid = {
             one.account_id
             for one in self.ledger.round_of(self.run, number)
@@ -142,7 +138,7 @@ class Roster:
             for site in self.sites.values()
             if site.node in online
             and not site.refused
-            and (site.account.id in paid or sum(n for _, n in self.spent(site)) <= most)
+            and (site.account.id in paid or self.held(site).left >= self.plan.steps_per_round)
         }
 
     def admit(self, grid: Grid, timeout: float) -> None:
@@ -181,16 +177,16 @@ class Roster:
             return
         site = Site(name.site, node, size, account, refused=self._refused.get(name.site, ""))
         self.sites[name.site] = site
+        bag = self.plan.counts(self.plan.steps)
         try:
-            bag = self.plan.counts(self.plan.steps)
             self.ledger.allot(name, self.run, self.plan.digest, bag, self.ledger.id)
         except BudgetError as error:
-            site.refused = str(error)
-            log(WARNING, "%s is left out: %s", site.name, error)
+            holdings = self.ledger.holdings([account.id])[account.id]
+            site.refused = f"{error}; {budget.what_fits(account, holdings, bag)}"
+            log(WARNING, "%s is left out: %s", site.name, site.refused)
             return
         site.account = self.ledger.account(name)
-        steps = sum(n for _, n in self.spent(site))
-        site.rounds = steps // self.plan.steps_per_round
+        site.rounds = self.held(site).spent // self.plan.steps_per_round
         log(INFO, "site %s takes part", site.name)
 
     def _read(self, statements: ConfigRecord) -> tuple[Name, int]:

@@ -24,7 +24,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
 from dpbitfit import accounting, codec
-from dpbitfit.errors import BudgetError, DpbitfitError, ProtocolError
+from dpbitfit.errors import AnswerLost, BudgetError, DpbitfitError, ProtocolError
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit_server.checkpoint import Checkpoint
@@ -211,6 +211,10 @@ class PrivateStrategy(Strategy):
                 del outcomes[site.key]
                 self._leave_out(site, error)
                 continue
+            except AnswerLost:
+                outcomes[site.key] = AnswerLost.code  # spent; the next round has another key
+                log(WARNING, "round %d: %s has lost its answer", server_round, site.name)
+                continue
             except DpbitfitError as error:
                 outcomes[site.key] = "refused"
                 self._leave_out(site, error)
@@ -276,6 +280,8 @@ class PrivateStrategy(Strategy):
         statements = self.roster.hear(site, content)
         if statements.get("refused") and self.roster.release(site, statements):
             raise Untouched(f"it refused with the code {str(statements['refused'])[:40]!r}")
+        if statements.get("refused") == AnswerLost.code:
+            raise AnswerLost("it has lost its answer")
         statements_of(content)
         for key, wanted in (
             ("site", site.name),

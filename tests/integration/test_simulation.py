@@ -21,6 +21,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+from dpbitfit.ledger import Ledger
+
 ROUNDS, STEPS, RATE = 2, 2, 0.2
 
 
@@ -73,6 +75,31 @@ def test_every_site_is_within_its_budget_and_agrees_with_an_independent_accounta
         assert site["steps"] == ROUNDS * STEPS
         assert site["epsilon"] <= site["budget"] == 8.0
         assert site["epsilon"] == pytest.approx(accountant.get_epsilon(site["delta"]), abs=0.05)
+
+
+def test_two_runs_compose_and_a_third_is_refused_before_any_training(
+    data: Path, tmp_path: Path
+) -> None:
+    chosen = [*simulate_arguments(data, tmp_path / "out"), "--ledger", str(tmp_path / "ledger")]
+    chosen += ["--target-epsilon", "3", "--budget", "4.7", "--rounds", "1", "--json"]
+    runs = [
+        subprocess.run(command(*chosen), capture_output=True, text=True, timeout=600)
+        for _ in range(3)
+    ]
+    assert [run.returncode for run in runs] == [0, 0, 3], [run.stderr[-2000:] for run in runs]
+    epsilons = [json.loads(run.stdout)["sites"][0]["epsilon"] for run in runs[:2]]
+    assert 2.9 < epsilons[0] <= 3 < epsilons[1] <= 4.7
+    said = runs[2].stderr
+    assert "account site-1/messages/record: with this plan epsilon would be" in said
+    assert "above its budget of 4.7; 2 steps at rate 0.2 fit with noise multiplier" in said
+    ledgers = [tmp_path / "ledger" / "coordinator.sqlite"]
+    ledgers += (tmp_path / "ledger" / "sites").glob("*.sqlite")
+    assert len(ledgers) == 4
+    for path in ledgers:
+        ledger = Ledger(str(path), readonly=True)
+        for account in ledger.accounts():
+            kinds = [event.kind for event in ledger.events(account.name)]
+            assert kinds == ["open", *["allot", "reserve", "commit"] * 2]
 
 
 def test_the_report_is_complete(report: dict[str, Any], out: Path) -> None:

@@ -31,7 +31,7 @@ def strategy(folder: Path, inner: FedAvg | None = None, **changes: Any) -> Priva
 def spent(strategy: PrivateStrategy) -> dict[str, int]:
     """Steps of this run at each site, from the ledger."""
     roster = strategy.roster
-    return {name: sum(n for _, n in roster.spent(site)) for name, site in roster.sites.items()}
+    return {name: roster.held(site).spent for name, site in roster.sites.items()}
 
 
 def sites(*names: str) -> dict[int, Site]:
@@ -170,6 +170,29 @@ def test_a_missing_reply_stays_spent_and_the_site_is_asked_again(
     assert private.roster.sites["b"].rounds == 3
 
 
+def test_a_lost_answer_stays_spent_and_the_site_is_asked_again(tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    usual = nodes[100].train
+
+    def lose_the_first(content: RecordDict) -> RecordDict | Error | None:
+        reply = usual(content)
+        if len(nodes[100].asked) > 1:
+            return reply
+        assert isinstance(reply, RecordDict)
+        statements = ConfigRecord({**nodes[100].described, "refused": "answer-lost"})
+        return RecordDict({"statements": statements, "position": reply["position"]})
+
+    nodes[100].train = lose_the_first  # type: ignore[method-assign]
+    private = strategy(tmp_path)
+    final(private, LocalGrid(nodes))
+    assert spent(private) == {"a": 6, "b": 6}
+    assert not private.roster.refused
+    keys = [message.content.config_records["request"]["key"] for message in nodes[100].asked]
+    assert len(set(keys)) == 3
+    outcomes = [r.outcome for r in private.roster.ledger.reservations(state="committed")]
+    assert sorted(outcomes) == ["answer-lost", *["reply"] * 5]
+
+
 def test_fewer_than_k_replies_change_nothing(tmp_path: Path) -> None:
     nodes = sites("a", "b")
     nodes[100].train = lambda _: None  # type: ignore[method-assign]
@@ -253,6 +276,18 @@ def test_a_resumed_run_goes_on_where_it_stopped(inner: type[FedAvg], tmp_path: P
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
 
 
+def test_a_resumed_run_that_may_spend_nothing_ends_with_its_model(tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    before = final(strategy(tmp_path), LocalGrid(nodes), num_rounds=2)
+    again = strategy(tmp_path)
+    assert again.resume()
+    for name in ("a", "b"):
+        again.roster.ledger.void_rest(Name(name, "records", "record"), again.roster.run)
+    assert final(again, LocalGrid(nodes)) == pytest.approx(before)
+    assert "before round 3" in again.stopped
+    assert [len(site.asked) for site in nodes.values()] == [2, 2]
+
+
 def test_a_crash_in_a_round_never_gives_the_charge_back(tmp_path: Path) -> None:
     class Crashing(LocalGrid):
         def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
@@ -293,7 +328,8 @@ def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
     refused = strategy(tmp_path, budget=6.0)
     refused.roster.ledger.set_budget(Name("a", "records", "record"), bounds[1] + 0.1, "test")
     refused.roster.ledger.set_budget(Name("b", "records", "record"), bounds[1] + 0.1, "test")
-    with pytest.raises(BudgetError, match=r"a/records/record: with this plan epsilon would be"):
+    said = r"a/records/record: with this plan epsilon would be .*; 6 steps .* fit with noise"
+    with pytest.raises(BudgetError, match=said):
         final(refused, LocalGrid(nodes))
     assert len(nodes[100].asked) == len(nodes[101].asked) == 6
 

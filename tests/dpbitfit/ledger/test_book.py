@@ -103,7 +103,7 @@ def test_a_round_is_reserved_and_committed(ledger: Ledger) -> None:
     (done,) = ledger.round_of("run", 1)
     assert (done.state, done.outcome, done.counts) == ("committed", "replied", bag(10))
     assert kinds(ledger) == ["open", "allot", "reserve", "commit"]
-    assert ledger.verify(account).states["k1"] == ("committed", "run", bag(10))
+    assert ledger.verify(account).rounds["k1"] == ("committed", "run", 1, bag(10), "replied")
 
 
 def test_approving_the_same_plan_again_changes_nothing(ledger: Ledger) -> None:

@@ -20,6 +20,7 @@ from dpbitfit.errors import InputError, LedgerError
 from dpbitfit.ledger import Ledger, Name
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.ledger.schema import VERSION_TABLE, metadata
+from dpbitfit.ledger.verify import check_whole
 
 NAME = Name("north", "letters", "patient")
 M = Mechanism(4.0, 0.01)
@@ -113,6 +114,8 @@ EDITS = {
         "round k1",
     ),
     "a round's counts": (["UPDATE reservation SET counts = '[]' WHERE key = 'k1'"], "round k1"),
+    "a round's outcome": (["UPDATE reservation SET outcome = 'x' WHERE key = 'k1'"], "round k1"),
+    "a round's number": (["UPDATE reservation SET round = 9 WHERE key = 'k1'"], "round k1"),
     "a round's unreadable counts": (
         ["UPDATE reservation SET counts = 'ten' WHERE key = 'k1'"],
         "round k1",
@@ -145,6 +148,20 @@ def test_a_truncated_ledger_is_refused(path: Path, reopen: Reopen, part: float) 
     path.write_bytes(whole[: int(len(whole) * part)])
     with pytest.raises(LedgerError, match="damaged"):
         reopen(str(path)).open_account(NAME, 1e-5, 8.0)
+
+
+def test_a_lost_last_page_is_found_although_no_row_is_missed(path: Path, reopen: Reopen) -> None:
+    ledger = reopen(str(path))
+    with ledger.database.read() as connection:
+        check_whole(connection)
+    ledger.database.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4096])
+    with (
+        pytest.raises(LedgerError, match="damaged"),
+        reopen(str(path)).database.read() as connection,
+    ):
+        check_whole(connection)
 
 
 @pytest.mark.parametrize("create", [False, True])
@@ -267,6 +284,31 @@ def try_to_reserve(path: Path, said: Path) -> None:
             log.write(str(error))
         else:
             log.write("reserved")
+
+
+def read_as_nobody(path: Path, said: Path) -> None:
+    with said.open("w") as log:
+        if os.getuid() == 0:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        ledger = Ledger(str(path), readonly=True)
+        log.write(str(ledger.account(NAME).sequence))
+
+
+def test_a_closed_ledger_can_be_read_where_nothing_may_be_written(
+    fork: ForkServerContext, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as shared:
+        folder = Path(shared)
+        path = filled(folder / "ledger.sqlite")
+        path.chmod(0o444)
+        folder.chmod(0o555)
+        assert sorted(folder.iterdir()) == [path]
+        process = fork.Process(target=read_as_nobody, args=(path, tmp_path / "said"))
+        process.start()
+        process.join()
+        folder.chmod(0o755)
+        assert (tmp_path / "said").read_text() == "6"
 
 
 def test_a_file_that_may_only_be_read_is_said(fork: ForkServerContext, tmp_path: Path) -> None:

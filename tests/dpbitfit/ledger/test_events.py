@@ -130,7 +130,7 @@ def test_a_chain_adds_up() -> None:
     )
     held = tally.held["run", Mechanism(4.0, 0.01)]
     assert (held.allotted, held.reserved, held.committed, held.voided) == (50, 0, 10, 40)
-    assert {key: state for key, (state, _, _) in tally.states.items()} == {
+    assert {key: one.state for key, one in tally.rounds.items()} == {
         "k1": "committed",
         "k2": "released",
         "k3": "void",

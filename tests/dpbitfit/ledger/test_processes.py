@@ -234,7 +234,7 @@ def test_nothing_acknowledged_is_lost_to_kill_9(
         said = lines(log)
         ledger = Ledger(url)
         account = ledger.account(NAME)
-        states = {key: state for key, (state, _, _) in ledger.verify(account).states.items()}
+        states = {key: one.state for key, one in ledger.verify(account).rounds.items()}
         tried, reserved, committed = (
             {key for what, key in said if what == kind} for kind in ("try", "reserved", "committed")
         )
