@@ -104,7 +104,10 @@ class Guard:
         exchange.check(self.ledger, self.account, request.position, coordinator, counts)
         bag = plan.counts(plan.steps)
         self.ledger.allot(self.account.name, request.run, plan.digest, bag, coordinator)
-        if self.ledger.reservation(request.key) is not None:
+        before = self.ledger.reservation(request.key)
+        if before is not None and before.state == "void":
+            raise ProtocolError("this key was given up, as this site has signed")
+        if before is not None:
             raise AnswerLost("this key was used before, and its answer is lost")
         self.ledger.reserve(request.run, request.round, {self.account.id: request.key}, counts)
 
