@@ -23,8 +23,14 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
-from dpbitfit import accounting, codec
-from dpbitfit.errors import AnswerLost, BudgetError, DpbitfitError, ProtocolError
+from dpbitfit import accounting, codec, statements
+from dpbitfit.errors import (
+    AnswerLost,
+    BudgetError,
+    DpbitfitError,
+    GuardUnavailable,
+    ProtocolError,
+)
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit_server.checkpoint import Checkpoint
@@ -215,6 +221,9 @@ class PrivateStrategy(Strategy):
                 outcomes[site.key] = AnswerLost.code  # spent; the next round has another key
                 log(WARNING, "round %d: %s has lost its answer", server_round, site.name)
                 continue
+            except GuardUnavailable:
+                log(WARNING, "round %d: the guard of %s does not answer", server_round, site.name)
+                continue
             except DpbitfitError as error:
                 outcomes[site.key] = "refused"
                 self._leave_out(site, error)
@@ -254,18 +263,16 @@ class PrivateStrategy(Strategy):
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
 
     def _request(self, server_round: int, arrays: ArrayRecord, site: Site) -> RecordDict:
-        request: dict[str, int | str] = {
-            "round": server_round,
-            "run": self.roster.run,
-            "plan_digest": self.plan.digest,
-            "key": site.key,
-        }
+        run = self.roster.run
+        said = statements.request(self.plan, run, server_round, site.key, codec.raw(arrays))
+        signature = self.roster.ledger.signer.sign("train", said)
+        asked = {"round": server_round, "run": run, "key": site.key, "signature": signature}
         return RecordDict(
             {
                 "biases": arrays,
                 "plan": ConfigRecord(self.plan.to_config()),
                 "position": ConfigRecord({**self.roster.position(site)}),
-                "request": ConfigRecord({**request}),
+                "request": ConfigRecord({**asked}),
             }
         )
 
@@ -277,10 +284,10 @@ class PrivateStrategy(Strategy):
         Raises Untouched for a refusal that cost nothing, ProtocolError or
         LedgerError, with the reason, for a bad reply.
         """
-        statements = self.roster.hear(site, content)
-        if statements.get("refused") and self.roster.release(site, statements):
-            raise Untouched(f"it refused with the code {str(statements['refused'])[:40]!r}")
-        if statements.get("refused") == AnswerLost.code:
+        stated = self.roster.hear(site, content)
+        if stated.get("refused") and self.roster.release(site, stated):
+            raise Untouched(f"it refused with the code {str(stated['refused'])[:40]!r}")
+        if stated.get("refused") == AnswerLost.code:
             raise AnswerLost("it has lost its answer")
         statements_of(content)
         for key, wanted in (
@@ -288,7 +295,7 @@ class PrivateStrategy(Strategy):
             ("plan_digest", self.plan.digest),
             ("round", server_round),
         ):
-            if statements.get(key) != wanted:
+            if stated.get(key) != wanted:
                 raise ProtocolError(f"the reply's {key} is not the one that was asked for")
         update = content.get("update")
         if not isinstance(update, ArrayRecord):
