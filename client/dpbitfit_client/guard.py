@@ -13,41 +13,50 @@ import importlib.metadata
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dpbitfit import codec, statements
+from dpbitfit.accounting import Counts
 from dpbitfit.errors import AnswerLost, DpbitfitError, IdentityError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, Ledger, Name, exchange, figures
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
 from dpbitfit.tables import Examples, read_examples, read_labels
-from dpbitfit.training import train_round
-from dpbitfit_client import answer, message
+from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.message import Refused
-from dpbitfit_client.policy import Dataset, Policy
+from dpbitfit_client.policy import Dataset, Evaluation, Policy
 from dpbitfit_client.request import Request, read_question
 from dpbitfit_client.room import Room, Rooms
+from dpbitfit_client.work import Measuring, Progress, Round_co, Training, Work
 
 WAIT_SECONDS = 600  # for a round that this process or another one of the site still trains
 
-Progress = Callable[[int, int], None]
 
-
-def read_dataset(dataset: Dataset) -> Examples:
-    """A data set's records as the policy names them; InputError where they are unusable."""
+def read_part(dataset: Dataset, part: Dataset | Evaluation) -> Examples:
+    """A data set's records, for training or for evaluation; InputError where they are unusable."""
     columns = (dataset.text_column, dataset.label_column, read_labels(dataset.labels))
-    return read_examples(dataset.source, *columns, dataset.unit_column)
+    return read_examples(part.source, *columns, part.unit_column)
 
 
 class Guard:
     """A site's policy and ledger, and the rooms in which its records are trained on."""
 
     def __init__(
-        self, policy: Policy, examples: Callable[[Dataset], Examples] = read_dataset
+        self,
+        policy: Policy,
+        examples: Callable[[Dataset, Dataset | Evaluation], Examples] = read_part,
     ) -> None:
         self.policy = policy
         self.ledger = Ledger(policy.site.ledger, create=True)
-        self._accounts = {name: self._open(one) for name, one in policy.datasets.items()}
+        self._accounts = {}
+        for name, one in policy.datasets.items():
+            self._accounts["train", name] = self._open(name, one)
+            if one.evaluation is not None:
+                self._accounts["evaluate", name] = self._open(one.evaluation_name, one.evaluation)
         self._rooms = Rooms(policy.folder, examples)
         self._turn = threading.Lock()
 
@@ -58,10 +67,11 @@ class Guard:
             dataset = self._known(plan, asked.coordinator)
             with self._alone():
                 room = self._enter(dataset, plan, asked.coordinator)
-            account = self._accounts[dataset.name]
+            account = self._accounts["train", dataset.name]
             reply = pb.DescribeReply(
                 statements=self._statements(dataset, room),
                 labels=room.task.labels,
+                evaluation=_offer(dataset),
                 rounds_left=self._rounds_left(account, asked.run),
                 position=self._position(account, asked.coordinator, ""),
             )
@@ -76,23 +86,11 @@ class Guard:
         ``progress`` is told of each step; what it raises ends the round, which
         stays spent. Raises Refused.
         """
-        with _refusing(lambda code: pb.Refusal(code=code, key=asked.key)):
-            request = Request.read(asked, "train")
-            dataset = self._known(request.plan, request.coordinator)
-            account = self._accounts[dataset.name]
-        with _refusing(lambda code: self._refusal(code, account, request)), self._alone():
-            room = self._enter(dataset, request.plan, request.coordinator)
-            payload = self._answer(request, dataset, account, room, progress)
-            reply = pb.TrainReply(
-                statements=self._statements(dataset, room),
-                plan_digest=request.plan.digest,
-                round=request.round,
-                key=request.key,
-                update=answer.change_of(payload).astype("<f4").tobytes(),
-                position=self._position(account, request.coordinator, request.key),
-            )
-            message.sign(self.ledger.signer, reply)
-        return reply
+        return self._round(asked, Training(progress))
+
+    def evaluate(self, asked: pb.RoundRequest) -> pb.EvaluateReply:
+        """A plan's metrics on records kept for that, noised and charged. Raises Refused."""
+        return self._round(asked, Measuring())
 
     def status(self) -> pb.StatusReply:
         """Whether the guard is at work, and on behalf of which site."""
@@ -103,13 +101,13 @@ class Guard:
             busy=self._turn.locked(),
         )
 
-    def _open(self, dataset: Dataset) -> Account:
-        """A data set's account, with the budget that the policy says."""
-        name = Name(self.policy.site.name, dataset.name, dataset.unit)
-        account = self.ledger.open_account(name, dataset.delta, dataset.epsilon)
-        if account.budget != dataset.epsilon:
-            account = self.ledger.set_budget(name, dataset.epsilon, "the policy file says so")
-        return account
+    def _open(self, name: str, part: Dataset | Evaluation) -> Account:
+        """The account of some records, with the budget that the policy says."""
+        account = Name(self.policy.site.name, name, part.unit)
+        found = self.ledger.open_account(account, part.delta, part.epsilon)
+        if found.budget != part.epsilon:
+            found = self.ledger.set_budget(account, part.epsilon, "the policy file says so")
+        return found
 
     def _known(self, plan: Plan, coordinator: str) -> Dataset:
         """The data set that is asked for, by a coordinator whom the policy knows."""
@@ -126,60 +124,77 @@ class Guard:
         dataset.check(plan)
         return self._rooms.enter(dataset, plan)
 
-    def _answer(
-        self,
-        request: Request,
-        dataset: Dataset,
-        account: Account,
-        room: Room,
-        progress: Progress,
-    ) -> bytes:
-        """The answer that is kept, or else the round trained and its answer kept."""
-        kept = self.ledger.reply(request.key)
-        if kept is not None:
-            # Fresh noise for the same question would be a second release.
-            if kept.request != request.digest or kept.payload is None:
-                raise ProtocolError("this key was used for another request")
-            return kept.payload
-        room.agree(request.plan)
-        biases = codec.vector(request.biases, room.task.layout.size)
-        self._reserve(request, dataset, account)
-        before = self.ledger.last_reply(account, request.run)
-        try:
-            change, state = train_round(
-                room.task.model,
-                room.task.layout,
-                room.records,
-                request.plan,
-                dataset.declared_size,
-                biases,
-                answer.state_of(before.payload if before else None),
-                progress=progress,
-            )
-        except BaseException:
-            # Records may have been touched: whatever ended the round, it stays spent.
-            with suppress(LedgerError):
-                self.ledger.commit({request.key: "ended early"})
-            raise
-        payload = answer.pack(change, state)
-        self.ledger.commit(
-            {request.key: "reply"}, Reply(request.key, request.digest, payload)
-        )
-        return payload
+    def _round(self, asked: pb.RoundRequest, work: Work[Round_co]) -> Round_co:
+        """Check, charge, do the work once, answer."""
+        with _refusing(lambda code: pb.Refusal(code=code, key=asked.key)):
+            request = Request.read(asked, work.purpose)
+            dataset = self._known(request.plan, request.coordinator)
+            account = self._accounts.get((work.purpose, dataset.name))
+            if account is None:
+                raise ProtocolError("the policy allows no evaluation")
+        with _refusing(lambda code: self._refusal(code, account, request)), self._alone():
+            room = self._enter(dataset, request.plan, request.coordinator)
+            payload = self._kept(request)
+            if payload is None:
+                room.agree(request.plan)
+                biases = codec.vector(request.biases, room.task.layout.size)
+                once, whole = work.steps(request.plan, dataset)
+                self._reserve(request, dataset, account, once, whole)
+                payload = self._do(work, request, dataset, account, room, biases)
+            reply = work.reply(payload)
+            reply.statements.CopyFrom(self._statements(dataset, room))
+            reply.plan_digest, reply.round = request.plan.digest, request.round
+            reply.key = request.key
+            position = self._position(account, request.coordinator, request.key)
+            reply.position.CopyFrom(position)
+            message.sign(self.ledger.signer, reply)
+        return reply
 
-    def _reserve(self, request: Request, dataset: Dataset, account: Account) -> None:
+    def _kept(self, request: Request) -> bytes | None:
+        """The answer that was given to this request before."""
+        kept = self.ledger.reply(request.key)
+        # Fresh noise for the same question would be a second release.
+        if kept is not None and (kept.request != request.digest or kept.payload is None):
+            raise ProtocolError("this key was used for another request")
+        return kept.payload if kept else None
+
+    def _reserve(
+        self, request: Request, dataset: Dataset, account: Account, counts: Counts, bag: Counts
+    ) -> None:
         """Reserve one round of the plan, durably, or refuse it; no record is touched."""
-        plan, coordinator = request.plan, request.coordinator
-        counts, bag = plan.counts(plan.steps_per_round), plan.counts(plan.steps)
+        coordinator = request.coordinator
         exchange.check(self.ledger, account, request.position, coordinator, counts)
         share = self.policy.limits(dataset.name, coordinator).epsilon
-        self.ledger.allot(account.name, request.run, plan.digest, bag, coordinator, share)
+        self.ledger.allot(account.name, request.run, request.plan.digest, bag, coordinator, share)
         before = self.ledger.reservation(request.key)
         if before is not None and before.state == "void":
             raise ProtocolError("this key was given up, as this site has signed")
         if before is not None:
             raise AnswerLost("this key was used before, and its answer is lost")
         self.ledger.reserve(request.run, request.round, {account.id: request.key}, counts)
+
+    def _do(
+        self,
+        work: Work[Round_co],
+        request: Request,
+        dataset: Dataset,
+        account: Account,
+        room: Room,
+        biases: NDArray[np.float32],
+    ) -> bytes:
+        """Do what was reserved, and keep its answer in the transaction that commits it."""
+        before = self.ledger.last_reply(account, request.run)
+        try:
+            payload = work.do(
+                request.plan, dataset, room, biases, before.payload if before else None
+            )
+        except BaseException:
+            # Records may have been touched: whatever ended the round, it stays spent.
+            with suppress(LedgerError):
+                self.ledger.commit({request.key: "ended early"})
+            raise
+        self.ledger.commit({request.key: "reply"}, Reply(request.key, request.digest, payload))
+        return payload
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -212,7 +227,8 @@ class Guard:
 
     def _position(self, account: Account, coordinator: str, key: str) -> pb.Position:
         stands = exchange.position(self.ledger, account, coordinator, coordinator, key)
-        return pb.Position(**stands.to_config(self.ledger))
+        said: dict[str, Any] = stands.to_config(self.ledger)
+        return pb.Position(**said)
 
     def _refusal(self, code: str, account: Account, request: Request) -> pb.Refusal:
         """A refusal, with the site's promise that the key touched no data where that is so."""
@@ -236,3 +252,18 @@ def _refusing(refusal: Callable[[str], pb.Refusal]) -> Iterator[None]:
         raise Refused(refusal(error.code)) from error
     except Exception as error:
         raise Refused(refusal("internal")) from error
+
+
+def _offer(dataset: Dataset) -> pb.EvaluationOffer | None:
+    """What a coordinator may have measured."""
+    kept = dataset.evaluation
+    if kept is None:
+        return None
+    return pb.EvaluationOffer(
+        dataset=dataset.evaluation_name,
+        unit=kept.unit,
+        declared_size=kept.declared_size,
+        delta=kept.delta,
+        epsilon=kept.epsilon,
+        metrics=[pb.Metric(name=name, noise_multiplier=n) for name, n in kept.metrics.items()],
+    )

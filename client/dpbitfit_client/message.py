@@ -143,5 +143,3 @@ def _config(content: RecordDict, name: str) -> dict[str, Any]:
     if not isinstance(part, ConfigRecord):
         raise ProtocolError(f"the message carries no {name}")
     return dict(part)
-
-

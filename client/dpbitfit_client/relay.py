@@ -6,7 +6,7 @@ transformers, and the files of the site are closed to the user that runs it.
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import grpc
 
@@ -20,7 +20,6 @@ REFUSAL = "dpbitfit-refusal-bin"  # trailing metadata
 DESCRIBE_SECONDS = 900.0  # the first question loads the model and the records
 
 Config = Mapping[str, Any]
-Answer = TypeVar("Answer")
 
 
 class Desk(Protocol):
@@ -45,24 +44,28 @@ class Relay:
             ("grpc.max_send_message_length", MOST_BYTES),
         ]
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=limits)
-        self._stub = GuardStub(self._channel)
+        self._stub: Any = GuardStub(self._channel)  # type: ignore[no-untyped-call]
         self._seconds = seconds
 
     def describe(self, asked: pb.DescribeRequest) -> pb.DescribeReply:
         """What the site is."""
-        return _answered(lambda: self._stub.Describe(asked, timeout=DESCRIBE_SECONDS))
+        reply: pb.DescribeReply = _answered(self._stub.Describe, asked, DESCRIBE_SECONDS)
+        return reply
 
     def train(self, asked: pb.RoundRequest) -> pb.TrainReply:
         """One round of a plan."""
-        return _answered(lambda: self._stub.Train(asked, timeout=self._seconds))
+        reply: pb.TrainReply = _answered(self._stub.Train, asked, self._seconds)
+        return reply
 
     def evaluate(self, asked: pb.RoundRequest) -> pb.EvaluateReply:
         """One measurement."""
-        return _answered(lambda: self._stub.Evaluate(asked, timeout=self._seconds))
+        reply: pb.EvaluateReply = _answered(self._stub.Evaluate, asked, self._seconds)
+        return reply
 
     def status(self, seconds: float = 5.0) -> pb.StatusReply:
         """Whether the guard is at work."""
-        return _answered(lambda: self._stub.Status(pb.StatusRequest(), timeout=seconds))
+        reply: pb.StatusReply = _answered(self._stub.Status, pb.StatusRequest(), seconds)
+        return reply
 
 
 # A process that Flower keeps alive between messages, as in a simulation, keeps its guards warm.
@@ -83,9 +86,9 @@ def guard_of(run: Config, node: Config) -> Desk:
     return _guards[name]
 
 
-def _answered(call: Callable[[], Answer]) -> Answer:
+def _answered(call: Callable[..., Any], asked: Any, seconds: float) -> Any:
     try:
-        return call()
+        return call(asked, timeout=seconds)
     except grpc.RpcError as error:
         raise _reason(cast(grpc.Call, error)) from error
 

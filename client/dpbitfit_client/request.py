@@ -86,5 +86,3 @@ def _check_run(run: str) -> None:
 
 def _values(position: pb.Position) -> dict[str, str | int]:
     return {field.name: getattr(position, field.name) for field in position.DESCRIPTOR.fields}
-
-

@@ -8,16 +8,17 @@ from dpbitfit.errors import ProtocolError
 from dpbitfit.plan import Plan
 from dpbitfit.tables import Examples, read_labels
 from dpbitfit.tasks import TextRecords, TextTask
-from dpbitfit_client.policy import Dataset
+from dpbitfit_client.policy import Dataset, Evaluation
 
 MOST_ROOMS = 2  # each holds a model
 
 
 class Room(NamedTuple):
-    """A task, and the records that train it."""
+    """A task, the records that train it, and those that are only measured on."""
 
     task: TextTask
     records: TextRecords
+    held_out: TextRecords | None
 
     def agree(self, plan: Plan) -> None:
         """ProtocolError unless the plan is for this very model and label set."""
@@ -29,9 +30,11 @@ class Rooms:
     """The rooms that were used last, by data set and by what a plan asks of the model."""
 
     def __init__(
-        self, folder: Callable[[str], str], examples: Callable[[Dataset], Examples]
+        self,
+        folder: Callable[[str], str],
+        examples: Callable[[Dataset, Dataset | Evaluation], Examples],
     ) -> None:
-        """``folder`` says where a model of some name lies, ``examples`` what records there are."""
+        """``folder`` says where a model of some name lies, ``examples`` reads a data set's part."""
         self._folder = folder
         self._examples = examples
         self._rooms: OrderedDict[tuple[str | float, ...], Room] = OrderedDict()
@@ -49,6 +52,6 @@ class Rooms:
         labels = read_labels(dataset.labels)
         where = self._folder(plan.model)
         task = TextTask.load(where, labels, plan.head, plan.logit_scale, plan.max_length)
-        return Room(task, task.records(self._examples(dataset)))
-
-
+        kept = dataset.evaluation
+        held_out = task.records(self._examples(dataset, kept)) if kept else None
+        return Room(task, task.records(self._examples(dataset, dataset)), held_out)

@@ -79,7 +79,7 @@ def simulated_guard(run: Config, node: Config) -> Guard:
     ledger = _ledgers_of(run) / f"{quote(name, safe='')}.sqlite"
     site = SiteRules(name, str(ledger), Path(), "", 0, math.inf)
     policy = SimulatedPolicy(site, {}, {}, {dataset.name: dataset}, str(run["model"]))
-    return Guard(policy, lambda _: examples)
+    return Guard(policy, lambda *_: examples)
 
 
 def _part(run: Config, index: int) -> tuple[str, Examples]:

@@ -266,13 +266,13 @@ class PrivateStrategy(Strategy):
         run = self.roster.run
         said = statements.request(self.plan, run, server_round, site.key, codec.raw(arrays))
         signature = self.roster.ledger.signer.sign("train", said)
-        asked = {"round": server_round, "run": run, "key": site.key, "signature": signature}
+        asked: dict[str, int | str] = {"round": server_round, "run": run, "key": site.key}
         return RecordDict(
             {
                 "biases": arrays,
                 "plan": ConfigRecord(self.plan.to_config()),
                 "position": ConfigRecord({**self.roster.position(site)}),
-                "request": ConfigRecord({**asked}),
+                "request": ConfigRecord({**asked, "signature": signature}),
             }
         )
 

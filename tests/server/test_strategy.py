@@ -328,7 +328,7 @@ def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
     refused = strategy(tmp_path, budget=6.0)
     refused.roster.ledger.set_budget(Name("a", "records", "record"), bounds[1] + 0.1, "test")
     refused.roster.ledger.set_budget(Name("b", "records", "record"), bounds[1] + 0.1, "test")
-    said = r"a/records/record: with this plan epsilon would be .*; 6 steps .* fit with noise"
+    said = r"a/records/record: with this plan epsilon would be .*; no noise multiplier makes 6 more"
     with pytest.raises(BudgetError, match=said):
         final(refused, LocalGrid(nodes))
     assert len(nodes[100].asked) == len(nodes[101].asked) == 6

@@ -11,6 +11,7 @@ from dpbitfit import accounting
 from dpbitfit.accounting import Counts, Mechanism
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, Ledger, Name
+from dpbitfit.ledger.budget import what_fits
 from dpbitfit.ledger.events import Held
 from dpbitfit.ledger.outbox import Reply
 
@@ -142,7 +143,8 @@ def test_a_plan_past_the_budget_is_refused_with_what_would_fit(ledger: Ledger) -
     assert f"{figure:.3f}" in said
     assert "budget of 1" in said
     assert held(ledger, account) == {}
-    sigma = float(said.rpartition("noise multiplier ")[2])
+    fitting = what_fits(account, ledger.holdings([account.id])[account.id], bag(1000))
+    sigma = float(fitting.rpartition("noise multiplier ")[2])
     assert ledger.allot(NAME, "run", "plan", bag(1000, Mechanism(sigma, 0.01))) is not None
     ledger.verify(account)
 
@@ -195,9 +197,11 @@ def test_what_fits_after_a_result_passes_the_filter(ledger: Ledger) -> None:
     account = account_of(ledger, budget=3.0)
     ledger.allot(NAME, "a", "plan-a", bag(100))
     ledger.reserve("a", 1, {account.id: "k"}, bag(100))
-    with pytest.raises(BudgetError, match="RDP filter") as refused:
+    with pytest.raises(BudgetError, match="RDP filter"):
         ledger.allot(NAME, "b", "plan-b", bag(5000))
-    sigma = float(str(refused.value).rpartition("noise multiplier ")[2])
+    account = ledger.account(NAME)
+    fitting = what_fits(account, ledger.holdings([account.id])[account.id], bag(5000))
+    sigma = float(fitting.rpartition("noise multiplier ")[2])
     assert ledger.allot(NAME, "b", "plan-b", bag(5000, Mechanism(sigma, 0.01))) is not None
 
 

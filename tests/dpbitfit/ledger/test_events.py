@@ -57,7 +57,7 @@ def chain() -> list[Event]:
         ("reserve", {"run": "run", "round": 2, "key": "k2", "counts": ten}),
         ("commit", {"key": "k1", "outcome": "replied"}),
         ("release", {"key": "k2", "outcome": "untouched", "proof": "signed"}),
-        ("void", {"run": "run", "key": "k3"}),
+        ("void", {"run": "run", "round": 3, "key": "k3"}),
         ("void", {"run": "run", "counts": [["4", "0.01", 40]]}),
         (
             "rebase",
