@@ -241,6 +241,20 @@ def test_at_most_ten_faults_are_told(file: Path) -> None:
     assert lines[-1] == f"{file}: and 15 more faults"
 
 
+def test_a_plan_has_no_more_steps_than_are_accounted(file: Path) -> None:
+    values = changed(
+        (*LIMITS, "max-rounds"), 10**5, changed((*LIMITS, "max-steps-per-round"), 1000)
+    )
+    assert read(file, values).datasets["letters"].limits["trial-office"].max_steps == 10**8
+    more = changed((*LIMITS, "max-rounds"), 10**5 + 1, values)
+    assert f"{named((*LIMITS, 'max-rounds'))}: times max-steps-per-round" in refusal(file, more)
+
+
+def test_a_number_that_python_will_not_print_is_refused(file: Path) -> None:
+    text = written(POLICY)[0].replace('declared-size" = 4000', f'declared-size" = 0x{"f" * 5000}')
+    assert "declared-size: must be a whole number from 1 to" in refusal(file, text)
+
+
 def test_a_file_that_others_may_write_to_is_refused(file: Path) -> None:
     read(file)
     for mode in (0o620, 0o602):

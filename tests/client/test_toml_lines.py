@@ -27,6 +27,7 @@ list = [  # ]
 when = 1979-05-27 07:32:00
 dotted.key."a.b" = -inf
 point = { x = 1, y = { z = "}" }, \'q.r\' = 3 }
+quote = { x = """a"""", y = "b", z = \'\'\'a\'\'\'\', w = \'b\' }
 after = 3
 [[rows]]
 first = 1
@@ -61,12 +62,14 @@ def test_keys_are_found_among_texts_that_look_like_keys(newline: str) -> None:
         (*site, "point", "y"): 18,
         (*site, "point", "y", "z"): 18,
         (*site, "point", "q.r"): 18,
-        (*site, "after"): 19,
-        ("rows",): 20,
-        ("rows", "first"): 21,
-        ("table",): 24,
-        ("table", "empty"): 25,
-        ("table", "none"): 26,
+        (*site, "quote"): 19,
+        **{(*site, "quote", name): 19 for name in "xyzw"},
+        (*site, "after"): 20,
+        ("rows",): 21,
+        ("rows", "first"): 22,
+        ("table",): 25,
+        ("table", "empty"): 26,
+        ("table", "none"): 27,
     }
 
 
