@@ -60,7 +60,7 @@ def test_code_and_pickles_are_refused(folder: Path, name: str) -> None:
 
 def test_what_is_no_folder_of_files_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no .safetensors"):
+    with pytest.raises(InputError, match=r"no \.safetensors"):
         model_digest(tmp_path / "empty")
     for wrong in (tmp_path / "absent", folder / "config.json"):
         with pytest.raises(InputError, match="cannot be read"):
