@@ -20,7 +20,7 @@ from dpbitfit.accounting import Counts, Mechanism, check_delta, merged
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import budget, outbox, rows, schema
 from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.database import Database
+from dpbitfit.ledger.database import WAIT_SECONDS, Database
 from dpbitfit.ledger.events import (
     GENESIS,
     Event,
@@ -44,8 +44,14 @@ REBASED = "rebased"  # the run under which figures are taken over from the other
 class Ledger:
     """A ledger in a database; see ``Database`` for ``create``, ``readonly`` and the errors."""
 
-    def __init__(self, url: str, create: bool = False, readonly: bool = False) -> None:
-        self.database = Database(url, create, readonly)
+    def __init__(
+        self,
+        url: str,
+        create: bool = False,
+        readonly: bool = False,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self.database = Database(url, create, readonly, wait_seconds=wait_seconds)
         self.signer = self._identify(create)
 
     @property
