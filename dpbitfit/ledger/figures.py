@@ -107,7 +107,7 @@ def standings(ledger: Ledger) -> list[Standing]:
     wanted = {
         (bag, one.delta): None
         for one in accounts
-        for bag in (_guaranteed_bag(holdings[one.id]), budget.spent(holdings[one.id]))
+        for bag in (guaranteed_bag(holdings[one.id]), budget.spent(holdings[one.id]))
     }
     with ledger.database.read() as connection:
         known = kept_figures(connection, wanted)
@@ -202,14 +202,17 @@ def derive(account: Account, holdings: Holdings, epsilon: Epsilon) -> Standing:
 
 def guaranteed_at(account: Account, holdings: Holdings, delta: float, epsilon: Epsilon) -> Bound:
     """The guaranteed epsilon of an account at any delta."""
-    bag = _guaranteed_bag(holdings)
+    bag = guaranteed_bag(holdings)
     if _is_adaptive(holdings):
         return budget.filtered(bag, delta, account.filter_order)
     return epsilon(bag, delta)
 
 
-def _guaranteed_bag(holdings: Holdings) -> Counts:
-    """A filter forgets what was given up; a bag that was fixed beforehand stays as it was."""
+def guaranteed_bag(holdings: Holdings) -> Counts:
+    """Every step that is guaranteed.
+
+    A filter forgets what was given up; a bag that was fixed beforehand stays as it was.
+    """
     return budget.still_approved(holdings) if _is_adaptive(holdings) else budget.approved(holdings)
 
 
