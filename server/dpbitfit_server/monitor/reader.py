@@ -26,12 +26,9 @@ from dpbitfit_server.monitor import series
 from dpbitfit_server.monitor.bounds import Bounds
 from dpbitfit_server.monitor.trace import REFUSALS, Trace, catch_up
 from dpbitfit_server.monitor.views import (
-    NEAR,
-    SPENT,
     AccountDetail,
     AccountView,
     Overview,
-    State,
     UnreadableAccount,
     is_exact,
     plain_sentence,
@@ -85,11 +82,14 @@ class Reader:
         self._kept: dict[int, _Kept] = {}
         self._last: Overview | None = None
 
-    def overview(self) -> Overview:
-        """Every account, as it was a second ago at most; LedgerError where it cannot be read."""
+    def overview(self, fresh: bool = False) -> Overview:
+        """Every account, as it was a second ago at most; LedgerError where it cannot be read.
+
+        With ``fresh``, as it is now.
+        """
         with self._lock:
             now, last = self._now(), self._last
-            if last is None or abs(now - last.at) >= timedelta(seconds=FRESH_SECONDS):
+            if fresh or last is None or abs(now - last.at) >= timedelta(seconds=FRESH_SECONDS):
                 self._last = None
                 self._last = last = self._look(now)
             return last
@@ -213,21 +213,8 @@ class Reader:
         open_since = min((one.since for one in trace.open.values()), default=None)
         accrued = standing.accrued.bound
         reached = threshold(accrued.epsilon / account.budget) if is_exact(accrued) else 0.0
-        if drift:
-            state = State.DRIFTED
-        elif open_since is not None and now - open_since > self._orphan_after:
-            state = State.ORPHANED
-        elif reached == SPENT:
-            state = State.SPENT
-        elif reached >= NEAR:
-            state = State.NEAR
-        elif trace.asked_since is not None and now - trace.asked_since > self._silent_after:
-            state = State.SILENT
-        else:
-            state = State.OK
         return AccountView(
             name=account.name,
-            state=state,
             reached=reached,
             sequence=account.sequence,
             head=account.head,
@@ -245,8 +232,14 @@ class Reader:
             refusals={end: trace.ends[end] for end in REFUSALS if trace.ends[end]},
             open_rounds=len(trace.open),
             open_since=open_since,
+            silent=_is_over(trace.asked_since, self._silent_after, now),
+            orphaned=_is_over(open_since, self._orphan_after, now),
             drift=drift,
         )
+
+
+def _is_over(since: datetime | None, limit: timedelta, now: datetime) -> bool:
+    return since is not None and now - since > limit
 
 
 def _fresh(row: Any) -> _Kept:

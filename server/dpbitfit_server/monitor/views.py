@@ -22,7 +22,7 @@ THRESHOLDS = {HALF: "50 %", NEAR: "80 %", CLOSE: "95 %", SPENT: "100 %"}
 
 
 class State(StrEnum):
-    """How an account stands; the first that applies, from the last."""
+    """How an account stands, from well to worst."""
 
     OK = "ok"
     SILENT = "silent"
@@ -55,11 +55,11 @@ class AccountView:
     ``rounds_left`` of the run ``run`` is None before its first round.
     ``asked_since`` is when it was first asked without having answered since.
     ``ends`` counts its rounds by how they ended, ``refusals`` those without an
-    answer that could be used. ``drift`` says how two ledgers disagree, or is "".
+    answer that could be used. ``silent`` and ``orphaned`` say that an answer, or the
+    end of an open round, is overdue; ``drift`` how two ledgers disagree, or "".
     """
 
     name: Name
-    state: State
     reached: float
     sequence: int
     head: str
@@ -77,7 +77,21 @@ class AccountView:
     refusals: Mapping[str, int]
     open_rounds: int
     open_since: datetime | None
+    silent: bool
+    orphaned: bool
     drift: str
+
+    @property
+    def state(self) -> State:
+        """The gravest that applies."""
+        applies = {
+            State.DRIFTED: bool(self.drift),
+            State.ORPHANED: self.orphaned,
+            State.SPENT: self.reached == SPENT,
+            State.NEAR: self.reached >= NEAR,
+            State.SILENT: self.silent,
+        }
+        return next((state for state, does in applies.items() if does), State.OK)
 
     @property
     def used_ratio(self) -> float:
