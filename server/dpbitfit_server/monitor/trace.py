@@ -137,9 +137,9 @@ def catch_up(
         except LedgerError:
             trace = None
         try:
-            if trace is None:
+            if trace is None or not _is_at(trace, account):
                 trace = _whole(connection, of)
-            if (trace.sequence, trace.head) != (account.sequence, account.head):
+            if not _is_at(trace, account):
                 raise LedgerError("its last event is not the one that its row names")
         except LedgerError as error:
             broken[of] = str(error)
@@ -153,6 +153,10 @@ def _whole(connection: sa.Connection, account_id: int) -> Trace:
     for event in rows.events_of(connection, account_id):
         trace.add(event)
     return trace
+
+
+def _is_at(trace: Trace, account: Account) -> bool:
+    return (trace.sequence, trace.head) == (account.sequence, account.head)
 
 
 def _is_near(trace: Trace, account: Account) -> bool:
