@@ -31,7 +31,8 @@ LARGEST_DECLARED_SIZE = 10**9
 class Site:
     """One site; ``refused`` says why it is left out, for the rest of the run.
 
-    ``key`` is that of the round that it was asked for last.
+    ``key`` is that of the round that it was asked for last. Bytes are payload
+    bytes since this process began.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Site:
     key: str = ""
     rounds: int = 0
     refused: str = ""
+    bytes_down: int = 0
+    bytes_up: int = 0
 
 
 class Roster:

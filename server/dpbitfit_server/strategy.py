@@ -160,10 +160,7 @@ class PrivateStrategy(Strategy):
             if not messages:
                 break
             replies = list(grid.send_and_receive(messages, timeout=timeout))
-            line = Line(
-                bytes_up=sum(map(payload_bytes, replies)),
-                bytes_down=sum(map(payload_bytes, messages)),
-            )
+            line = self._count_bytes(replies)
             arrays, metrics = self.aggregate_train(number, replies)
             result.arrays = arrays or result.arrays
             line["replies"] = int(cast(int, metrics["replies"])) if metrics else 0
@@ -303,6 +300,22 @@ class PrivateStrategy(Strategy):
         most = self.plan.largest_update(self._parameters, site.declared_size)
         return codec.decode(update, self._parameters, max_norm=most)
 
+    def _count_bytes(self, replies: Iterable[Message]) -> Line:
+        """Payload bytes of a round; each site's are added to what it had before."""
+        waiting = {message.metadata.message_id: site for message, site in self._sent}
+        line = Line(bytes_up=0, bytes_down=0)
+        for message, site in self._sent:
+            size = payload_bytes(message)
+            line["bytes_down"] += size
+            site.bytes_down += size
+        for reply in replies:
+            size = payload_bytes(reply)
+            line["bytes_up"] += size
+            sender = waiting.get(reply.metadata.reply_to_message_id)
+            if sender is not None:
+                sender.bytes_up += size
+        return line
+
     def _nobody(self) -> str:
         """Why no round can begin at all."""
         reasons = [site.refused for site in self.roster.sites.values() if site.refused]
@@ -322,6 +335,7 @@ class PrivateStrategy(Strategy):
         spent = [self.roster.accrued(site).epsilon for site in self.roster.sites.values()]
         line = (
             Line(
+                run=self.roster.run,
                 round=number,
                 rounds=self.plan.rounds,
                 accuracy=metrics["accuracy"] if metrics else None,
