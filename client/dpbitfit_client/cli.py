@@ -1,5 +1,6 @@
 """``dpbitfit guard``: check what a policy permits, and serve it."""
 
+import json
 import logging
 import signal
 import sys
@@ -9,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from dpbitfit.models import model_digest, resolve_model
+from dpbitfit_client.describe import describe
 from dpbitfit_client.explain import explain
 from dpbitfit_client.policy import Policy
 
@@ -33,3 +36,16 @@ def serve(policy: PolicyFile) -> None:
     with serving(read):
         logging.getLogger("dpbitfit.guard").info("serving %s", read.site.socket)
         stop.wait()
+
+
+@app.command()
+def check(policy: PolicyFile, json_output: AsJson = False) -> None:
+    """Say in plain words what a policy permits in all."""
+    read = Policy.read(policy)
+    typer.echo(json.dumps(describe(read), indent=2) if json_output else explain(read))
+
+
+@app.command()
+def digest(model: Annotated[str, typer.Argument(help="A model's folder, or minilm.")]) -> None:
+    """Print the digest by which a policy names a model."""
+    typer.echo(model_digest(Path(resolve_model(model))))

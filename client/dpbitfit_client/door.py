@@ -23,7 +23,7 @@ _BLOCK = 1 << 16
 
 
 class Door:
-    """Listens at ``path`` for members of ``group``, and for this user; passes them on to ``behind``.
+    """Listens at ``path`` for members of ``group`` and for this user; ``behind`` is the guard.
 
     Raises InputError where it cannot listen there, or somebody already does.
     """
@@ -97,8 +97,8 @@ class Door:
             if self._open <= MOST_CONNECTIONS and self.may_enter(uid):
                 inner, out = await asyncio.open_unix_connection(str(self._behind))
                 await asyncio.gather(_pump(reader, out), _pump(inner, writer))
-        except OSError:
-            pass  # either side may go at any time
+        except (OSError, asyncio.CancelledError):
+            pass  # either side may go at any time, and so may this door
         finally:
             self._open -= 1
             writer.close()
@@ -127,4 +127,6 @@ def _check_folder(folder: Path) -> None:
     except OSError as error:
         raise InputError(f"{folder}: cannot be used ({error.strerror})") from error
     if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
-        raise InputError(f"{folder}: others may write here: give it a folder that only it may write")
+        raise InputError(
+            f"{folder}: others may write here: give it a folder that only it may write"
+        )

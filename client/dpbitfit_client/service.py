@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -56,7 +56,6 @@ STATUS = {
     IdentityError.code: grpc.StatusCode.UNAUTHENTICATED,
 }
 
-Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 
@@ -74,7 +73,9 @@ class Service(GuardServicer):
         self._site = guard.policy.site
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
 
-    def Describe(self, asked: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeReply:
+    def Describe(
+        self, asked: pb.DescribeRequest, context: grpc.ServicerContext
+    ) -> pb.DescribeReply:
         """What the site is."""
         return self._answered(context, lambda: self._guard.describe(asked))
 
@@ -129,29 +130,6 @@ def _abort(context: grpc.ServicerContext, refusal: pb.Refusal) -> NoReturn:
     context.abort(status, refusal.code)
 
 
-class _Quiet(grpc.ServerInterceptor):
-    """Nothing that a call raises may reach a log or the caller with its text."""
-
-    def intercept_service(self, continuation: Any, details: Any) -> Any:
-        handler = continuation(details)
-        if handler is None or handler.unary_unary is None:
-            return handler
-        inner = handler.unary_unary
-
-        def quiet(asked: Any, context: grpc.ServicerContext) -> Any:
-            try:
-                return inner(asked, context)
-            except Exception:
-                if context.code() is None:  # not an abort
-                    log.error("failed: internal")
-                    context.abort(grpc.StatusCode.INTERNAL, "internal")
-                raise
-
-        return grpc.unary_unary_rpc_method_handler(
-            quiet, handler.request_deserializer, handler.response_serializer
-        )
-
-
 @contextmanager
 def serving(policy: Policy) -> Iterator[Guard]:
     """Serve a policy's guard on its socket until the block ends.
@@ -164,7 +142,6 @@ def serving(policy: Policy) -> Iterator[Guard]:
         behind = Path(folder) / "inner.sock"
         server = grpc.server(
             ThreadPoolExecutor(WORKERS, thread_name_prefix="guard"),
-            interceptors=[_Quiet()],
             maximum_concurrent_rpcs=4 * WORKERS,
             options=_options(),
         )

@@ -57,7 +57,13 @@ class _Open(Limits):
 
 
 def simulated_guard(run: Config, node: Config) -> Guard:
-    """The guard of the node with configuration ``node`` in the run ``run``.
+    """The guard of the node with configuration ``node`` in the run ``run``."""
+    policy, examples = simulated_site(run, node)
+    return Guard(policy, lambda *_: examples)
+
+
+def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
+    """The policy of a node, with one data set, and the records that are its part.
 
     Raises InputError for data that cannot be used or settings that are missing.
     """
@@ -79,7 +85,7 @@ def simulated_guard(run: Config, node: Config) -> Guard:
     ledger = _ledgers_of(run) / f"{quote(name, safe='')}.sqlite"
     site = SiteRules(name, str(ledger), Path(), "", 0, math.inf)
     policy = SimulatedPolicy(site, {}, {}, {dataset.name: dataset}, str(run["model"]))
-    return Guard(policy, lambda *_: examples)
+    return policy, examples
 
 
 def _part(run: Config, index: int) -> tuple[str, Examples]:
