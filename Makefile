@@ -9,7 +9,7 @@ ARGS ?=
 # A bare torch brings several gigabytes of CUDA packages; the pinned one is enough here.
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check proto clean
 
 demo: $(STAMP)
 ifeq ($(DATA),)
@@ -27,6 +27,17 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Generated code is kept in the tree, so that an install needs no compiler for it.
+PROTOS := client/dpbitfit_client/guard.proto
+
+proto: $(STAMP)
+	for file in $(PROTOS); do \
+	  package=$$(basename $$(dirname $$file)) && cd $$(dirname $$file)/.. && \
+	  $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I $$package/generated=$$package \
+	    --python_out=. --pyi_out=. --grpc_python_out=. $$package/generated/$$(basename $$file) && \
+	  cd $(CURDIR) || exit 1; \
+	done
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -6,13 +6,16 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
 from dpbitfit import accounting, calibration
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
@@ -21,7 +24,41 @@ from dpbitfit.partition import hold_out, natural_sites, split
 from dpbitfit.simulate import simulate as run_simulation
 from dpbitfit.tables import read_examples, read_labels
 
+COMMANDS = "dpbitfit.commands"  # the group of entry points in which roles offer theirs
+
+
+class _Commands(TyperGroup):
+    """This module's commands, and those of the roles that are installed here.
+
+    A role's is loaded when it is asked for: a Typer application is a group of
+    commands, a function is one command. One whose packages are not installed is not there.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        offered = [name for name in entry_points(group=COMMANDS).names if self._load(name)]
+        return [*super().list_commands(ctx), *sorted(offered)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or self._load(cmd_name)
+
+    def _load(self, name: str) -> click.Command | None:
+        for point in entry_points(group=COMMANDS, name=name):
+            try:
+                found = point.load()
+            except ImportError:
+                return None
+            if not isinstance(found, typer.Typer):
+                application = typer.Typer(add_completion=False)
+                application.command(name)(found)
+                found = application
+            command = typer.main.get_command(found)
+            command.name = name
+            return command
+        return None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Private federated bias fine-tuning: DP-BiTFiT with Flower.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -12,6 +12,7 @@ from dpbitfit.errors import ProtocolError
 
 KEY = "biases"
 _HEADER = b"\x93NUMPY\x01\x00"
+_HEADER_BYTES = 128
 
 
 def encode(vector: NDArray[np.float32]) -> ArrayRecord:
@@ -21,28 +22,45 @@ def encode(vector: NDArray[np.float32]) -> ArrayRecord:
 
 
 def decode(record: ArrayRecord, parameters: int, max_norm: float = np.inf) -> NDArray[np.float32]:
-    """The float32 vector [parameters] of a record.
+    """The float32 vector [parameters] of a record; ProtocolError as ``raw`` and ``vector``."""
+    return vector(raw(record), parameters, max_norm)
 
-    Raises ProtocolError unless the record holds exactly one array of that name,
-    shape and type, finite everywhere, with an L2 norm of at most ``max_norm``.
+
+def raw(record: ArrayRecord) -> bytes:
+    """The little-endian float32 values of a record.
+
+    Raises ProtocolError unless the record holds exactly one flat array of that
+    name and type.
     """
     if list(record.keys()) != [KEY]:
         raise ProtocolError("the message does not hold exactly one array of biases")
     array = record[KEY]
-    if array.dtype != "float32" or tuple(array.shape) != (parameters,):
-        raise ProtocolError(f"the biases are not {parameters} float32 values")
+    if array.dtype != "float32" or len(array.shape) != 1:
+        raise ProtocolError("the biases are not one row of float32 values")
     # The declared type and shape come from the sender; so does the payload.
-    if len(array.data) != 4 * parameters + 128 or not array.data.startswith(_HEADER):
+    if len(array.data) != 4 * array.shape[0] + _HEADER_BYTES or not array.data.startswith(_HEADER):
         raise ProtocolError("the biases' payload has the wrong length")
     try:
-        vector = array.numpy()
+        values = array.numpy()
     except ValueError as error:
         raise ProtocolError("the biases' payload cannot be read") from error
-    if vector.dtype != np.float32 or vector.shape != (parameters,):
+    if values.dtype != np.dtype("<f4") or values.shape != tuple(array.shape):
+        raise ProtocolError("the biases' payload is not what it says")
+    return values.tobytes()
+
+
+def vector(packed: bytes, parameters: int, max_norm: float = np.inf) -> NDArray[np.float32]:
+    """The float32 vector [parameters] of its little-endian bytes.
+
+    Raises ProtocolError unless there are so many values, finite everywhere, with
+    an L2 norm of at most ``max_norm``.
+    """
+    if len(packed) != 4 * parameters:
         raise ProtocolError(f"the biases are not {parameters} float32 values")
-    if not np.isfinite(vector).all():
+    values = np.frombuffer(packed, dtype="<f4").astype(np.float32)  # [P]
+    if not np.isfinite(values).all():
         raise ProtocolError("the biases hold a value that is not finite")
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    norm = float(np.linalg.norm(values.astype(np.float64)))
     if norm > max_norm:
         raise ProtocolError(f"the biases' norm {norm:.3g} is above {max_norm:.3g}")
-    return vector
+    return values

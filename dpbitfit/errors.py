@@ -7,7 +7,9 @@
     ├── BudgetError      the work asked for would pass a privacy budget
     ├── LedgerError      the ledger cannot be read, written or believed
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
-        └── AnswerLost   a round was trained, or may have been, and its answer is gone
+        ├── AnswerLost       a round was trained, or may have been, and its answer is gone
+        ├── IdentityError    a signature or a key is not that of somebody who may ask
+        └── GuardUnavailable the site's guard does not answer: a later round may find it
 
 Each carries a fixed ``code``; only the code crosses the network, because a
 message may quote what a site holds.
@@ -62,3 +64,15 @@ class AnswerLost(ProtocolError):
     """A round was trained, or may have been, and its answer is gone: it stays spent."""
 
     code = "answer-lost"
+
+
+class IdentityError(ProtocolError):
+    """A signature or a key is not that of somebody who may ask."""
+
+    code = "identity"
+
+
+class GuardUnavailable(ProtocolError):
+    """The site's guard does not answer: a later round may find it."""
+
+    code = "guard-unavailable"

@@ -23,7 +23,10 @@ class Plan:
     records. ``delta`` and ``noise_multiplier`` are relative to adding or
     removing one unit; ``sampling_rate`` is the Poisson rate of each unit at
     each step; ``learning_rate`` is that of the first step and falls linearly to
-    0 over the plan's steps, so that the last ones add little noise.
+    0 over the plan's steps, so that the last ones add little noise. ``dataset``
+    and ``model`` are the names by which a site knows them ("" where it has one data
+    set only); ``max_length`` is in tokens. ``metrics``, separated by commas, are
+    measured at the sites ``evaluations`` times, on records kept for that.
     """
 
     layout_digest: str
@@ -39,6 +42,13 @@ class Plan:
     optimizer: str = "adam"
     learning_rate: float = 6e-3
     unit: str = "record"
+    dataset: str = ""
+    model: str = "minilm"
+    head: str = "labels"
+    logit_scale: float = 20.0
+    max_length: int = 128
+    metrics: str = ""
+    evaluations: int = 0
 
     @property
     def steps(self) -> int:
@@ -75,7 +85,7 @@ class Plan:
 
     def check(self) -> None:
         """Raise InputError, naming the setting, unless every number is usable."""
-        positive = ("noise_multiplier", "clipping_norm", "learning_rate")
+        positive = ("noise_multiplier", "clipping_norm", "learning_rate", "logit_scale")
         for name in positive:
             value = getattr(self, name)
             if not (math.isfinite(value) and 0 < value <= 1e6):
@@ -84,12 +94,15 @@ class Plan:
             raise InputError(f"sampling_rate must be in (0, 1], not {self.sampling_rate!r}")
         if not (math.isfinite(self.delta) and 0 < self.delta < 1):
             raise InputError(f"delta must be in (0, 1), not {self.delta!r}")
-        for name in ("rounds", "steps_per_round"):
+        for name in ("rounds", "steps_per_round", "max_length"):
             value = getattr(self, name)
             if not 1 <= value <= 1_000_000:
                 raise InputError(f"{name} must be between 1 and 1,000,000, not {value!r}")
+        if not 0 <= self.evaluations <= self.rounds:
+            raise InputError(f"evaluations must be between 0 and rounds, not {self.evaluations!r}")
         for name, allowed in (
             ("clipping", CLIPPINGS),
+            ("head", HEADS),
             ("noise", NOISES),
             ("optimizer", OPTIMIZERS),
         ):

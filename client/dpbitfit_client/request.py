@@ -1,23 +1,25 @@
-"""One round as the coordinator asks for it, read and checked before anything else."""
+"""What a coordinator asks, read and checked before anything else is done.
+
+A message may come from anybody who reached the socket: sizes and signature come
+first, numbers next, and nothing here opens a file.
+"""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from numpy.typing import NDArray
-
-from dpbitfit import codec
+from dpbitfit import statements
 from dpbitfit.errors import ProtocolError
 from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
+from dpbitfit.signing import verify
+from dpbitfit_client.generated import guard_pb2 as pb
 
 MOST_ROUNDS = 10**6
 
 
 @dataclass(frozen=True)
 class Request:
-    """A round of a plan from given biases [P], under a key that is used once.
+    """One round of a plan from packed biases, under a key that is used once.
 
     ``position`` is where the coordinator's ledger stands, with the round reserved.
     """
@@ -26,37 +28,61 @@ class Request:
     run: str
     round: int
     key: str
-    biases: NDArray[np.float32]
+    biases: bytes
     position: Position
 
-    def digest(self, model_digest: str) -> str:
+    @property
+    def coordinator(self) -> str:
+        """The public key of who asks: that of its ledger."""
+        return self.position.ledger
+
+    @property
+    def digest(self) -> str:
         """SHA-256 of all that the answer depends on."""
-        parts = f"{self.plan.digest} {model_digest} {self.run} {self.round}".encode()
-        return hashlib.sha256(parts + self.biases.tobytes()).hexdigest()
+        parts = f"{self.plan.digest} {self.run} {self.round}".encode()
+        return hashlib.sha256(parts + self.biases).hexdigest()
 
     @classmethod
-    def read(cls, content: RecordDict, parameters: int) -> "Request":
-        """The request of a message.
+    def read(cls, asked: pb.RoundRequest, purpose: str) -> "Request":
+        """The request in a message that was signed for this purpose.
 
-        Raises ProtocolError where a part is missing or of a wrong kind, InputError
+        Raises ProtocolError where a part is missing or of a wrong kind, IdentityError
+        where the signature is not that of the ledger that it speaks for, InputError
         for a plan with a number out of range.
         """
-        names = ("plan", "request", "position", "biases")
-        plan, request, position, biases = (content.get(name) for name in names)
-        if not isinstance(plan, ConfigRecord) or not isinstance(request, ConfigRecord):
-            raise ProtocolError("the request carries no plan")
-        if not isinstance(position, ConfigRecord) or not isinstance(biases, ArrayRecord):
-            raise ProtocolError("the request carries no biases or no ledger's position")
-        number, run, key = (request.get(name) for name in ("round", "run", "key"))
-        if type(number) is not int or not 0 < number <= MOST_ROUNDS:
+        if not (asked.HasField("plan") and asked.HasField("position")):
+            raise ProtocolError("the request carries no plan or no ledger's position")
+        if not 0 < asked.round <= MOST_ROUNDS:
             raise ProtocolError("the request carries no round")
-        if not isinstance(run, str) or not 0 < len(run) <= 64:
-            raise ProtocolError("the request carries no run")
-        if not isinstance(key, str) or not 16 <= len(key) <= 200:
+        _check_run(asked.run)
+        if not 16 <= len(asked.key) <= 200:
             raise ProtocolError("the request carries no key")
-        read = Plan.from_config(plan)
-        if request.get("plan_digest") != read.digest:
-            raise ProtocolError("the request's plan is not the one that its digest names")
-        read.check()
-        stands = Position.from_config(position, key)
-        return cls(read, run, number, key, codec.decode(biases, parameters), stands)
+        plan = read_plan(asked.plan)
+        position = Position.from_config(_values(asked.position), asked.key)
+        said = statements.request(plan, asked.run, asked.round, asked.key, asked.biases)
+        verify(position.ledger, purpose, said, asked.signature)
+        plan.check()
+        return cls(plan, asked.run, asked.round, asked.key, asked.biases, position)
+
+
+def read_question(asked: pb.DescribeRequest) -> Plan:
+    """The plan of a question that its coordinator has signed; raises as ``Request.read``."""
+    _check_run(asked.run)
+    plan = read_plan(asked.plan)
+    verify(asked.coordinator, "describe", statements.question(plan, asked.run), asked.signature)
+    plan.check()
+    return plan
+
+
+def read_plan(message: pb.Plan) -> Plan:
+    """The plan in a message, whatever its numbers are."""
+    return Plan(**{field.name: getattr(message, field.name) for field in fields(Plan)})
+
+
+def _check_run(run: str) -> None:
+    if not 0 < len(run) <= 64 or not run.isprintable():
+        raise ProtocolError("the request carries no run")
+
+
+def _values(position: pb.Position) -> dict[str, str | int]:
+    return {field.name: getattr(position, field.name) for field in position.DESCRIPTOR.fields}

@@ -1,64 +1,170 @@
-"""What a site answers: the guard's statements, or one trained round."""
+"""The guard as a gRPC service: deadlines, status codes, cancellation, and equal reply times.
 
-import json
-from logging import WARNING
+Beyond messages it gives away one thing, the time of its replies: those of one
+request leave at whole multiples of the policy's slot, good or bad. Its log holds
+codes only.
+"""
 
-from flwr.app import ConfigRecord, Context, RecordDict
-from flwr.common.logger import log
+import logging
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
-from dpbitfit import codec
-from dpbitfit.errors import DpbitfitError, ProtocolError
-from dpbitfit_client import answer
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
+
+from dpbitfit.errors import (
+    AccountingError,
+    AnswerLost,
+    BudgetError,
+    DpbitfitError,
+    IdentityError,
+    InputError,
+    LedgerError,
+    ModelError,
+    ProtocolError,
+)
+from dpbitfit_client.door import Door
+from dpbitfit_client.generated import guard_pb2 as pb
+from dpbitfit_client.generated.guard_pb2_grpc import GuardServicer, add_GuardServicer_to_server
 from dpbitfit_client.guard import Guard
-from dpbitfit_client.request import Request
+from dpbitfit_client.message import Refused
+from dpbitfit_client.policy import Policy
+from dpbitfit_client.relay import MOST_BYTES, REFUSAL
 
-# A process that Flower keeps alive between messages keeps its sites' models and records warm.
-_guards: dict[str, Guard] = {}
+log = logging.getLogger("dpbitfit.guard")
+
+SERVICE = "dpbitfit.guard.v1.Guard"
+WORKERS = 8
+MOST_WAITING = 4  # calls that work or wait for their turn; the others keep the guard's ear open
+
+STATUS = {
+    BudgetError.code: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    InputError.code: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelError.code: grpc.StatusCode.FAILED_PRECONDITION,
+    AccountingError.code: grpc.StatusCode.INVALID_ARGUMENT,
+    LedgerError.code: grpc.StatusCode.FAILED_PRECONDITION,
+    ProtocolError.code: grpc.StatusCode.FAILED_PRECONDITION,
+    AnswerLost.code: grpc.StatusCode.DATA_LOSS,
+    IdentityError.code: grpc.StatusCode.UNAUTHENTICATED,
+}
+
+Answer = TypeVar("Answer")
 
 
-def describe(content: RecordDict, context: Context) -> RecordDict:
-    """The site's public statements, and where its ledger stands."""
-    asked = content.get("asked")
-    coordinator = asked.get("ledger") if isinstance(asked, ConfigRecord) else None
-    if not isinstance(coordinator, str) or len(coordinator) != 64:
-        raise ProtocolError("the question does not say which ledger asks")
-    guard = _guard(context)
-    return _reply(guard, coordinator, "", refused="")
+class Cancelled(DpbitfitError):
+    """Whoever asked is gone, or the time that the policy gives is over."""
+
+    code = "cancelled"
 
 
-def train(content: RecordDict, context: Context) -> RecordDict:
-    """One round of a plan: statements, and the noised change as one packed array.
+class Service(GuardServicer):
+    """Puts the guard's answers and refusals into gRPC's terms."""
 
-    A refusal carries the site's signature that no record was touched, where
-    that is so. Raises a DpbitfitError for a request that cannot be read.
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._site = guard.policy.site
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
+
+    def Describe(
+        self, asked: pb.DescribeRequest, context: grpc.ServicerContext
+    ) -> pb.DescribeReply:
+        """What the site is."""
+        return self._answered(context, lambda: self._guard.describe(asked))
+
+    def Train(self, asked: pb.RoundRequest, context: grpc.ServicerContext) -> pb.TrainReply:
+        """One round of a plan."""
+        last = time.monotonic() + self._site.round_seconds
+
+        def go_on(_done: int, _of: int) -> None:
+            if not context.is_active() or time.monotonic() > last:
+                raise Cancelled("nobody waits for this round")
+
+        return self._answered(context, lambda: self._guard.train(asked, go_on))
+
+    def Evaluate(self, asked: pb.RoundRequest, context: grpc.ServicerContext) -> pb.EvaluateReply:
+        """One measurement."""
+        return self._answered(context, lambda: self._guard.evaluate(asked))
+
+    def Status(self, asked: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
+        """Whether the guard is at work."""
+        return self._guard.status()
+
+    def _answered(self, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
+        began = time.monotonic()
+        if context.time_remaining() is None:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no-deadline")
+        if not self._waiting.acquire(blocking=False):
+            context.abort(grpc.StatusCode.ABORTED, "busy")
+        try:
+            reply = work()
+        except Refused as refused:
+            log.warning("refused: %s", refused.code)
+            self._wait(began)
+            _abort(context, refused.refusal)
+        finally:
+            self._waiting.release()
+        self._wait(began)
+        return reply
+
+    def _wait(self, began: float) -> None:
+        """Until the next whole slot since the request, so that its length tells less."""
+        slot = self._site.reply_slot_seconds
+        if slot:
+            passed = time.monotonic() - began
+            time.sleep(math.ceil(passed / slot) * slot - passed)
+
+
+def _abort(context: grpc.ServicerContext, refusal: pb.Refusal) -> NoReturn:
+    status = STATUS.get(refusal.code, grpc.StatusCode.INTERNAL)
+    if refusal.code == Cancelled.code:
+        status = grpc.StatusCode.CANCELLED
+    context.set_trailing_metadata(((REFUSAL, refusal.SerializeToString()),))
+    context.abort(status, refusal.code)
+
+
+@contextmanager
+def serving(policy: Policy) -> Iterator[Guard]:
+    """Serve a policy's guard on its socket until the block ends.
+
+    Rounds that are still trained then are ended, and stay spent. Raises InputError
+    or LedgerError where the policy cannot be served.
     """
-    guard = _guard(context)
-    request = Request.read(content, guard.task.layout.size)
-    coordinator = request.position.ledger
-    try:
-        payload = guard.answer(request)
-    except DpbitfitError as error:
-        log(WARNING, "refused: %s", error.code)
-        untouched = guard.decline(request)
-        return _reply(guard, coordinator, request.key, refused=error.code, untouched=untouched)
-    stated: dict[str, str | int] = {"plan_digest": request.plan.digest, "round": request.round}
-    reply = _reply(guard, coordinator, request.key, refused="", **stated)
-    reply["update"] = codec.encode(answer.change_of(payload))
-    return reply
+    guard = Guard(policy)
+    with tempfile.TemporaryDirectory(prefix="dpbitfit-guard-") as folder:  # this user's alone
+        behind = Path(folder) / "inner.sock"
+        server = grpc.server(
+            ThreadPoolExecutor(WORKERS, thread_name_prefix="guard"),
+            maximum_concurrent_rpcs=4 * WORKERS,
+            options=_options(),
+        )
+        add_GuardServicer_to_server(Service(guard), server)  # type: ignore[no-untyped-call]
+        health = HealthServicer()
+        health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        server.add_insecure_port(f"unix:{behind}")
+        server.start()
+        try:
+            door = Door(policy.site.socket, policy.site.group, behind)
+            try:
+                yield guard
+            finally:
+                health.enter_graceful_shutdown()
+                door.close()
+        finally:
+            server.stop(grace=None).wait()
 
 
-def _guard(context: Context) -> Guard:
-    run, node = dict(context.run_config), dict(context.node_config)
-    name = json.dumps([run, node], sort_keys=True)
-    if name not in _guards:
-        _guards[name] = Guard.load(run, node)
-    return _guards[name]
-
-
-def _reply(guard: Guard, coordinator: str, key: str, **stated: str | int) -> RecordDict:
-    return RecordDict(
-        {
-            "statements": ConfigRecord({**guard.describe(), **stated}),
-            "position": ConfigRecord({**guard.position(coordinator, key)}),
-        }
-    )
+def _options() -> Sequence[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", MOST_BYTES),
+        ("grpc.max_send_message_length", MOST_BYTES),
+        ("grpc.max_metadata_size", 1 << 14),
+    ]

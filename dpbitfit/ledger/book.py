@@ -77,10 +77,17 @@ class Ledger(Reader):
         return self.account(name)
 
     def allot(
-        self, name: Name, run: str, plan: str, counts: Counts, coordinator: str = ""
+        self,
+        name: Name,
+        run: str,
+        plan: str,
+        counts: Counts,
+        coordinator: str = "",
+        share: float = math.inf,
     ) -> budget.Approval | None:
         """Approve a run's plan: its whole bag of steps; None where it was approved before.
 
+        ``share`` is the epsilon that all plans of this coordinator together may cost.
         Raises BudgetError where it does not fit, ProtocolError where the run was
         approved with another plan.
         """
@@ -89,9 +96,8 @@ class Ledger(Reader):
             before = rows.plan_of(connection, account.id, run) if account else None
             if account is not None and before is None:
                 # Accounting takes seconds: it is done, and remembered, before others must wait.
-                budget.approve(
-                    account, rows.holdings_of(connection, [account.id])[account.id], counts
-                )
+                holdings = rows.holdings_of(connection, [account.id])[account.id]
+                budget.approve(account, holdings, counts, coordinator, share)
         with self.database.write() as connection:
             account = self._locked(connection, name)
             holdings = rows.holdings_of(connection, [account.id])[account.id]
@@ -100,7 +106,7 @@ class Ledger(Reader):
                 if before != plan:
                     raise ProtocolError(f"run {run} was approved with another plan")
                 return None
-            approval = budget.approve(account, holdings, counts)
+            approval = budget.approve(account, holdings, counts, coordinator, share)
             values = [
                 {
                     "account_id": account.id,

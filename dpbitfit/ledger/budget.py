@@ -8,8 +8,9 @@ divergence of one order may decide, and the order is that of the first plans
 (Feldman and Zrnic 2021, arXiv 2008.11193).
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dpbitfit import accounting
 from dpbitfit.accounting import Bound, Counts, Mechanism, checked, merged
@@ -59,8 +60,20 @@ def still_approved(holdings: Holdings) -> Counts:
     return checked({m: n - given_up[m] for m, n in approved(holdings)})
 
 
-def approve(account: Account, holdings: Holdings, plan: Counts) -> Approval:
-    """Approve one more plan, or raise BudgetError with the figure."""
+def approve(
+    account: Account,
+    holdings: Holdings,
+    plan: Counts,
+    coordinator: str = "",
+    share: float = math.inf,
+) -> Approval:
+    """Approve one more plan, or raise BudgetError with the figure.
+
+    ``share`` is the part of the budget that all plans of ``coordinator`` may cost.
+    """
+    if share < account.budget:
+        own = {place: held for place, held in holdings.items() if held.coordinator == coordinator}
+        approve(replace(account, budget=share), own, plan)
     adaptive = bool(spent(holdings))
     if adaptive:
         order = account.filter_order

@@ -4,25 +4,22 @@ Exit codes: 0 done; 2 bad input, or refused; 3 over budget; 4 the ledger cannot 
 read, written or believed. Results go to standard output, the rest to standard error.
 """
 
-import math
 import os
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.progress import track
 
-from dpbitfit.accounting import Mechanism
-from dpbitfit.errors import AccountingError, BudgetError, InputError
+from dpbitfit.errors import BudgetError, InputError
 from dpbitfit.ledger import export as exporting
 from dpbitfit.ledger import figures, pages
 from dpbitfit.ledger.book import Ledger
-from dpbitfit.ledger.budget import Account, approve, fitting_noise
+from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import Database
 from dpbitfit.ledger.events import Name
+from dpbitfit.ledger.forecast import forecast
 from dpbitfit.ledger.schema import REVISION
 from dpbitfit.ledger.verify import check_whole
 
@@ -133,28 +130,18 @@ def plan(
     json_output: AsJson = False,
 ) -> None:
     """Say what a plan would cost beside all that is there, and which noise would fit."""
-    Mechanism(noise_multiplier or 1.0, sampling_rate)
     book = Ledger(ledger)
-    found = book.account(_name(account))
-    holdings = book.holdings([found.id])[found.id]
-    fitting = None
-    with suppress(AccountingError):
-        fitting = fitting_noise(found, holdings, sampling_rate, steps)
-    told: dict[str, Any] = {"account": account, "budget": found.budget, "delta": found.delta}
+    made = forecast(book, book.account(_name(account)), sampling_rate, steps, noise_multiplier)
+    budget, fitting = made.account.budget, made.fitting_noise_multiplier
+    told: dict[str, Any] = {"account": account, "budget": budget, "delta": made.account.delta}
     told["fitting_noise_multiplier"] = fitting
     text = "no noise multiplier fits" if fitting is None else f"noise multiplier {fitting:g} fits"
-    text = f"{steps} steps at rate {sampling_rate:g}, budget {found.budget:g}: {text}"
-    fits = fitting is not None
-    if noise_multiplier:
-        # A budget that refuses nothing shows the figure.
-        unbounded = replace(found, budget=math.inf)
-        bag = ((Mechanism(noise_multiplier, sampling_rate), steps),)
-        bound = approve(unbounded, holdings, bag).bound
-        fits = bound.epsilon <= found.budget
-        told |= {"noise_multiplier": noise_multiplier, **vars(bound)}
-        text += f"\nwith {noise_multiplier:g}: {pages.bound_text(bound)}"
-    pages.show({**told, "fits": fits}, text, json_output)
-    if not fits:
+    text = f"{steps} steps at rate {sampling_rate:g}, budget {budget:g}: {text}"
+    if made.bound:
+        told |= {"noise_multiplier": noise_multiplier, **vars(made.bound)}
+        text += f"\nwith {noise_multiplier:g}: {pages.bound_text(made.bound)}"
+    pages.show({**told, "fits": made.fits}, text, json_output)
+    if not made.fits:
         raise BudgetError(f"account {account}: this plan does not fit its budget")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from alembic import command
@@ -49,13 +50,20 @@ class Database:
     """One ledger's database. Nothing is created unless ``create``; then its folder too.
 
     ``upgrade`` brings the tables of an older version to this one's form. Raises
-    LedgerError where there is no ledger, where it cannot be used, and where it
-    was made by a newer version.
+    LedgerError where there is no ledger, where it cannot be used, where another
+    process's transaction takes longer than ``wait_seconds``, and where it was
+    made by a newer version.
     """
 
     def __init__(
-        self, url: str, create: bool = False, readonly: bool = False, upgrade: bool = False
+        self,
+        url: str,
+        create: bool = False,
+        readonly: bool = False,
+        upgrade: bool = False,
+        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
+        self._wait_seconds = wait_seconds
         self.url = _full_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = self._connectable(create, readonly)
@@ -172,7 +180,7 @@ class Database:
 
     def _connectable(self, create: bool, readonly: bool) -> sa.Engine:
         if not self.is_sqlite:
-            options = {"synchronous_commit": "on", "lock_timeout": f"{WAIT_SECONDS}s"}
+            options = {"synchronous_commit": "on", "lock_timeout": f"{self._wait_seconds}s"}
             if readonly:
                 options["default_transaction_read_only"] = "on"
             text = " ".join(f"-c {key}={value}" for key, value in options.items())
@@ -189,8 +197,8 @@ class Database:
             if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
                 # Nobody is at work on it, and SQLite cannot make the files that it reads a log by.
                 query["immutable"] = "1"
-            url = url.set(database=f"file:{path}", query=query)
-        engine = sa.create_engine(url, connect_args={"timeout": WAIT_SECONDS})
+            url = url.set(database=f"file:{quote(str(path))}", query=query)
+        engine = sa.create_engine(url, connect_args={"timeout": self._wait_seconds})
         sa.event.listen(engine, "connect", _prepare_readonly if readonly else _prepare)
         sa.event.listen(engine, "begin", _begin)
         return engine

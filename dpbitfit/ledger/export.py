@@ -153,7 +153,7 @@ def _parse(line: bytes) -> tuple[Name, Event]:
 
 
 # What holds for every account of this project, in the words of the two templates.
-_STATEMENTS: Mapping[str, Any] = {
+STATEMENTS: Mapping[str, Any] = {
     "adjacency": "add or remove one unit, that is all records of one unit; the declared size, "
     "rates and norms are public constants",
     "mechanism": "Gaussian noise on the sum of clipped per-unit gradients, at every step",
@@ -201,7 +201,7 @@ def report(ledger: Ledger, name: Name) -> dict[str, Any]:
         "accrued": standing.accrued.describe(),
         "curve": figures.describe_bounds(figures.curve(ledger, account)),
         "runs": [figures.describe_run(run) for run in runs],
-        **_STATEMENTS,
+        **STATEMENTS,
         "audit_evidence": {
             "ledger": ledger.id,
             "events": tally.sequence,

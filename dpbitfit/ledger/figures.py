@@ -6,7 +6,7 @@ lost or was made by another version of an accountant is made again.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +93,7 @@ def standing(ledger: Ledger, account: Account) -> Standing:
     Raises AccountingError as ``accounting.epsilon`` does.
     """
     holdings = ledger.holdings([account.id])[account.id]
-    return _standing(account, holdings, partial(remembered, ledger))
+    return derive(account, holdings, partial(remembered, ledger))
 
 
 def standings(ledger: Ledger) -> list[Standing]:
@@ -107,16 +107,23 @@ def standings(ledger: Ledger) -> list[Standing]:
     wanted = {
         (bag, one.delta): None
         for one in accounts
-        for bag in (_guaranteed_bag(holdings[one.id]), budget.spent(holdings[one.id]))
+        for bag in (guaranteed_bag(holdings[one.id]), budget.spent(holdings[one.id]))
     }
     with ledger.database.read() as connection:
-        known = _known(connection, wanted)
+        known = kept_figures(connection, wanted)
     for delta in {delta for _, delta in wanted}:
         bags = [bag for bag, of in wanted if of == delta and (bag, of) not in known]
-        for bag, value in zip(bags, quick_epsilons(bags, delta), strict=True):
-            bound = Bound(value, delta, QUICK, accounting.version_of("RDP"), 0.0)
-            known[bag, delta] = bound if bag else accounting.epsilon({}, delta)
-    return [_standing(one, holdings[one.id], lambda *of: known[of]) for one in accounts]
+        known |= {(one, delta): bound for one, bound in zip(bags, quick(bags, delta), strict=True)}
+    return [derive(one, holdings[one.id], lambda *of: known[of]) for one in accounts]
+
+
+def quick(bags: Sequence[Counts], delta: float) -> list[Bound]:
+    """Quick upper bounds of many bags at one delta."""
+    version = accounting.version_of("RDP")
+    return [
+        Bound(value, delta, QUICK, version, 0.0) if bag else accounting.epsilon({}, delta)
+        for bag, value in zip(bags, quick_epsilons(bags, delta), strict=True)
+    ]
 
 
 def recomputed(ledger: Ledger, account: Account, held: Holdings) -> Standing:
@@ -128,7 +135,7 @@ def recomputed(ledger: Ledger, account: Account, held: Holdings) -> Standing:
     def afresh(counts: Counts, delta: float) -> Bound:
         bound = accounting.epsilon(dict(counts), delta)
         with ledger.database.read() as connection:
-            kept = _known(connection, [(counts, delta)]).get((counts, delta), bound)
+            kept = kept_figures(connection, [(counts, delta)]).get((counts, delta), bound)
         if abs(kept.epsilon - bound.epsilon) > _SAME * max(1.0, bound.epsilon):
             raise LedgerError(
                 f"account {account.name}: an epsilon of {kept.epsilon:.4f} was kept where its "
@@ -137,7 +144,7 @@ def recomputed(ledger: Ledger, account: Account, held: Holdings) -> Standing:
             )
         return bound
 
-    return _standing(account, held, afresh)
+    return derive(account, held, afresh)
 
 
 def curve(ledger: Ledger, account: Account) -> list[Bound]:
@@ -145,7 +152,7 @@ def curve(ledger: Ledger, account: Account) -> list[Bound]:
     holdings = ledger.holdings([account.id])[account.id]
     epsilon = partial(remembered, ledger)
     return [
-        _guaranteed(account, holdings, delta, epsilon)
+        guaranteed_at(account, holdings, delta, epsilon)
         for delta in sorted({*CURVE_DELTAS, account.delta})
     ]
 
@@ -169,7 +176,7 @@ def remembered(ledger: Ledger, counts: Counts, delta: float) -> Bound:
     """``accounting.epsilon``, computed once for each installed version of the accountants."""
     place = (counts, delta)
     with ledger.database.read() as connection:
-        known = _known(connection, [place])
+        known = kept_figures(connection, [place])
     if place in known:
         return known[place]
     bound = accounting.epsilon(dict(counts), delta)
@@ -183,8 +190,9 @@ def remembered(ledger: Ledger, counts: Counts, delta: float) -> Bound:
     return bound
 
 
-def _standing(account: Account, holdings: Holdings, epsilon: Epsilon) -> Standing:
-    guaranteed = _guaranteed(account, holdings, account.delta, epsilon)
+def derive(account: Account, holdings: Holdings, epsilon: Epsilon) -> Standing:
+    """Both figures of an account that holds so much, by the given bounds on epsilon."""
+    guaranteed = guaranteed_at(account, holdings, account.delta, epsilon)
     accrued = epsilon(budget.spent(holdings), account.delta)
     # What was spent is part of what was approved, whichever bound is the looser.
     smaller = min(accrued, guaranteed, key=lambda bound: bound.epsilon)
@@ -192,15 +200,19 @@ def _standing(account: Account, holdings: Holdings, epsilon: Epsilon) -> Standin
     return Standing(account, Figure(guaranteed, basis), Figure(smaller, ACCRUED))
 
 
-def _guaranteed(account: Account, holdings: Holdings, delta: float, epsilon: Epsilon) -> Bound:
-    bag = _guaranteed_bag(holdings)
+def guaranteed_at(account: Account, holdings: Holdings, delta: float, epsilon: Epsilon) -> Bound:
+    """The guaranteed epsilon of an account at any delta."""
+    bag = guaranteed_bag(holdings)
     if _is_adaptive(holdings):
         return budget.filtered(bag, delta, account.filter_order)
     return epsilon(bag, delta)
 
 
-def _guaranteed_bag(holdings: Holdings) -> Counts:
-    """A filter forgets what was given up; a bag that was fixed beforehand stays as it was."""
+def guaranteed_bag(holdings: Holdings) -> Counts:
+    """Every step that is guaranteed.
+
+    A filter forgets what was given up; a bag that was fixed beforehand stays as it was.
+    """
     return budget.still_approved(holdings) if _is_adaptive(holdings) else budget.approved(holdings)
 
 
@@ -228,7 +240,7 @@ def _run_standing(row: Any, holdings: Holdings, steps: Counts) -> RunStanding:
     )
 
 
-def _known(
+def kept_figures(
     connection: sa.Connection, places: Iterable[tuple[Counts, float]]
 ) -> dict[tuple[Counts, float], Bound]:
     """The figures that were remembered from the accountants that are installed."""

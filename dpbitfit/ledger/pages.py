@@ -16,10 +16,7 @@ from dpbitfit.ledger.figures import QUICK, RunStanding, Standing
 
 errors = Console(stderr=True)
 _BAR = 16  # characters
-_LEGEND = (
-    "█ accrued, ▒ guaranteed, · left of the budget; ≤ a quick upper bound: --tight computes the "
-    "smallest"
-)
+BAR_LEGEND = "█ accrued, ▒ guaranteed, · left of the budget; ≤ a quick upper bound"
 
 
 def show(told: Any, page: RenderableType, as_json: bool) -> None:
@@ -57,16 +54,16 @@ def describe_chain(account: Account) -> dict[str, Any]:
 
 def accounts_table(standings: Sequence[Standing]) -> Table:
     """A line for each account, with a bar of its budget."""
-    table = Table(caption=_LEGEND)
+    table = Table(caption=f"{BAR_LEGEND}: --tight computes the smallest")
     table.add_column("account", overflow="fold")
     for title in ("budget", "guaranteed", "accrued", "left", "delta", ""):
         table.add_column(title, no_wrap=True)
     for one in standings:
         table.add_row(
-            _plain(str(one.account.name)),
+            plain(str(one.account.name)),
             f"{one.account.budget:g}",
-            _short(one.guaranteed.bound),
-            _short(one.accrued.bound),
+            short(one.guaranteed.bound),
+            short(one.accrued.bound),
             f"{one.left:.3f}",
             f"{one.account.delta:g}",
             _bar(one),
@@ -80,7 +77,7 @@ def account_page(
     """All about one account."""
     account = standing.account
     head = Table.grid(padding=(0, 2))
-    head.add_row("account", _plain(str(account.name)))
+    head.add_row("account", plain(str(account.name)))
     head.add_row("budget", f"epsilon {account.budget:g} at delta {account.delta:g}", _bar(standing))
     for title, figure in (("guaranteed", standing.guaranteed), ("accrued", standing.accrued)):
         head.add_row(title, bound_text(figure.bound), figure.basis)
@@ -112,16 +109,23 @@ def bound_text(bound: Bound) -> str:
     )
 
 
-def _short(bound: Bound) -> str:
+def short(bound: Bound) -> str:
+    """A figure in a table; one that may be smaller is marked."""
     return f"{'≤ ' if bound.accountant == QUICK else ''}{bound.epsilon:.3f}"
+
+
+def _bar(standing: Standing) -> Text:
+    figures = (standing.accrued, standing.guaranteed)
+    accrued, guaranteed = (one.bound.epsilon for one in figures)
+    return bar(accrued, guaranteed, standing.account.budget)
 
 
 def _runs_table(runs: Sequence[RunStanding]) -> Table:
     table = Table("run", "plan", "steps allotted", "spent", "left", "rounds left", "approved")
     for run in runs:
         table.add_row(
-            _plain(run.run),
-            _plain(run.plan[:12]),
+            plain(run.run),
+            plain(run.plan[:12]),
             _counts(run.allotted),
             str(sum(n for _, n in run.spent)),
             str(sum(n for _, n in run.left)),
@@ -140,28 +144,27 @@ def _events_table(events: Sequence[Event]) -> Table:
         table.add_row(
             str(event.sequence),
             event.kind,
-            _plain(body.get("at", "")),
-            _plain(said),
+            plain(body.get("at", "")),
+            plain(said),
             event.hash[:12],
         )
     return table
 
 
-def _bar(standing: Standing) -> Text:
+def bar(accrued: float, guaranteed: float, budget: float) -> Text:
     """Accrued, guaranteed and left, as parts of the budget."""
 
     def cells(epsilon: float) -> int:
-        return min(_BAR, round(_BAR * epsilon / standing.account.budget))
+        return min(_BAR, round(_BAR * epsilon / budget))
 
-    accrued = cells(standing.accrued.bound.epsilon)
-    guaranteed = max(accrued, cells(standing.guaranteed.bound.epsilon))
-    over = standing.guaranteed.bound.epsilon > standing.account.budget
-    bar = Text("█" * accrued, style="red" if over else "green")
-    bar.append("▒" * (guaranteed - accrued), style="yellow")
-    return bar.append("·" * (_BAR - guaranteed), style="dim")
+    spent = cells(accrued)
+    approved = max(spent, cells(guaranteed))
+    drawn = Text("█" * spent, style="red" if guaranteed > budget else "green")
+    drawn.append("▒" * (approved - spent), style="yellow")
+    return drawn.append("·" * (_BAR - approved), style="dim")
 
 
-def _plain(text: str) -> Text:
+def plain(text: str) -> Text:
     """Words from elsewhere, which must not steer a terminal."""
     return Text("".join(letter if letter.isprintable() else "?" for letter in str(text)))
 

@@ -9,7 +9,7 @@ from dpbitfit.accounting import Mechanism
 from dpbitfit.errors import InputError, LedgerError
 from dpbitfit.ledger import outbox, rows, schema
 from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.database import Database
+from dpbitfit.ledger.database import WAIT_SECONDS, Database
 from dpbitfit.ledger.events import Event, Held, Name, Tally
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.ledger.rows import Reservation
@@ -20,8 +20,14 @@ from dpbitfit.signing import Signer
 class Reader:
     """What a ledger in a database says. Every answer is one consistent view."""
 
-    def __init__(self, url: str, create: bool = False, readonly: bool = False) -> None:
-        self.database = Database(url, create, readonly)
+    def __init__(
+        self,
+        url: str,
+        create: bool = False,
+        readonly: bool = False,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self.database = Database(url, create, readonly, wait_seconds=wait_seconds)
         self.signer = self._identify(create)
 
     @property

@@ -1,6 +1,7 @@
 """Flower's entry at the coordinator: one run from its configuration to its report."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def _run(
         ledger=ledger,
         min_replies=settings.min_replies,
         expected_sites=settings.sites,
-        on_round=lambda line: _append(settings.folder / "progress.jsonl", line),
+        on_round=lambda line: _tell(settings.folder, strategy, line),
     )
     (settings.folder / "progress.jsonl").unlink(missing_ok=True)
     resumed = settings.resume and strategy.resume()
@@ -76,6 +77,12 @@ def _run(
     return report
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a") as file:
+def _tell(folder: Path, strategy: PrivateStrategy, line: dict[str, Any]) -> None:
+    """Let others follow the run: a line for each round, and each account's bytes so far."""
+    sites = strategy.roster.sites.values()
+    traffic = {str(site.account.name): [site.bytes_down, site.bytes_up] for site in sites}
+    draft = folder / "traffic.json.new"
+    draft.write_text(json.dumps(traffic))
+    os.replace(draft, folder / "traffic.json")
+    with (folder / "progress.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -22,17 +22,17 @@ class PublicEvaluation:
 
     def __init__(self, settings: Settings) -> None:
         labels = read_labels(settings.labels)
-        self._test = _test_records(settings, labels)
         self.task = TextTask.load(
             settings.model, labels, settings.head, settings.logit_scale, settings.max_length
         )
+        self._test = self.task.records(_test_records(settings, labels))
         self.initial = bias.pack(self.task.model, self.task.layout)  # [P]
 
     def __call__(self, _round: int, arrays: ArrayRecord) -> MetricRecord:
         """Evaluate one packed vector: Flower's ``evaluate_fn``."""
         self._load(codec.decode(arrays, self.task.layout.size))
-        accuracy, loss = self.task.evaluate(self._test)
-        return MetricRecord({"accuracy": accuracy, "loss": loss})
+        correct, losses = self.task.score(self._test)
+        return MetricRecord({"accuracy": correct.mean().item(), "loss": losses.mean().item()})
 
     @property
     def parameters(self) -> int:

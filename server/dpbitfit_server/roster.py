@@ -6,19 +6,21 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import INFO, WARNING
+from typing import cast
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from dpbitfit import accounting
+from dpbitfit import accounting, codec
+from dpbitfit import statements as statements_made
 from dpbitfit.accounting import Bound
-from dpbitfit.errors import BudgetError, DpbitfitError, ProtocolError
+from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, ProtocolError
 from dpbitfit.ledger import Account, Ledger, Name, budget, exchange
 from dpbitfit.ledger.events import Held
 from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
-from dpbitfit.signing import verify
+from dpbitfit.signing import Statement, verify
 
 SECONDS_FOR_NODES = 60.0
 POLL_SECONDS = 0.5
@@ -29,7 +31,8 @@ LARGEST_DECLARED_SIZE = 10**9
 class Site:
     """One site; ``refused`` says why it is left out, for the rest of the run.
 
-    ``key`` is that of the round that it was asked for last.
+    ``key`` is that of the round that it was asked for last. Bytes are payload
+    bytes since this process began.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Site:
     key: str = ""
     rounds: int = 0
     refused: str = ""
+    bytes_down: int = 0
+    bytes_up: int = 0
 
 
 class Roster:
@@ -101,13 +106,15 @@ class Roster:
     def hear(self, site: Site, content: RecordDict) -> ConfigRecord:
         """The statements of a site's reply, after comparing ledgers with it.
 
-        Raises LedgerError where the two ledgers do not agree, ProtocolError for a
-        reply that is not what it should be.
+        Raises LedgerError where the two ledgers do not agree, GuardUnavailable where
+        nobody at the site answered, ProtocolError for a reply that is not what it
+        should be or that the site did not sign.
         """
-        statements = content.get("statements")
-        if not isinstance(statements, ConfigRecord):
-            raise ProtocolError("a reply carries no statements")
-        exchange.check(self.ledger, site.account, _position_in(content, site.key), self.ledger.id)
+        statements = _statements_in(content)
+        stands = _position_in(content, site.key)
+        exchange.check(self.ledger, site.account, stands, self.ledger.id)
+        if not statements.get("refused"):
+            _check_signature(content, stands.ledger)
         return statements
 
     def release(self, site: Site, statements: ConfigRecord) -> bool:
@@ -115,7 +122,7 @@ class Roster:
         signature = str(statements.get("untouched", ""))
         try:
             peer = self.ledger.peer(site.account)
-            verify(peer, "untouched", {"key": site.key}, signature)
+            verify(peer, "untouched", statements_made.untouched(site.key), signature)
         except ProtocolError:
             return False
         self.ledger.release(site.key, signature)
@@ -144,9 +151,12 @@ class Roster:
     def admit(self, grid: Grid, timeout: float) -> None:
         """Ask the nodes that are new here what they are; leave out those that do not fit."""
         known = {site.node for site in self.sites.values()} | set(self.turned_away)
-        asked = {"asked": ConfigRecord({"ledger": self.ledger.id})}
+        said = statements_made.question(self.plan, self.run)
+        signature = self.ledger.signer.sign("describe", said)
+        asked = {"run": self.run, "ledger": self.ledger.id, "signature": signature}
+        question = {"asked": ConfigRecord({**asked}), "plan": ConfigRecord(self.plan.to_config())}
         questions = [
-            Message(RecordDict({**asked}), dst_node_id=node, message_type=MessageType.QUERY)
+            Message(RecordDict({**question}), dst_node_id=node, message_type=MessageType.QUERY)
             for node in grid.get_node_ids()
             if node not in known
         ]
@@ -160,6 +170,8 @@ class Roster:
                 continue
             try:
                 self._welcome(answer.content, node, set(grid.get_node_ids()))
+            except GuardUnavailable as error:
+                log(WARNING, "a node is asked again later: %s", error)
             except DpbitfitError as error:
                 self.turned_away[node] = str(error)
                 log(WARNING, "a node is turned away: %s", error)
@@ -168,7 +180,9 @@ class Roster:
         statements = statements_of(content)
         name, size = self._read(statements)
         account = self.ledger.open_account(name, self.plan.delta, self._epsilon)
-        exchange.check(self.ledger, account, _position_in(content, ""), self.ledger.id)
+        stands = _position_in(content, "")
+        _check_signature(content, stands.ledger)
+        exchange.check(self.ledger, account, stands, self.ledger.id)
         before = self.sites.get(name.site)
         if before is not None:
             if before.node in online:
@@ -213,12 +227,29 @@ class Roster:
 
 def statements_of(content: RecordDict) -> ConfigRecord:
     """A reply's statements; ProtocolError where there are none, or they are a refusal."""
-    statements = content.get("statements")
-    if not isinstance(statements, ConfigRecord):
-        raise ProtocolError("a reply carries no statements")
+    statements = _statements_in(content)
     if statements.get("refused"):
         raise ProtocolError(f"it refused with the code {str(statements['refused'])[:40]!r}")
     return statements
+
+
+def _statements_in(content: RecordDict) -> ConfigRecord:
+    statements = content.get("statements")
+    if not isinstance(statements, ConfigRecord):
+        raise ProtocolError("a reply carries no statements")
+    if statements.get("refused") == GuardUnavailable.code:
+        raise GuardUnavailable("the site's guard does not answer")
+    return statements
+
+
+def _check_signature(content: RecordDict, ledger: str) -> None:
+    """IdentityError unless the site whose ledger that is signed the reply."""
+    stated = dict(_statements_in(content))
+    signature = str(stated.pop("signature", ""))
+    stated.pop("refused", None)
+    update = content.get("update")
+    packed = codec.raw(update) if isinstance(update, ArrayRecord) else b""
+    verify(ledger, "reply", statements_made.reply(cast(Statement, stated), packed), signature)
 
 
 def _position_in(content: RecordDict, key: str) -> Position:

@@ -30,6 +30,7 @@ class Settings:
     label_column: str
     unit_column: str
     site_column: str
+    dataset: str
     labels: str
     sites: int
     seed: int
@@ -119,6 +120,11 @@ class Settings:
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             unit=self.unit,
+            dataset=self.dataset,
+            model=Path(self.model).name,  # as the sites' policies call it
+            head=self.head,
+            logit_scale=self.logit_scale,
+            max_length=self.max_length,
         )
         plan.check()
         return plan

@@ -23,8 +23,14 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
-from dpbitfit import accounting, codec
-from dpbitfit.errors import AnswerLost, BudgetError, DpbitfitError, ProtocolError
+from dpbitfit import accounting, codec, statements
+from dpbitfit.errors import (
+    AnswerLost,
+    BudgetError,
+    DpbitfitError,
+    GuardUnavailable,
+    ProtocolError,
+)
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit_server.checkpoint import Checkpoint
@@ -154,10 +160,7 @@ class PrivateStrategy(Strategy):
             if not messages:
                 break
             replies = list(grid.send_and_receive(messages, timeout=timeout))
-            line = Line(
-                bytes_up=sum(map(payload_bytes, replies)),
-                bytes_down=sum(map(payload_bytes, messages)),
-            )
+            line = self._count_bytes(replies)
             arrays, metrics = self.aggregate_train(number, replies)
             result.arrays = arrays or result.arrays
             line["replies"] = int(cast(int, metrics["replies"])) if metrics else 0
@@ -215,6 +218,9 @@ class PrivateStrategy(Strategy):
                 outcomes[site.key] = AnswerLost.code  # spent; the next round has another key
                 log(WARNING, "round %d: %s has lost its answer", server_round, site.name)
                 continue
+            except GuardUnavailable:
+                log(WARNING, "round %d: the guard of %s does not answer", server_round, site.name)
+                continue
             except DpbitfitError as error:
                 outcomes[site.key] = "refused"
                 self._leave_out(site, error)
@@ -254,18 +260,16 @@ class PrivateStrategy(Strategy):
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
 
     def _request(self, server_round: int, arrays: ArrayRecord, site: Site) -> RecordDict:
-        request: dict[str, int | str] = {
-            "round": server_round,
-            "run": self.roster.run,
-            "plan_digest": self.plan.digest,
-            "key": site.key,
-        }
+        run = self.roster.run
+        said = statements.request(self.plan, run, server_round, site.key, codec.raw(arrays))
+        signature = self.roster.ledger.signer.sign("train", said)
+        asked: dict[str, int | str] = {"round": server_round, "run": run, "key": site.key}
         return RecordDict(
             {
                 "biases": arrays,
                 "plan": ConfigRecord(self.plan.to_config()),
                 "position": ConfigRecord({**self.roster.position(site)}),
-                "request": ConfigRecord({**request}),
+                "request": ConfigRecord({**asked, "signature": signature}),
             }
         )
 
@@ -277,10 +281,10 @@ class PrivateStrategy(Strategy):
         Raises Untouched for a refusal that cost nothing, ProtocolError or
         LedgerError, with the reason, for a bad reply.
         """
-        statements = self.roster.hear(site, content)
-        if statements.get("refused") and self.roster.release(site, statements):
-            raise Untouched(f"it refused with the code {str(statements['refused'])[:40]!r}")
-        if statements.get("refused") == AnswerLost.code:
+        stated = self.roster.hear(site, content)
+        if stated.get("refused") and self.roster.release(site, stated):
+            raise Untouched(f"it refused with the code {str(stated['refused'])[:40]!r}")
+        if stated.get("refused") == AnswerLost.code:
             raise AnswerLost("it has lost its answer")
         statements_of(content)
         for key, wanted in (
@@ -288,13 +292,29 @@ class PrivateStrategy(Strategy):
             ("plan_digest", self.plan.digest),
             ("round", server_round),
         ):
-            if statements.get(key) != wanted:
+            if stated.get(key) != wanted:
                 raise ProtocolError(f"the reply's {key} is not the one that was asked for")
         update = content.get("update")
         if not isinstance(update, ArrayRecord):
             raise ProtocolError("the reply carries no update")
         most = self.plan.largest_update(self._parameters, site.declared_size)
         return codec.decode(update, self._parameters, max_norm=most)
+
+    def _count_bytes(self, replies: Iterable[Message]) -> Line:
+        """Payload bytes of a round; each site's are added to what it had before."""
+        waiting = {message.metadata.message_id: site for message, site in self._sent}
+        line = Line(bytes_up=0, bytes_down=0)
+        for message, site in self._sent:
+            size = payload_bytes(message)
+            line["bytes_down"] += size
+            site.bytes_down += size
+        for reply in replies:
+            size = payload_bytes(reply)
+            line["bytes_up"] += size
+            sender = waiting.get(reply.metadata.reply_to_message_id)
+            if sender is not None:
+                sender.bytes_up += size
+        return line
 
     def _nobody(self) -> str:
         """Why no round can begin at all."""
@@ -315,6 +335,7 @@ class PrivateStrategy(Strategy):
         spent = [self.roster.accrued(site).epsilon for site in self.roster.sites.values()]
         line = (
             Line(
+                run=self.roster.run,
                 round=number,
                 rounds=self.plan.rounds,
                 accuracy=metrics["accuracy"] if metrics else None,

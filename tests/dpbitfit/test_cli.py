@@ -1,9 +1,14 @@
 """The command line and the run configuration say the same."""
 
 import inspect
+import subprocess
+import sys
+from importlib.metadata import EntryPoints
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from dpbitfit import cli
 from dpbitfit.errors import InputError
@@ -30,3 +35,65 @@ def test_an_error_is_one_line_whatever_it_quotes(
         cli.main()
     said = capsys.readouterr().err.splitlines()
     assert said == ["error: the model cannot be loaded: no connection. See the documentation."]
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Commands that a role offers, by name; an exception stands for packages that are missing."""
+    commands: dict[str, Any] = {}
+
+    class Point:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def load(self) -> Any:
+            found = commands[self.name]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+    def entry_points(group: str, name: str | None = None) -> EntryPoints:
+        assert group == cli.COMMANDS
+        names = [one for one in commands if name in (None, one)]
+        return EntryPoints([Point(one) for one in names])  # type: ignore[list-item]
+
+    monkeypatch.setattr(cli, "entry_points", entry_points)
+    return commands
+
+
+def test_a_role_offers_functions_and_groups(offered: dict[str, Any]) -> None:
+    group = typer.Typer()
+
+    @group.callback()
+    def about() -> None:
+        """A group of commands."""
+
+    @group.command()
+    def serve(port: int) -> None:
+        typer.echo(f"serving at {port}")
+
+    def look(name: str) -> None:
+        """Look at one."""
+        typer.echo(f"looking at {name}")
+
+    offered |= {"keep": group, "look": look, "absent": ModuleNotFoundError("grpc")}
+    run = CliRunner().invoke
+    assert run(cli.app, ["keep", "serve", "7"]).output == "serving at 7\n"
+    assert run(cli.app, ["look", "north"]).output == "looking at north\n"
+    listed = run(cli.app, ["--help"]).output
+    for said in ("A group of commands.", "Look at one.", "simulate", "ledger"):
+        assert said in listed
+    assert "absent" not in listed
+    assert "No such command" in run(cli.app, ["absent"]).output
+    assert "No such command" in run(cli.app, ["never"]).output
+
+
+def test_nothing_of_a_role_is_loaded_for_another_command(offered: dict[str, Any]) -> None:
+    offered["broken"] = RuntimeError("loaded")
+    assert CliRunner().invoke(cli.app, ["calibrate", "--help"]).exit_code == 0
+
+
+def test_the_core_alone_imports_no_role() -> None:
+    code = "import sys, dpbitfit.cli; print([m for m in sys.modules if m.startswith('dpbitfit_')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -28,7 +28,7 @@ def test_a_plan_survives_the_network() -> None:
 @pytest.mark.parametrize("name", list(PLAN.to_config()))
 def test_every_field_is_in_the_digest_and_required(name: str) -> None:
     value = getattr(PLAN, name)
-    other = value + "x" if isinstance(value, str) else value * 2
+    other = value + "x" if isinstance(value, str) else value * 2 + 1
     assert replace(PLAN, **{name: other}).digest != PLAN.digest
     config = PLAN.to_config()
     del config[name]

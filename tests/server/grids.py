@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from dpbitfit import codec
+from dpbitfit import codec, statements
 from dpbitfit.ledger import Ledger, Name, exchange
 from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
@@ -101,7 +101,7 @@ class Site:
     def __call__(self, message: Message) -> RecordDict | Error | None:
         if message.metadata.message_type == "query":
             coordinator = str(message.content.config_records["asked"]["ledger"])
-            described = ConfigRecord(self.described)
+            described = self.signed(self.described)
             return RecordDict({"statements": described, "position": self.stand(coordinator)})
         self.asked.append(message)
         return self.train(message.content)
@@ -118,23 +118,31 @@ class Site:
         theirs = Position.from_config(dict(content.config_records["position"]), key)
         counts = PLAN.counts(PLAN.steps_per_round)
         exchange.check(self.ledger, self.account, theirs, theirs.ledger, counts)
-        name, plan = self.account.name, str(request["plan_digest"])
+        name = self.account.name
+        plan = Plan.from_config(content.config_records["plan"]).digest
         self.ledger.allot(name, run, plan, PLAN.counts(PLAN.steps), theirs.ledger)
         self.ledger.reserve(run, int(str(request["round"])), {self.account.id: key}, counts)
         self.ledger.commit({key: "reply"})
         self._replies[key] = reply = RecordDict(
             {
-                "statements": ConfigRecord(
+                "statements": self.signed(
                     {
                         "site": self.described["site"],
                         "plan_digest": plan,
                         "round": request["round"],
                         "refused": "",
                         **self.stated,
-                    }
+                    },
+                    self.change.tobytes(),
                 ),
                 "position": self.stand(theirs.ledger, key),
                 "update": codec.encode(self.change),
             }
         )
         return reply
+
+    def signed(self, stated: dict[str, Any], content: bytes = b"") -> ConfigRecord:
+        """Statements with the site's signature."""
+        said = {key: value for key, value in stated.items() if key != "refused"}
+        signature = self.ledger.signer.sign("reply", statements.reply(said, content))
+        return ConfigRecord({**stated, "signature": signature})

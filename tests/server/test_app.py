@@ -77,6 +77,11 @@ def test_the_report_is_complete(report: dict[str, Any], out: Path) -> None:
     assert report["final"]["weights_moved"] > 0
     progress = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
     assert [line["round"] for line in progress] == [0, 1, 2]
+    assert len({line["run"] for line in progress}) == 1
+    by_account = json.loads((out / "traffic.json").read_text())
+    totals = [sum(line[key] for line in progress) for key in ("bytes_down", "bytes_up")]
+    assert [sum(both) for both in zip(*by_account.values(), strict=True)] == totals
+    assert len(by_account) == len(report["sites"])
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows(

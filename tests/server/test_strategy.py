@@ -94,7 +94,7 @@ def test_a_message_carries_biases_plan_and_request_only(tmp_path: Path) -> None:
     final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
     content = nodes[100].asked[0].content
     assert set(content) == {"biases", "plan", "request", "position"}
-    assert set(content.config_records["request"]) == {"round", "run", "plan_digest", "key"}
+    assert set(content.config_records["request"]) == {"round", "run", "key", "signature"}
     assert len(content.array_records["biases"]) == 1
 
 

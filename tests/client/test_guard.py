@@ -1,28 +1,26 @@
-"""A site through Flower's own ClientApp: what it answers, what it refuses, what it keeps."""
+"""A simulated site through Flower's own ClientApp: what it answers, refuses and keeps."""
 
 import functools
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from dpbitfit_client import answer, service
+from dpbitfit_client import answer, relay, work
 from dpbitfit_client.app import app
 from dpbitfit_client.guard import Guard
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from dpbitfit import accounting, bias, codec
-from dpbitfit.accounting import Mechanism
-from dpbitfit.errors import AccountingError
-from dpbitfit.ledger import Ledger, exchange
-from dpbitfit.ledger.events import counts_to_text
+from dpbitfit import accounting, bias, codec, statements
+from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit.signing import verify
 from dpbitfit.tasks import TextTask
+
+from .coordinators import Coordinator
 
 
 class Site:
@@ -32,15 +30,15 @@ class Site:
         self.context = Context(
             run_id=1, node_id=2, node_config=node_config, state=RecordDict(), run_config=run_config
         )
+        self.coordinator = Coordinator(Path(run_config["site-ledgers"]))
 
-        folder = run_config["site-ledgers"]
-        self.coordinator = Ledger(f"{folder}/coordinator.sqlite", create=True)
-        self.run = "run-1"
-        self.claimed: Counter[Mechanism] = Counter()
+    @property
+    def guard(self) -> Guard:
+        return next(iter(relay._guards.values()))  # type: ignore[return-value]
 
     @property
     def ledger(self) -> Ledger:
-        return next(iter(service._guards.values())).ledger
+        return self.guard.ledger
 
     def spent(self) -> dict[str, int]:
         """Steps of each state, from the site's own ledger."""
@@ -50,44 +48,15 @@ class Site:
             found["committed"] += held.committed
         return found
 
-    def query(self) -> RecordDict:
-        asked = ConfigRecord({"ledger": self.coordinator.id})
-        return self.ask("query", RecordDict({"asked": asked}))
-
-    def stand(self, plan: Plan, key: str, claimed: int = 10**6) -> ConfigRecord:
-        """A coordinator's position that claims to hold so many steps of the plan."""
-        name = self.ledger.accounts()[0].name
-        account = self.coordinator.open_account(name, 1e-5, 8.0)
-        mine = exchange.position(
-            self.coordinator, account, self.coordinator.id, self.ledger.id, key
-        )
-        with suppress(AccountingError):
-            self.claimed[plan.mechanism] = claimed
-        steps = counts_to_text(self.claimed)
-        return ConfigRecord({**replace(mine, spent=steps).to_config(self.coordinator)})
-
     def ask(self, kind: str, content: RecordDict | None = None) -> RecordDict:
         message = Message(content or RecordDict(), dst_node_id=2, message_type=kind)
         return app(message, self.context).content
 
-    def train(
-        self,
-        plan: Plan,
-        biases: np.ndarray,
-        key: str = "k" * 16,
-        digest: str | None = None,
-        replaced: dict[str, Any] | None = None,
-    ) -> RecordDict:
-        chosen = {"run": self.run, "round": 1, "key": key}
-        request = {**chosen, "plan_digest": digest or plan.digest}
-        content = {
-            "biases": codec.encode(biases),
-            "plan": ConfigRecord(plan.to_config()),
-            "request": ConfigRecord(request),
-            "position": self.stand(plan, key),
-            **(replaced or {}),
-        }
-        return self.ask("train", RecordDict({k: v for k, v in content.items() if v is not None}))
+    def query(self, plan: Plan) -> RecordDict:
+        return self.ask("query", self.coordinator.question(plan))
+
+    def train(self, plan: Plan, biases: np.ndarray, **options: Any) -> RecordDict:
+        return self.ask("train", self.coordinator.request(plan, biases, **options))
 
 
 _load = functools.cache(TextTask.load)
@@ -97,9 +66,9 @@ _load = functools.cache(TextTask.load)
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No guard is warm; only the model, which is the same for all, is loaded once."""
     monkeypatch.setattr(TextTask, "load", _load)
-    service._guards.clear()
+    relay._guards.clear()
     yield
-    service._guards.clear()
+    relay._guards.clear()
 
 
 @pytest.fixture
@@ -109,34 +78,45 @@ def site(run_config: dict[str, Any], tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def described(site: Site) -> ConfigRecord:
-    return site.query().config_records["statements"]
+def task(site: Site) -> TextTask:
+    described = site.query(PLAN)
+    assert described.config_records["statements"]["refused"] == ""
+    (room,) = site.guard._rooms._rooms.values()
+    return room.task
 
 
 @pytest.fixture
-def plan(described: ConfigRecord) -> Plan:
-    return Plan(
-        layout_digest=str(described["layout_digest"]),
-        model_digest=str(described["model_digest"]),
-        noise_multiplier=2.0,
-        sampling_rate=0.2,
-        rounds=2,
-        steps_per_round=2,
-        delta=1e-5,
-    )
+def plan(task: TextTask) -> Plan:
+    return replace(PLAN, layout_digest=task.layout.digest, model_digest=task.digest)
 
 
 @pytest.fixture
-def biases() -> np.ndarray:
-    task = next(iter(service._guards.values())).task
+def biases(task: TextTask) -> np.ndarray:
     return bias.pack(task.model, task.layout)
+
+
+@pytest.fixture
+def described(site: Site) -> ConfigRecord:
+    return site.query(PLAN).config_records["statements"]
+
+
+PLAN = Plan(
+    layout_digest="0" * 64,
+    model_digest="1" * 64,
+    noise_multiplier=2.0,
+    sampling_rate=0.2,
+    rounds=2,
+    steps_per_round=2,
+    delta=1e-5,
+    max_length=24,
+)
 
 
 def refusal(reply: RecordDict) -> str:
     """The code of a refusal, which holds nothing but codes, constants and the ledger's position."""
     assert set(reply) <= {"statements", "position"}
     statements = reply.config_records["statements"]
-    assert set(statements) <= {*DESCRIBED, "refused", "untouched"}
+    assert set(statements) <= {"refused", "untouched"}
     return str(statements["refused"])
 
 
@@ -147,7 +127,9 @@ DESCRIBED = {
 
 
 def test_a_description_holds_public_constants_only(described: ConfigRecord) -> None:
-    assert set(described) == DESCRIBED | {"refused"}
+    more = {"labels", "rounds_left", "evaluation", "signature", "refused"}
+    assert set(described) == DESCRIBED | more
+    assert described["evaluation"] == "{}"
     assert described["site"] == "site-1"
     assert described["parameters"] == 23_424
     assert described["declared_size"] == 50  # 48 records: to one digit, never the count
@@ -159,7 +141,7 @@ def test_a_trained_round_is_one_array_and_statements(
     """Fails when anything else leaves: a record count, a loss, a norm."""
     reply = site.train(plan, biases)
     assert set(reply) == {"statements", "position", "update"}
-    stated = {"plan_digest", "round", "refused"}
+    stated = {"plan_digest", "round", "key", "signature", "refused"}
     assert set(reply.config_records["statements"]) == DESCRIBED | stated
     assert set(reply.config_records["position"]) == {
         *("ledger", "sequence", "head", "spent", "seen_sequence", "seen_head", "key"),
@@ -196,7 +178,7 @@ def test_a_site_stops_at_its_own_budget(site: Site, plan: Plan, biases: np.ndarr
     assert ["update" in reply for reply in replies] == [True, True, False, False]
     assert {refusal(reply) for reply in replies[2:]} == {"budget"}
     for number in range(3):
-        site.run = f"another-{number}"
+        site.coordinator.run = f"another-{number}"
         reply = site.train(replace(plan, noise_multiplier=0.7), biases, key=f"b{number:016}")
     assert refusal(reply) == "budget"
     everything = Counter()
@@ -223,7 +205,8 @@ def test_a_coordinator_whose_record_is_behind_is_refused(
 ) -> None:
     """A coordinator that restored a backup would count too little."""
     site.train(plan, biases, key="a" * 16)
-    behind = {"position": site.stand(plan, "b" * 16, claimed=2)}
+    site.coordinator.claimed.clear()
+    behind = {"position": site.coordinator.stand({plan.mechanism: 2}, "b" * 16)}
     assert refusal(site.train(plan, biases, key="b" * 16, replaced=behind)) == "ledger"
     assert refusal(site.train(plan, biases, key="c" * 16)) == "ledger"  # until it is settled
     assert site.spent() == {"reserved": 0, "committed": 2}
@@ -232,11 +215,11 @@ def test_a_coordinator_whose_record_is_behind_is_refused(
 def test_a_position_of_another_round_or_signer_is_refused(
     site: Site, plan: Plan, biases: np.ndarray
 ) -> None:
-    other = {"position": site.stand(plan, "b" * 16)}
+    other = {"position": site.coordinator.stand({}, "b" * 16)}
     assert refusal(site.train(plan, biases, replaced=other)) == "protocol"
-    forged = site.stand(plan, "k" * 16)
+    forged = site.coordinator.stand({}, "k" * 16)
     forged["sequence"] = 99
-    assert refusal(site.train(plan, biases, replaced={"position": forged})) == "protocol"
+    assert refusal(site.train(plan, biases, replaced={"position": forged})) == "identity"
     assert site.spent() == {"reserved": 0, "committed": 0}
 
 
@@ -276,7 +259,6 @@ def test_malformed_requests_are_refused(site: Site, plan: Plan, biases: np.ndarr
     assert refusal(site.train(plan, biases[:-1])) == "protocol"
     assert refusal(site.train(plan, np.full_like(biases, np.nan))) == "protocol"
     assert refusal(site.train(plan, biases, key="short")) == "protocol"
-    assert refusal(site.train(plan, biases, digest="0" * 64)) == "protocol"
     assert refusal(site.train(plan, biases, replaced={"plan": None})) == "protocol"
     assert refusal(site.train(plan, biases, replaced={"request": None})) == "protocol"
     assert refusal(site.train(plan, biases, replaced={"biases": None})) == "protocol"
@@ -285,8 +267,46 @@ def test_malformed_requests_are_refused(site: Site, plan: Plan, biases: np.ndarr
     assert site.spent() == {"reserved": 0, "committed": 0}
 
 
-def test_private_evaluation_is_refused(site: Site) -> None:
-    assert refusal(site.ask("evaluate")) == "protocol"
+def test_private_evaluation_is_refused_where_no_policy_allows_it(
+    site: Site, plan: Plan, biases: np.ndarray
+) -> None:
+    asked = replace(plan, metrics="accuracy", evaluations=1)
+    content = site.coordinator.request(asked, biases, purpose="evaluate")
+    assert refusal(site.ask("evaluate", content)) == "protocol"
+
+
+@pytest.mark.parametrize("changed", ["plan", "round", "key", "biases", "run", "purpose"])
+def test_a_request_that_its_coordinator_did_not_sign_is_refused(
+    site: Site, plan: Plan, biases: np.ndarray, changed: str
+) -> None:
+    content = site.coordinator.request(
+        plan, biases, purpose="evaluate" if changed == "purpose" else "train"
+    )
+    asked = content.config_records["request"]
+    if changed == "plan":
+        content["plan"] = ConfigRecord(replace(plan, learning_rate=0.5).to_config())
+    elif changed == "round":
+        asked["round"] = 2
+    elif changed == "run":
+        asked["run"] = "another"
+    elif changed == "key":
+        asked["key"] = "l" * 16
+        content["position"] = site.coordinator.stand({plan.mechanism: 10**6}, "l" * 16)
+    elif changed == "biases":
+        content["biases"] = codec.encode(biases + 1)
+    assert refusal(site.ask("train", content)) == "identity"
+    assert site.spent() == {"reserved": 0, "committed": 0}
+
+
+def test_every_reply_is_signed_by_the_site(site: Site, plan: Plan, biases: np.ndarray) -> None:
+    for reply in (site.query(plan), site.train(plan, biases)):
+        stated = dict(reply.config_records["statements"])
+        signature, refused = str(stated.pop("signature")), stated.pop("refused")
+        assert refused == ""
+        update = reply.get("update")
+        packed = codec.raw(update) if isinstance(update, ArrayRecord) else b""
+        said: Any = statements.reply(stated, packed)  # type: ignore[arg-type]
+        verify(site.ledger.id, "reply", said, signature)
 
 
 def test_an_unexpected_failure_leaves_as_a_code_only(
@@ -295,71 +315,32 @@ def test_an_unexpected_failure_leaves_as_a_code_only(
     def fail(*_: Any) -> None:
         raise ValueError("row 7: my secret diagnosis")
 
-    monkeypatch.setattr(Guard, "_train", fail)
-    assert refusal(site.train(plan, biases)) == "internal"
+    monkeypatch.setattr(work, "train_round", fail)
+    reply = site.train(plan, biases)
+    assert refusal(reply) == "internal"
+    assert reply.config_records["statements"]["untouched"] == ""
     # The attempt was charged before it began: nobody knows how far it came.
-    assert site.spent() == {"reserved": 2, "committed": 0}
+    assert site.spent() == {"reserved": 0, "committed": 2}
 
 
-def test_a_real_site_takes_data_and_limits_from_its_node_only(
-    run_config: dict[str, Any], corpus: Path, tmp_path: Path
-) -> None:
-    service._guards.clear()
-    hostile = {
-        **run_config,
-        "site-ledgers": str(tmp_path),
-        "data": "/etc/passwd",
-        "target-epsilon": 1e9,
-        "declared-size": 1,
-    }
-    node = {
-        "name": "hospital-1",
-        "data-path": str(corpus),
-        "declared-size": 70,
-        "target-epsilon": 0.5,
-        "ledger": str(tmp_path / "site.sqlite"),
-    }
-    site = Site(hostile, node)
-    described = site.query().config_records["statements"]
-    assert (described["site"], described["declared_size"]) == ("hospital-1", 70)
-    plan = Plan(
-        layout_digest=str(described["layout_digest"]),
-        model_digest=str(described["model_digest"]),
-        noise_multiplier=0.7,
-        sampling_rate=0.2,
-        rounds=2,
-        steps_per_round=2,
-        delta=1e-5,
-    )
-    biases = np.zeros(int(str(described["parameters"])), dtype=np.float32)
-    assert refusal(site.train(plan, biases)) == "budget"
-    fast = replace(plan, noise="fast-insecure", noise_multiplier=50.0)
-    assert refusal(site.train(fast, biases)) == "protocol"
-
-
-@pytest.mark.parametrize("missing", ["name", "declared-size", "target-epsilon", "ledger"])
-def test_a_real_site_without_its_limits_is_refused(
-    run_config: dict[str, Any], corpus: Path, missing: str, tmp_path: Path
-) -> None:
-    node = {"name": "h", "data-path": str(corpus), "declared-size": 70, "target-epsilon": 0.5}
-    node["ledger"] = str(tmp_path / "site.sqlite")
-    del node[missing]
+def test_a_node_without_a_guard_is_refused(run_config: dict[str, Any], tmp_path: Path) -> None:
     config = {**run_config, "site-ledgers": str(tmp_path)}
-    assert refusal(Site(config, node).query()) == "bad-input"
+    node = {"data-path": run_config["data"], "target-epsilon": 8.0, "ledger": "x"}
+    assert refusal(Site(config, node).query(PLAN)) == "bad-input"
 
 
 def test_optimizer_moments_go_on_within_a_run_only(
     site: Site, plan: Plan, biases: np.ndarray
 ) -> None:
     def step() -> int:
-        kept = site.ledger.last_reply(site.ledger.accounts()[0], site.run)
+        kept = site.ledger.last_reply(site.ledger.accounts()[0], site.coordinator.run)
         return answer.state_of(kept.payload if kept else None).step
 
     site.train(plan, biases, key="a" * 16)
-    service._guards.clear()  # as when the process was killed and began anew
-    site.query()
+    relay._guards.clear()  # as when the process was killed and began anew
+    site.query(plan)
     site.train(plan, biases, key="b" * 16)
     assert step() == 4
-    site.run = "run-2"
+    site.coordinator.run = "run-2"
     site.train(plan, biases, key="c" * 16)
     assert step() == 2

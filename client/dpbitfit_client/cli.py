@@ -1,0 +1,51 @@
+"""``dpbitfit guard``: check what a policy permits, and serve it."""
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpbitfit.models import model_digest, resolve_model
+from dpbitfit_client.describe import describe
+from dpbitfit_client.explain import explain
+from dpbitfit_client.policy import Policy
+
+app = typer.Typer(help="The site's guard: its records, its policy, its ledger.")
+
+PolicyFile = Annotated[Path, typer.Option("--policy", help="The site's policy file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command()
+def serve(policy: PolicyFile) -> None:
+    """Answer on the policy's socket until SIGTERM or ctrl-C."""
+    from dpbitfit_client.service import serving
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
+    )
+    read = Policy.read(policy)
+    stop = threading.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: stop.set())
+    with serving(read):
+        logging.getLogger("dpbitfit.guard").info("serving %s", read.site.socket)
+        stop.wait()
+
+
+@app.command()
+def check(policy: PolicyFile, json_output: AsJson = False) -> None:
+    """Say in plain words what a policy permits in all."""
+    read = Policy.read(policy)
+    typer.echo(json.dumps(describe(read), indent=2) if json_output else explain(read))
+
+
+@app.command()
+def digest(model: Annotated[str, typer.Argument(help="A model's folder, or minilm.")]) -> None:
+    """Print the digest by which a policy names a model."""
+    typer.echo(model_digest(Path(resolve_model(model))))

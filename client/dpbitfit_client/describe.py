@@ -1,0 +1,154 @@
+"""What a policy allows and what follows from it, as plain values."""
+
+import stat
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from dpbitfit.accounting import Mechanism, epsilon
+from dpbitfit.errors import AccountingError
+from dpbitfit_client.limits import Limits
+from dpbitfit_client.policy import Dataset, Evaluation, Policy, SiteRules
+
+HIGH_EPSILON = 10.0
+LOW_NOISE = 0.5
+
+
+def describe(policy: Policy) -> dict[str, Any]:
+    """The policy and what follows from it, as plain values for JSON.
+
+    Every epsilon is for adding or removing one unit. ``cost`` is None where no
+    accountant bounds it.
+    """
+    site = policy.site
+    return {
+        "site": site.name,
+        "ledger": _ledger(site),
+        "socket": str(site.socket),
+        "group": site.group,
+        "reply_slot_seconds": site.reply_slot_seconds,
+        "round_seconds": site.round_seconds,
+        "coordinators": dict(policy.coordinators),
+        "models": {name: asdict(model) for name, model in policy.models.items()},
+        "datasets": {name: _dataset(one) for name, one in policy.datasets.items()},
+        "warnings": _warnings(policy),
+    }
+
+
+def _dataset(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "records": dataset.source,
+        "labels": dataset.labels,
+        "unit": dataset.unit,
+        "adjacency": f"add or remove one {dataset.unit}",
+        "declared_size": dataset.declared_size,
+        "epsilon": dataset.epsilon,
+        "delta": dataset.delta,
+        "most_epsilon": _most(dataset),
+        "coordinators": {
+            name: _limits(limits, dataset.delta) for name, limits in dataset.limits.items()
+        },
+        "evaluation": dataset.evaluation and _evaluation(dataset.evaluation),
+    }
+
+
+def _most(dataset: Dataset) -> float:
+    """The most that any requests can spend: shares add up, but never past the budget."""
+    shares = [limits.epsilon for limits in dataset.limits.values()]
+    # Shares of several hold at delta each: at one delta, only the common budget bounds them.
+    return sum(shares, 0.0) if len(shares) < 2 else dataset.epsilon
+
+
+def _limits(limits: Limits, delta: float) -> dict[str, Any]:
+    cost = _cost(limits.min_noise_multiplier, limits.max_sampling_rate, limits.max_steps, delta)
+    over = cost is None or cost["epsilon"] > limits.epsilon
+    return {
+        **asdict(limits),
+        "models": list(limits.models),
+        "heads": list(limits.heads),
+        "max_steps": limits.max_steps,
+        "cost": cost,
+        "binds": "budget" if over else "limits",
+    }
+
+
+def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "records": evaluation.source,
+        "unit": evaluation.unit,
+        "adjacency": f"add or remove one {evaluation.unit}",
+        "declared_size": evaluation.declared_size,
+        "epsilon": evaluation.epsilon,
+        "delta": evaluation.delta,
+        "metrics": {
+            name: {"noise_multiplier": noise, "cost": _cost(noise, 1.0, 1, evaluation.delta)}
+            for name, noise in evaluation.metrics.items()
+        },
+    }
+
+
+def _cost(noise: float, rate: float, steps: int, delta: float) -> dict[str, Any] | None:
+    try:
+        bound = epsilon({Mechanism(noise, rate): steps}, delta)
+    except AccountingError:
+        return None
+    return {"epsilon": bound.epsilon, "accountant": bound.accountant, "version": bound.version}
+
+
+def _ledger(site: SiteRules) -> str:
+    """Where the ledger is, without a password: a URL has two places for one."""
+    if "://" not in site.ledger:
+        return site.ledger
+    return sa.make_url(site.ledger).set(query={}).render_as_string()
+
+
+def _warnings(policy: Policy) -> list[str]:
+    found = []
+    if not policy.site.reply_slot_seconds:
+        found.append("Replies are not held back (reply-slot-seconds): see Timing.")
+    if _is_open(policy.site.ledger):
+        found.append(
+            f"Everybody on this machine may look into {Path(policy.site.ledger).parent}, where the "
+            "ledger and its key lie: chmod o-rwx."
+        )
+    for name, dataset in policy.datasets.items():
+        found += _budget_warnings(f"Dataset {name}", dataset)
+        if dataset.evaluation:
+            found.append(
+                f"Dataset {name}: noised metrics on private records are allowed; whoever has "
+                "records for training and for evaluation can lose epsilon "
+                f"{_most(dataset) + dataset.evaluation.epsilon:g} in all, at delta "
+                f"{dataset.delta + dataset.evaluation.delta:g}."
+            )
+            found += _budget_warnings(f"The evaluation of {name}", dataset.evaluation)
+        if not dataset.limits:
+            found.append(f"Dataset {name}: no coordinator may train on it.")
+        for who, limits in dataset.limits.items():
+            if limits.min_noise_multiplier < LOW_NOISE:
+                found.append(
+                    f"Dataset {name}: {who} may ask for a noise multiplier of "
+                    f"{limits.min_noise_multiplier:g}; below {LOW_NOISE:g} one step can cost more "
+                    "than a whole plan should."
+                )
+    return found
+
+
+def _budget_warnings(what: str, of: Dataset | Evaluation) -> list[str]:
+    found = []
+    if of.epsilon > HIGH_EPSILON:
+        found.append(f"{what}: an epsilon of {of.epsilon:g} promises very little.")
+    if of.delta > 1 / of.declared_size:
+        found.append(
+            f"{what}: delta {of.delta:g} is more than one in the declared size of "
+            f"{of.declared_size:,}: it would allow one of them to be published whole."
+        )
+    return found
+
+
+def _is_open(ledger: str) -> bool:
+    try:
+        return "://" not in ledger and bool(Path(ledger).parent.stat().st_mode & stat.S_IRWXO)
+    except OSError:  # it is not there yet
+        return False

@@ -1,0 +1,1 @@
+"""Made from ``guard.proto`` by ``make proto``; never edited."""

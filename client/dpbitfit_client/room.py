@@ -1,0 +1,57 @@
+"""What a guard keeps warm: one data set with one model, loaded and tokenised once."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dpbitfit.errors import ProtocolError
+from dpbitfit.plan import Plan
+from dpbitfit.tables import Examples, read_labels
+from dpbitfit.tasks import TextRecords, TextTask
+from dpbitfit_client.policy import Dataset, Evaluation
+
+MOST_ROOMS = 2  # each holds a model
+
+
+class Room(NamedTuple):
+    """A task, the records that train it, and those that are only measured on."""
+
+    task: TextTask
+    records: TextRecords
+    held_out: TextRecords | None
+
+    def agree(self, plan: Plan) -> None:
+        """ProtocolError unless the plan is for this very model and label set."""
+        if (plan.layout_digest, plan.model_digest) != (self.task.layout.digest, self.task.digest):
+            raise ProtocolError("the plan is for another model or label set than this site's")
+
+
+class Rooms:
+    """The rooms that were used last, by data set and by what a plan asks of the model."""
+
+    def __init__(
+        self,
+        folder: Callable[[str], str],
+        examples: Callable[[Dataset, Dataset | Evaluation], Examples],
+    ) -> None:
+        """``folder`` says where a model of some name lies, ``examples`` reads a data set's part."""
+        self._folder = folder
+        self._examples = examples
+        self._rooms: OrderedDict[tuple[str | float, ...], Room] = OrderedDict()
+
+    def enter(self, dataset: Dataset, plan: Plan) -> Room:
+        """The room for a plan; InputError or ModelError where it cannot be loaded."""
+        key = (dataset.name, plan.model, plan.head, plan.logit_scale, plan.max_length)
+        room = self._rooms.pop(key, None) or self._load(dataset, plan)
+        self._rooms[key] = room
+        while len(self._rooms) > MOST_ROOMS:
+            self._rooms.popitem(last=False)
+        return room
+
+    def _load(self, dataset: Dataset, plan: Plan) -> Room:
+        labels = read_labels(dataset.labels)
+        where = self._folder(plan.model)
+        task = TextTask.load(where, labels, plan.head, plan.logit_scale, plan.max_length)
+        kept = dataset.evaluation
+        held_out = task.records(self._examples(dataset, kept)) if kept else None
+        return Room(task, task.records(self._examples(dataset, dataset)), held_out)

@@ -1,0 +1,123 @@
+"""A site of a simulation: one part of a data set, and a policy that allows what the run asks.
+
+The data is the researcher's own, so whoever coordinates may ask, and with
+insecure noise too. The budget is as strict as a real site's.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from dpbitfit.errors import InputError
+from dpbitfit.partition import hold_out, natural_sites, split
+from dpbitfit.plan import HEADS, Plan
+from dpbitfit.tables import Examples, read_examples, read_labels
+from dpbitfit_client.guard import Guard
+from dpbitfit_client.limits import MOST_STEPS, Limits
+from dpbitfit_client.policy import Dataset, Policy, SiteRules
+
+Config = Mapping[str, Any]
+_ANYBODY = "anybody"
+
+
+@dataclass(frozen=True)
+class SimulatedDataset(Dataset):
+    """A part of the researcher's own data set."""
+
+    def check(self, plan: Plan) -> None:
+        """As a real site's, but with any noise."""
+        super().check(replace(plan, noise="discrete-gaussian"))
+
+
+@dataclass(frozen=True)
+class SimulatedPolicy(Policy):
+    """What a site of a simulation allows: anybody, any plan within its budget, one model."""
+
+    model: str
+
+    def coordinator(self, public_key: str) -> str:
+        """Everybody is known."""
+        return _ANYBODY
+
+    def folder(self, model: str) -> str:
+        """The run's model, whatever a plan calls it."""
+        return self.model
+
+    def limits(self, dataset: str, public_key: str) -> Limits:
+        """Nothing is outside but the budget; and a plan's model is the run's."""
+        return _Open(self.datasets[dataset].epsilon, 0, 1, MOST_STEPS, MOST_STEPS, (), HEADS, 10**6)
+
+
+class _Open(Limits):
+    def check(self, plan: Plan) -> None:
+        plan.check()
+
+
+def simulated_guard(run: Config, node: Config) -> Guard:
+    """The guard of the node with configuration ``node`` in the run ``run``."""
+    policy, examples = simulated_site(run, node)
+    return Guard(policy, lambda *_: examples)
+
+
+def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
+    """The policy of a node, with one data set, and the records that are its part.
+
+    Raises InputError for data that cannot be used or settings that are missing.
+    """
+    name, examples = _part(run, int(node["partition-id"]))
+    units = len(set(examples.units)) if examples.units else len(examples)
+    dataset = SimulatedDataset(
+        name=str(run["dataset"]) or Path(str(run["data"])).stem,
+        source=str(run["data"]),
+        text_column=str(run["text-column"]),
+        label_column=str(run["label-column"]),
+        labels=str(run["labels"]),
+        unit_column=str(run["unit-column"]) or None,
+        declared_size=int(run["declared-size"]) or _to_one_digit(units),
+        epsilon=float(run["budget"]) or float(run["target-epsilon"]),
+        delta=float(run["delta"]),
+        limits={},
+        evaluation=None,
+    )
+    ledger = _ledgers_of(run) / f"{quote(name, safe='')}.sqlite"
+    site = SiteRules(name, str(ledger), Path(), "", 0, math.inf)
+    policy = SimulatedPolicy(site, {}, {}, {dataset.name: dataset}, str(run["model"]))
+    return policy, examples
+
+
+def _part(run: Config, index: int) -> tuple[str, Examples]:
+    """The name and the records of one of the data set's sites."""
+    labels = read_labels(str(run["labels"]))
+    examples = read_examples(
+        str(run["data"]),
+        str(run["text-column"]),
+        str(run["label-column"]),
+        labels,
+        str(run["unit-column"]) or None,
+        str(run["site-column"]) or None,
+    )
+    if not run["test-data"]:
+        examples, _ = hold_out(examples, float(run["test-fraction"]), int(run["seed"]))
+    if run["site-column"]:
+        sites = natural_sites(examples)
+    else:
+        parts = split(examples, int(run["sites"]), float(run["skew"]), int(run["seed"]))
+        sites = {f"site-{number}": part for number, part in enumerate(parts, start=1)}
+    if index >= len(sites):
+        raise InputError(f"the data has {len(sites)} sites and the simulation more nodes")
+    name = list(sites)[index]
+    return name, sites[name]
+
+
+def _ledgers_of(run: Config) -> Path:
+    """Where a simulation keeps its sites' ledgers."""
+    return Path(str(run["site-ledgers"]) or Path(str(run["out"])) / "ledger" / "sites")
+
+
+def _to_one_digit(count: int) -> int:
+    """A size that a researcher would declare: the count's first digit, the rest zeros."""
+    digit = 10 ** math.floor(math.log10(count))
+    return int(round(count / digit) * digit)

@@ -1,0 +1,138 @@
+"""What a guard does with records: a round of training, or a measurement.
+
+Each says what it costs before it is done, and does it without knowing of
+ledgers, signatures or messages.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit import bias
+from dpbitfit.accounting import Counts, Mechanism, merged
+from dpbitfit.errors import ProtocolError
+from dpbitfit.noise import DiscreteGaussian
+from dpbitfit.plan import Plan
+from dpbitfit.tasks import TextRecords, TextTask
+from dpbitfit.training import train_round
+from dpbitfit_client import answer
+from dpbitfit_client.generated import guard_pb2 as pb
+from dpbitfit_client.policy import Dataset
+from dpbitfit_client.room import Room
+
+MOST_LOSS = 10.0  # nats, a public constant: each record's loss is cut there
+
+Vector = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+Round_co = TypeVar("Round_co", bound=pb.TrainReply | pb.EvaluateReply, covariant=True)
+
+
+class Work(Protocol[Round_co]):
+    """One kind of work on a site's records; ``purpose`` is what its request is signed for."""
+
+    purpose: str
+
+    def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
+        """What once costs, and all that the plan will ask for; ProtocolError where it may not."""
+
+    def do(
+        self, plan: Plan, dataset: Dataset, room: Room, biases: Vector, before: bytes | None
+    ) -> bytes:
+        """The answer to keep; ``before`` is the run's last one."""
+
+    def reply(self, payload: bytes) -> Round_co:
+        """The message that an answer is sent in."""
+
+
+class Training:
+    """A round of DP-SGD; ``progress`` is told of each step."""
+
+    purpose = "train"
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
+        """The plan's mechanism, so often in a round and in all."""
+        return plan.counts(plan.steps_per_round), plan.counts(plan.steps)
+
+    def do(
+        self, plan: Plan, dataset: Dataset, room: Room, biases: Vector, before: bytes | None
+    ) -> bytes:
+        """The noised change and the optimizer's new state."""
+        change, state = train_round(
+            room.task.model,
+            room.task.layout,
+            room.records,
+            plan,
+            dataset.declared_size,
+            biases,
+            answer.state_of(before),
+            progress=self._progress,
+        )
+        return answer.pack(change, state)
+
+    def reply(self, payload: bytes) -> pb.TrainReply:
+        """The change alone: the state stays."""
+        return pb.TrainReply(update=answer.change_of(payload).astype("<f4").tobytes())
+
+
+class Measuring:
+    """A plan's metrics on records that are kept for that."""
+
+    purpose = "evaluate"
+
+    def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
+        """One Gaussian mechanism at sampling rate 1 for each metric."""
+        once = [(Mechanism(sigma, 1.0), 1) for sigma in _chosen(plan, dataset).values()]
+        return merged(once), merged((one, plan.evaluations) for one, _ in once)
+
+    def do(
+        self, plan: Plan, dataset: Dataset, room: Room, biases: Vector, before: bytes | None
+    ) -> bytes:
+        """The noised metrics."""
+        if dataset.evaluation is None or room.held_out is None:
+            raise ProtocolError("the policy allows no evaluation")
+        bias.unpack(room.task.model, room.task.layout, biases)
+        size = dataset.evaluation.declared_size
+        found = {
+            name: measure(room.task, room.held_out, name, sigma, size)
+            for name, sigma in _chosen(plan, dataset).items()
+        }
+        return json.dumps(found).encode()
+
+    def reply(self, payload: bytes) -> pb.EvaluateReply:
+        """The metrics by name."""
+        return pb.EvaluateReply(metrics=json.loads(payload))
+
+
+def measure(
+    task: TextTask, records: TextRecords, metric: str, noise_multiplier: float, declared_size: int
+) -> float:
+    """One noised metric: ``accuracy`` from 0 to 1, or ``loss`` in nats.
+
+    *Formal guarantee*: a Gaussian mechanism of that noise multiplier. A unit's
+    value is the mean over its records, in [0, 1], so adding or removing a unit
+    moves the sum by at most 1; the divisor is a public constant.
+    """
+    correct, losses = task.score(records)  # [n], [n]
+    most = MOST_LOSS if metric == "loss" else 1.0
+    values = losses if metric == "loss" else correct
+    # Hostile biases can make a loss that is no number: it counts as the largest.
+    values = np.clip(np.nan_to_num(values, nan=most), 0, most) / most  # [n]
+    by_unit = np.array([[values[unit].mean()] for unit in records.units])  # [units, 1]
+    noise = DiscreteGaussian(1.0, noise_multiplier)
+    total = noise.round_toward_zero(by_unit).sum(axis=0)  # [1]
+    return most * float(np.clip(noise.release(total)[0] / declared_size, 0.0, 1.0))
+
+
+def _chosen(plan: Plan, dataset: Dataset) -> dict[str, float]:
+    """The noise multiplier of each metric that a plan asks for; ProtocolError for another one."""
+    allowed = dataset.evaluation.metrics if dataset.evaluation else {}
+    chosen = plan.metrics.split(",")
+    if not plan.evaluations or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
+        raise ProtocolError("the policy does not allow these metrics")
+    return {name: allowed[name] for name in chosen}

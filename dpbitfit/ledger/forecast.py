@@ -1,0 +1,53 @@
+"""What a plan would cost an account beside all that is there, and which noise would fit."""
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from dpbitfit.accounting import Bound, Mechanism
+from dpbitfit.errors import AccountingError
+from dpbitfit.ledger.book import Ledger
+from dpbitfit.ledger.budget import Account, approve, fitting_noise
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """``fitting_noise_multiplier`` is None where no noise fits.
+
+    ``bound`` is what the account would be committed to with the plan; None where
+    no noise multiplier was given.
+    """
+
+    account: Account
+    sampling_rate: float
+    steps: int
+    fitting_noise_multiplier: float | None
+    bound: Bound | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the plan fits the budget; without a noise multiplier, whether any would."""
+        if self.bound is not None:
+            return self.bound.epsilon <= self.account.budget
+        return self.fitting_noise_multiplier is not None
+
+
+def forecast(
+    ledger: Ledger, account: Account, sampling_rate: float, steps: int, noise_multiplier: float = 0
+) -> Forecast:
+    """Forecast a plan of so many steps; a noise multiplier of 0 asks only what fits.
+
+    Seconds of computing. Raises AccountingError for numbers out of range.
+    """
+    Mechanism(noise_multiplier or 1.0, sampling_rate)
+    holdings = ledger.holdings([account.id])[account.id]
+    fitting = None
+    with suppress(AccountingError):
+        fitting = fitting_noise(account, holdings, sampling_rate, steps)
+    bound = None
+    if noise_multiplier:
+        # A budget that refuses nothing shows the figure.
+        unbounded = replace(account, budget=math.inf)
+        bag = ((Mechanism(noise_multiplier, sampling_rate), steps),)
+        bound = approve(unbounded, holdings, bag).bound
+    return Forecast(account, sampling_rate, steps, fitting, bound)

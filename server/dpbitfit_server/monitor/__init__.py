@@ -1,0 +1,1 @@
+"""Showing a ledger and its runs to people and programs; nothing here writes to either."""

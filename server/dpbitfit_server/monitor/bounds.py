@@ -1,0 +1,97 @@
+"""Epsilon of many bags of steps: a quick upper bound at once, the smallest as soon as it is known.
+
+Both are valid; a bound whose accountant is ``figures.QUICK`` is the loose one.
+The smallest takes about a second of computing, so it is made where nobody waits.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TypeVar
+
+from dpbitfit import accounting
+from dpbitfit.accounting import Bound, Counts
+from dpbitfit.errors import AccountingError
+from dpbitfit.ledger import figures
+
+Place = tuple[Counts, float]
+Value = TypeVar("Value")
+
+_MOST = 65536  # bounds that are remembered, and bags that wait
+
+
+class Bounds:
+    """Bounds by bag and delta, for many threads; ``refine`` makes the smallest ones."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._exact: OrderedDict[Place, Bound | AccountingError] = OrderedDict()
+        self._quick: OrderedDict[Place, Bound] = OrderedDict()
+        self._waiting: dict[Place, float] = {}
+        self._news = threading.Event()
+
+    def get(self, counts: Counts, delta: float, urgency: float = 0.0) -> Bound:
+        """The best bound known. One that could be smaller waits to be made, the urgent first.
+
+        Raises AccountingError where no figure can be given truthfully.
+        """
+        place = (counts, delta)
+        with self._lock:
+            known = self._exact.get(place)
+            if known is not None:
+                self._exact.move_to_end(place)
+            else:
+                known = self._quick.get(place) or figures.quick([counts], delta)[0]
+                if known.accountant == figures.QUICK:
+                    _remember(self._quick, place, known)
+                    if len(self._waiting) < _MOST:
+                        self._waiting[place] = max(urgency, self._waiting.get(place, urgency))
+                        self._news.set()
+        if isinstance(known, AccountingError):
+            raise AccountingError(str(known))
+        return known
+
+    def keep(self, bounds: Iterable[tuple[Place, Bound]]) -> None:
+        """Take over smallest bounds that were made elsewhere."""
+        with self._lock:
+            for place, bound in bounds:
+                _remember(self._exact, place, bound)
+                self._waiting.pop(place, None)
+
+    @property
+    def waiting(self) -> int:
+        """How many bounds could be smaller."""
+        return len(self._waiting)
+
+    def refine(self) -> bool:
+        """Make the most urgent of the smallest bounds; False where none waits."""
+        with self._lock:
+            if not self._waiting:
+                self._news.clear()
+                return False
+            counts, delta = max(self._waiting, key=lambda place: self._waiting[place])
+        made: Bound | AccountingError
+        try:
+            made = accounting.epsilon(dict(counts), delta)
+        except AccountingError as error:
+            made = error
+        with self._lock:
+            _remember(self._exact, (counts, delta), made)
+            self._waiting.pop((counts, delta), None)
+        return True
+
+    def refine_until(self, stop: threading.Event) -> None:
+        """Refine whatever comes to wait, until ``stop`` is set; half of the time at most."""
+        while not stop.is_set():
+            began = time.monotonic()
+            if self.refine():
+                stop.wait(time.monotonic() - began)
+            else:
+                self._news.wait(0.5)
+
+
+def _remember(kept: OrderedDict[Place, Value], place: Place, value: Value) -> None:
+    kept[place] = value
+    if len(kept) > _MOST:
+        kept.popitem(last=False)

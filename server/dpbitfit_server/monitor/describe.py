@@ -1,0 +1,84 @@
+"""Views as JSON can hold them: what ``--json``, the page's export and a program get."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from dpbitfit.ledger import figures
+from dpbitfit_server.monitor.alerts import Alert
+from dpbitfit_server.monitor.runs import RunView
+from dpbitfit_server.monitor.views import (
+    AccountDetail,
+    AccountView,
+    Overview,
+    UnreadableAccount,
+    plain_sentence,
+)
+
+_TIMES = ("last_seen", "asked_since", "open_since")
+_PLAIN = (
+    *("sequence", "head", "delta", "budget", "promised", "left", "run", "rounds_left"),
+    *("ends", "refusals", "open_rounds", "silent", "orphaned", "drift"),
+    *("used_ratio", "guaranteed_ratio"),
+)
+
+
+def overview(view: Overview, alerts: Iterable[Alert] = ()) -> dict[str, Any]:
+    """Every account and alert."""
+    return {
+        "at": time(view.at),
+        "ledger": view.ledger,
+        "accounts": [account(one) for one in view.accounts],
+        "unreadable": [unreadable(one) for one in view.unreadable],
+        "alerts": [alert(one) for one in alerts],
+    }
+
+
+def account(view: AccountView) -> dict[str, Any]:
+    """One account."""
+    return {
+        "account": str(view.name),
+        **view.name._asdict(),
+        "state": view.state,
+        "guaranteed": view.guaranteed.describe(),
+        "accrued": view.accrued.describe(),
+        "exact": view.is_exact,
+        **{name: getattr(view, name) for name in _PLAIN},
+        **{name: time(getattr(view, name)) for name in _TIMES},
+        "sentence": plain_sentence(view),
+    }
+
+
+def unreadable(one: UnreadableAccount) -> dict[str, Any]:
+    """An account without figures."""
+    return {"account": str(one.name), "state": one.state, "problem": one.problem}
+
+
+def detail(one: AccountDetail) -> dict[str, Any]:
+    """All about one account, but its events."""
+    return {
+        **account(one.view),
+        "series": [
+            {"rounds": point.rounds, "at": time(point.at), **vars(point.bound)}
+            for point in one.series
+        ],
+        "curve": figures.describe_bounds(one.curve),
+        "runs": [figures.describe_run(run) for run in one.runs],
+        "reserved": [{**vars(each), "since": time(each.since)} for each in one.open_rounds],
+    }
+
+
+def alert(one: Alert) -> dict[str, Any]:
+    """One alert."""
+    return {**vars(one), "since": time(one.since)}
+
+
+def run(view: RunView) -> dict[str, Any]:
+    """One run and its rounds."""
+    return {**asdict(view), "changed": time(view.changed)}
+
+
+def time(at: datetime | None) -> str | None:
+    """A moment in ISO 8601."""
+    return None if at is None else at.isoformat(timespec="seconds")

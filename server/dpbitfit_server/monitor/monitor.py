@@ -1,0 +1,62 @@
+"""Everything that a surface may show, in one place."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dpbitfit.errors import LedgerError
+from dpbitfit_server.monitor import alerts
+from dpbitfit_server.monitor.alerts import Alert, Alerts
+from dpbitfit_server.monitor.certificates import CertificateView, read_certificates
+from dpbitfit_server.monitor.reader import Reader
+from dpbitfit_server.monitor.runs import Runs, RunView
+
+
+class Monitor:
+    """A ledger, the runs in some folders, and certificates; read-only, for many threads."""
+
+    def __init__(
+        self, reader: Reader, runs: Iterable[Path] = (), certificates: Iterable[Path] = ()
+    ) -> None:
+        self.reader = reader
+        self._runs = Runs(runs)
+        self._certificates = list(certificates)
+        self._alerts = Alerts()
+        self._lock = threading.Lock()
+
+    def runs(self) -> tuple[RunView, ...]:
+        """Every run, the one that changed last first."""
+        with self._lock:
+            return self._runs.all()
+
+    def certificates(self) -> tuple[CertificateView, ...]:
+        """Every certificate; InputError where one cannot be read."""
+        return read_certificates(self._certificates)
+
+    def alerts(self) -> tuple[Alert, ...]:
+        """What stands now, gravest first.
+
+        A ledger that cannot be read is an alert too; it says nothing of the accounts.
+        """
+        now = datetime.now(UTC)
+        found = alerts.of_certificates(self.certificates(), now)
+        try:
+            found += alerts.of_overview(self.reader.overview())
+        except LedgerError as error:
+            found.append(alerts.of_ledger(str(error), now))
+        with self._lock:
+            return self._alerts.standing(found)
+
+    @contextmanager
+    def refining(self) -> Iterator[None]:
+        """Makes the smallest bounds in a thread of its own while the block runs."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self.reader.bounds.refine_until, args=(stop,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()

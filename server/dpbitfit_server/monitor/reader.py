@@ -1,0 +1,288 @@
+"""Reading a ledger again and again, each time only what is new.
+
+The ledger is opened for each look, so that one that is gone, replaced, locked,
+migrating or newer is noticed at once: then LedgerError says so, and no older
+figure takes its place.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from dpbitfit.accounting import Bound, Counts
+from dpbitfit.errors import AccountingError, InputError, LedgerError
+from dpbitfit.ledger import Account, Ledger, Name, figures, rows, schema
+from dpbitfit.ledger.budget import Holdings, spent
+from dpbitfit.ledger.events import Event
+from dpbitfit.ledger.figures import Standing
+from dpbitfit.ledger.forecast import Forecast, forecast
+from dpbitfit.ledger.verify import verify
+from dpbitfit_server.monitor import series
+from dpbitfit_server.monitor.bounds import Bounds
+from dpbitfit_server.monitor.trace import REFUSALS, Trace, catch_up
+from dpbitfit_server.monitor.views import (
+    AccountDetail,
+    AccountView,
+    Overview,
+    UnreadableAccount,
+    is_exact,
+    plain_sentence,
+    threshold,
+)
+
+WAIT_SECONDS = 3.0  # for another process's transaction
+FRESH_SECONDS = 1.0  # an overview that old is not made again
+SILENT_AFTER = timedelta(hours=24)
+ORPHAN_AFTER = timedelta(hours=4)  # four times the longest that a round waits by default
+MOST_EVENTS = 1000  # of one page
+MOST_FORECAST_STEPS = 10**6
+
+
+class UnknownAccount(InputError):
+    """The ledger has no account of that name."""
+
+
+@dataclass
+class _Kept:
+    """What is remembered of an account as its ``row`` was; ``problem`` where it is unreadable."""
+
+    row: tuple[Any, ...]
+    name: Name
+    account: Account | None = None
+    trace: Trace | None = None
+    holdings: Holdings | None = None
+    standing: Standing | None = None
+    problem: str = ""
+
+
+class Reader:
+    """A ledger's accounts as views, for many threads.
+
+    ``bounds`` are the figures; until they are refined, some are quick upper bounds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        silent_after: timedelta = SILENT_AFTER,
+        orphan_after: timedelta = ORPHAN_AFTER,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.bounds = Bounds()
+        self._url = url
+        self._silent_after = silent_after
+        self._orphan_after = orphan_after
+        self._now = now
+        self._lock = threading.Lock()
+        self._kept: dict[int, _Kept] = {}
+        self._last: Overview | None = None
+
+    def overview(self, fresh: bool = False) -> Overview:
+        """Every account, as it was a second ago at most; LedgerError where it cannot be read.
+
+        With ``fresh``, as it is now.
+        """
+        with self._lock:
+            now, last = self._now(), self._last
+            if fresh or last is None or abs(now - last.at) >= timedelta(seconds=FRESH_SECONDS):
+                self._last = None
+                self._last = last = self._look(now)
+            return last
+
+    def account(self, name: Name) -> AccountDetail:
+        """All about one account, from nothing but its rows, its chain of events verified.
+
+        Raises UnknownAccount where there is none, LedgerError where it cannot be believed.
+        """
+        with self._opened() as ledger:
+            with ledger.database.read() as connection:
+                account = rows.find_account(connection, name)
+                if account is None:
+                    raise UnknownAccount(f"there is no account {name}")
+                holdings = verify(connection, name).held
+                events = list(rows.events_of(connection, account.id))
+                drift = _drifts(connection).get(account.id, "")
+            runs = figures.run_standings(ledger, account)
+        trace = Trace()
+        for event in events:
+            trace.add(event)
+        try:
+            standing = figures.derive(account, holdings, self._urgently)
+            view = self._view(standing, trace, holdings, drift, self._now())
+            curve = series.curve(account, holdings, self._urgently)
+            accrued = series.accrued(events, account.delta, self._urgently)
+        except AccountingError as error:
+            raise LedgerError(f"account {name}: {error}") from error
+        open_rounds = tuple(trace.open.values())
+        return AccountDetail(view, plain_sentence(view), accrued, curve, tuple(runs), open_rounds)
+
+    def events(self, name: Name, after: int = 0, most: int = MOST_EVENTS) -> list[Event]:
+        """An account's events in order, from the one behind ``after``."""
+        with self._opened() as ledger:
+            return ledger.events(name, after, min(most, MOST_EVENTS))
+
+    def forecast(
+        self, name: Name, sampling_rate: float, steps: int, noise_multiplier: float = 0.0
+    ) -> Forecast:
+        """What a plan would cost an account; seconds of computing.
+
+        Raises UnknownAccount, and AccountingError for numbers out of range.
+        """
+        if not 1 <= steps <= MOST_FORECAST_STEPS:
+            raise AccountingError(f"a forecast is of 1 to {MOST_FORECAST_STEPS:,} steps")
+        with self._opened() as ledger:
+            with ledger.database.read() as connection:
+                account = rows.find_account(connection, name)
+            if account is None:
+                raise UnknownAccount(f"there is no account {name}")
+            return forecast(ledger, account, sampling_rate, steps, noise_multiplier)
+
+    def _urgently(self, counts: Counts, delta: float) -> Bound:
+        return self.bounds.get(counts, delta, urgency=1)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Ledger]:
+        ledger = Ledger(self._url, readonly=True, wait_seconds=WAIT_SECONDS)
+        try:
+            yield ledger
+        finally:
+            ledger.database.close()
+
+    def _look(self, now: datetime) -> Overview:
+        with self._opened() as ledger, ledger.database.read() as connection:
+            self._refresh(connection)
+            drifts = _drifts(connection)
+        accounts: list[AccountView] = []
+        unreadable: list[UnreadableAccount] = []
+        for of, kept in self._kept.items():
+            try:
+                accounts.append(self._view_of(kept, drifts.get(of, ""), now))
+            except (LedgerError, AccountingError) as error:
+                unreadable.append(UnreadableAccount(kept.name, str(error)))
+        accounts.sort(key=lambda view: view.name)
+        unreadable.sort(key=lambda one: one.name)
+        return Overview(now, ledger.id, tuple(accounts), tuple(unreadable))
+
+    def _refresh(self, connection: sa.Connection) -> None:
+        """Bring what is kept to what the ledger says now."""
+        before, self._kept = self._kept, {}
+        kept: dict[int, _Kept] = {}
+        changed: dict[int, _Kept] = {}
+        for row in connection.execute(sa.select(schema.account)):
+            one = before.get(row.id)
+            if one is None or one.row != tuple(row) or one.problem:
+                one = changed[row.id] = _fresh(row)
+            kept[row.id] = one
+        able = {of: one.account for of, one in changed.items() if one.account is not None}
+        older = {of: before[of].trace for of in able if of in before}
+        traces, broken = catch_up(connection, able, older)
+        holdings, unread = _holdings(connection, traces.keys())
+        for of, problem in (broken | unread).items():
+            kept[of].problem = problem
+        for of in holdings:
+            kept[of].trace, kept[of].holdings = traces[of], holdings[of]
+        new = [one for of, one in changed.items() if of not in before and one.holdings is not None]
+        self._take_over_figures(connection, new)
+        self._kept = kept  # only now: a look that failed half-way leaves nothing half-read
+
+    def _take_over_figures(self, connection: sa.Connection, new: list[_Kept]) -> None:
+        wanted = set()
+        for one in new:
+            assert one.account is not None
+            assert one.holdings is not None
+            for bag in (figures.guaranteed_bag(one.holdings), spent(one.holdings)):
+                wanted.add((bag, one.account.delta))
+        self.bounds.keep(figures.kept_figures(connection, wanted).items())
+
+    def _view_of(self, kept: _Kept, drift: str, now: datetime) -> AccountView:
+        if kept.account is None or kept.trace is None or kept.holdings is None:
+            raise LedgerError(kept.problem)
+        if kept.standing is None or not _is_exact(kept.standing):
+            kept.standing = figures.derive(kept.account, kept.holdings, self.bounds.get)
+        return self._view(kept.standing, kept.trace, kept.holdings, drift, now)
+
+    def _view(
+        self, standing: Standing, trace: Trace, holdings: Holdings, drift: str, now: datetime
+    ) -> AccountView:
+        account = standing.account
+        open_since = min((one.since for one in trace.open.values()), default=None)
+        accrued = standing.accrued.bound
+        reached = threshold(accrued.epsilon / account.budget) if is_exact(accrued) else 0.0
+        return AccountView(
+            name=account.name,
+            reached=reached,
+            sequence=account.sequence,
+            head=account.head,
+            delta=account.delta,
+            budget=account.budget,
+            guaranteed=standing.guaranteed,
+            accrued=standing.accrued,
+            promised=standing.promised,
+            left=standing.left,
+            run=trace.run,
+            rounds_left=_rounds_left(trace, holdings),
+            last_seen=trace.last_seen,
+            asked_since=trace.asked_since,
+            ends=dict(trace.ends),
+            refusals={end: trace.ends[end] for end in REFUSALS if trace.ends[end]},
+            open_rounds=len(trace.open),
+            open_since=open_since,
+            silent=_is_over(trace.asked_since, self._silent_after, now),
+            orphaned=_is_over(open_since, self._orphan_after, now),
+            drift=drift,
+        )
+
+
+def _is_over(since: datetime | None, limit: timedelta, now: datetime) -> bool:
+    return since is not None and now - since > limit
+
+
+def _fresh(row: Any) -> _Kept:
+    one = _Kept(tuple(row), Name(row.site, row.dataset, row.unit))
+    try:
+        one.account = rows.to_account(row)
+    except LedgerError as error:
+        one.problem = str(error)
+    return one
+
+
+def _holdings(connection: sa.Connection, ids: Any) -> tuple[dict[int, Holdings], dict[int, str]]:
+    """What each account holds; and why not, where a row of it cannot be read."""
+    try:
+        return dict(rows.holdings_of(connection, ids)), {}
+    except LedgerError:
+        found: dict[int, Holdings] = {}
+        unread: dict[int, str] = {}
+        for of in ids:
+            try:
+                found[of] = rows.holdings_of(connection, [of])[of]
+            except LedgerError as error:
+                unread[of] = str(error)
+        return found, unread
+
+
+def _drifts(connection: sa.Connection) -> Mapping[int, str]:
+    table = schema.peer.c
+    chosen = sa.select(table.account_id, table.drift).where(table.drift != "")
+    return {row.account_id: row.drift for row in connection.execute(chosen)}
+
+
+def _is_exact(standing: Standing) -> bool:
+    return is_exact(standing.guaranteed.bound) and is_exact(standing.accrued.bound)
+
+
+def _rounds_left(trace: Trace, holdings: Holdings) -> int | None:
+    """Rounds of the run asked last, each as many steps as its last one."""
+    if not trace.counts:
+        return None
+    left = {
+        mechanism: held.allotted - held.reserved - held.committed - held.voided
+        for (run, mechanism), held in holdings.items()
+        if run == trace.run
+    }
+    return min(left.get(mechanism, 0) // steps for mechanism, steps in trace.counts)

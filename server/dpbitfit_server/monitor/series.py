@@ -1,0 +1,55 @@
+"""An account's epsilon over its rounds, and over delta."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from dpbitfit.accounting import Bound, Counts, Mechanism, checked
+from dpbitfit.ledger import Account
+from dpbitfit.ledger.budget import Holdings
+from dpbitfit.ledger.events import Event, counts_from_text
+from dpbitfit.ledger.figures import CURVE_DELTAS, Epsilon, guaranteed_at
+from dpbitfit_server.monitor.views import Point
+
+_MOST_POINTS = 60
+
+
+def curve(account: Account, holdings: Holdings, epsilon: Epsilon) -> tuple[Bound, ...]:
+    """The guaranteed epsilon at a handful of deltas, the account's own among them."""
+    deltas = sorted({*CURVE_DELTAS, account.delta})
+    return tuple(guaranteed_at(account, holdings, delta, epsilon) for delta in deltas)
+
+
+def accrued(events: Iterable[Event], delta: float, epsilon: Epsilon) -> tuple[Point, ...]:
+    """Epsilon after each committed round; evenly thinned out where they are many.
+
+    What was taken over from the other side counts from then on. Of what is
+    reserved, nothing is in here.
+    """
+    ends = list(_committed(events))
+    every = -(-len(ends) // _MOST_POINTS) or 1
+    kept = [end for number, end in enumerate(ends) if (len(ends) - 1 - number) % every == 0]
+    return tuple(Point(rounds, at, epsilon(counts, delta)) for rounds, at, counts in kept)
+
+
+def _committed(events: Iterable[Event]) -> Iterator[tuple[int, datetime, Counts]]:
+    """After each committed round: how many there were, when, and all steps so far."""
+    reserved: dict[str, Counts] = {}
+    total: Counter[Mechanism] = Counter()
+    rounds = 0
+    for event in events:
+        if event.kind not in ("reserve", "commit", "rebase"):
+            continue
+        body = json.loads(event.body)
+        if event.kind == "reserve":
+            reserved[body["key"]] = _counts(body)
+            continue
+        for mechanism, steps in reserved.pop(body["key"]) if "key" in body else _counts(body):
+            total[mechanism] += steps
+        rounds += event.kind == "commit"
+        yield rounds, datetime.fromisoformat(body["at"]), checked(total)
+
+
+def _counts(body: dict[str, object]) -> Counts:
+    return counts_from_text(json.dumps(body["counts"], separators=(",", ":")))
