@@ -91,7 +91,8 @@ def test_two_runs_compose_and_a_third_is_refused_before_any_training(
     epsilons = [json.loads(run.stdout)["sites"][0]["epsilon"] for run in runs[:2]]
     assert 2.9 < epsilons[0] <= 3 < epsilons[1] <= 4.7
     said = runs[2].stderr
-    assert re.search(r"account site-\d/messages-\w+/record: with this plan epsilon would be 4\.9", said)
+    named = r"account site-\d/messages-\w+/record: with this plan epsilon would be 4\.9"
+    assert re.search(named, said)
     assert "above its budget of 4.7; 2 steps at rate 0.2 fit with noise multiplier" in said
     ledgers = [tmp_path / "ledger" / "coordinator.sqlite"]
     ledgers += (tmp_path / "ledger" / "sites").glob("*.sqlite")
