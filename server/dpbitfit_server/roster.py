@@ -6,21 +6,19 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import INFO, WARNING
-from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from dpbitfit import accounting, codec
-from dpbitfit import statements as statements_made
-from dpbitfit.accounting import Bound
+from dpbitfit import accounting, statements
+from dpbitfit.accounting import Bound, Counts
 from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, ProtocolError
 from dpbitfit.ledger import Account, Ledger, Name, budget, exchange
 from dpbitfit.ledger.events import Held
-from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
-from dpbitfit.signing import Statement, verify
+from dpbitfit.signing import verify
+from dpbitfit_server import messages
 
 SECONDS_FOR_NODES = 60.0
 POLL_SECONDS = 0.5
@@ -31,6 +29,7 @@ LARGEST_DECLARED_SIZE = 10**9
 class Site:
     """One site; ``refused`` says why it is left out, for the rest of the run.
 
+    ``offer`` is what its policy says it would measure, as JSON; "" where nothing.
     ``key`` is that of the round that it was asked for last. Bytes are payload
     bytes since this process began.
     """
@@ -42,6 +41,7 @@ class Site:
     key: str = ""
     rounds: int = 0
     refused: str = ""
+    offer: str = ""
     bytes_down: int = 0
     bytes_up: int = 0
 
@@ -78,7 +78,7 @@ class Roster:
         held = self.ledger.holdings([site.account.id])[site.account.id]
         return accounting.epsilon(dict(budget.spent(held)), site.account.delta)
 
-    def reserve(self, number: int, sites: Iterable[Site]) -> None:
+    def reserve(self, number: int, sites: Iterable[Site], counts: Counts) -> None:
         """Reserve a round for all these sites at once, before anything is sent.
 
         A round that a killed run had reserved, or whose answers it had lost, keeps
@@ -95,13 +95,15 @@ class Roster:
             if not again:
                 keys[site.account.id] = site.key
         if keys:
-            self.ledger.reserve(self.run, number, keys, self.plan.counts(self.plan.steps_per_round))
+            self.ledger.reserve(self.run, number, keys, counts)
 
-    def position(self, site: Site) -> dict[str, str | int]:
-        """Where this ledger stands on the site's account, signed, for the round it is asked for."""
+    def request(self, purpose: str, number: int, arrays: ArrayRecord, site: Site) -> RecordDict:
+        """The signed message for a site's reserved round, with where this ledger stands."""
         peer = self.ledger.peer(site.account)
         stands = exchange.position(self.ledger, site.account, self.ledger.id, peer, site.key)
-        return stands.to_config(self.ledger)
+        said = stands.to_config(self.ledger)
+        plan, run, ledger = self.plan, self.run, self.ledger
+        return messages.request(purpose, plan, run, number, site.key, arrays, ledger, said)
 
     def hear(self, site: Site, content: RecordDict) -> ConfigRecord:
         """The statements of a site's reply, after comparing ledgers with it.
@@ -110,23 +112,28 @@ class Roster:
         nobody at the site answered, ProtocolError for a reply that is not what it
         should be or that the site did not sign.
         """
-        statements = _statements_in(content)
-        stands = _position_in(content, site.key)
+        said = messages.stated(content)
+        stands = messages.position(content, site.key)
         exchange.check(self.ledger, site.account, stands, self.ledger.id)
-        if not statements.get("refused"):
-            _check_signature(content, stands.ledger)
-        return statements
+        if not said.get("refused"):
+            messages.check_signature(content, stands.ledger)
+        return said
 
-    def release(self, site: Site, statements: ConfigRecord) -> bool:
+    def release(self, site: Site, said: ConfigRecord) -> bool:
         """Give the round's steps back if the site has signed that it touched no data."""
-        signature = str(statements.get("untouched", ""))
+        signature = str(said.get("untouched", ""))
         try:
             peer = self.ledger.peer(site.account)
-            verify(peer, "untouched", statements_made.untouched(site.key), signature)
+            verify(peer, "untouched", statements.untouched(site.key), signature)
         except ProtocolError:
             return False
         self.ledger.release(site.key, signature)
         return True
+
+    def online(self, grid: Grid) -> list[Site]:
+        """The sites that are online and in good standing."""
+        nodes = set(grid.get_node_ids())
+        return [one for one in self.sites.values() if one.node in nodes and not one.refused]
 
     def eligible(self, grid: Grid, number: int) -> dict[int, Site]:
         """By node: the sites that are online, in good standing, and can pay for a round.
@@ -134,7 +141,6 @@ class Roster:
         The plan's whole bag of steps was approved before it began; any part of it
         in any order costs at most that, so whole numbers decide here.
         """
-        online = set(grid.get_node_ids())
         paid = {
             one.account_id
             for one in self.ledger.round_of(self.run, number)
@@ -142,21 +148,19 @@ class Roster:
         }
         return {
             site.node: site
-            for site in self.sites.values()
-            if site.node in online
-            and not site.refused
-            and (site.account.id in paid or self.held(site).left >= self.plan.steps_per_round)
+            for site in self.online(grid)
+            if (site.account.id in paid or self.held(site).left >= self.plan.steps_per_round)
         }
 
     def admit(self, grid: Grid, timeout: float) -> None:
         """Ask the nodes that are new here what they are; leave out those that do not fit."""
         known = {site.node for site in self.sites.values()} | set(self.turned_away)
-        said = statements_made.question(self.plan, self.run)
-        signature = self.ledger.signer.sign("describe", said)
-        asked = {"run": self.run, "ledger": self.ledger.id, "signature": signature}
-        question = {"asked": ConfigRecord({**asked}), "plan": ConfigRecord(self.plan.to_config())}
         questions = [
-            Message(RecordDict({**question}), dst_node_id=node, message_type=MessageType.QUERY)
+            Message(
+                messages.question(self.plan, self.run, self.ledger),
+                dst_node_id=node,
+                message_type=MessageType.QUERY,
+            )
             for node in grid.get_node_ids()
             if node not in known
         ]
@@ -177,11 +181,11 @@ class Roster:
                 log(WARNING, "a node is turned away: %s", error)
 
     def _welcome(self, content: RecordDict, node: int, online: Iterable[int]) -> None:
-        statements = statements_of(content)
-        name, size = self._read(statements)
+        said = messages.accepted(content)
+        name, size = self._read(said)
         account = self.ledger.open_account(name, self.plan.delta, self._epsilon)
-        stands = _position_in(content, "")
-        _check_signature(content, stands.ledger)
+        stands = messages.position(content, "")
+        messages.check_signature(content, stands.ledger)
         exchange.check(self.ledger, account, stands, self.ledger.id)
         before = self.sites.get(name.site)
         if before is not None:
@@ -189,7 +193,8 @@ class Roster:
                 raise ProtocolError(f"two nodes say that they are {name.site!r}")
             before.node = node  # the site came back as another node; its account stays
             return
-        site = Site(name.site, node, size, account, refused=self._refused.get(name.site, ""))
+        refused, offer = self._refused.get(name.site, ""), str(said.get("evaluation", ""))
+        site = Site(name.site, node, size, account, refused=refused, offer=offer)
         self.sites[name.site] = site
         bag = self.plan.counts(self.plan.steps)
         try:
@@ -203,9 +208,9 @@ class Roster:
         site.rounds = self.held(site).spent // self.plan.steps_per_round
         log(INFO, "site %s takes part", site.name)
 
-    def _read(self, statements: ConfigRecord) -> tuple[Name, int]:
-        parts = [statements.get(key) for key in ("site", "dataset", "unit")]
-        size = statements.get("declared_size")
+    def _read(self, said: ConfigRecord) -> tuple[Name, int]:
+        parts = [said.get(key) for key in ("site", "dataset", "unit")]
+        size = said.get("declared_size")
         if not all(isinstance(part, str) for part in parts):
             raise ProtocolError("it gave no usable name")
         name = Name(*map(str, parts))
@@ -215,7 +220,7 @@ class Roster:
             ("layout_digest", self.plan.layout_digest),
             ("model_digest", self.plan.model_digest),
         ):
-            if statements.get(key) != wanted:
+            if said.get(key) != wanted:
                 raise ProtocolError(f"{name.site}: its {key} is not the coordinator's")
         return name, size
 
@@ -223,40 +228,6 @@ class Roster:
         # Every charge has its own key; the same key never means fresh noise (a replay is free).
         charged = [self.run, self.plan.digest, *site.account.name, number, attempt]
         return hashlib.sha256(json.dumps(charged).encode()).hexdigest()
-
-
-def statements_of(content: RecordDict) -> ConfigRecord:
-    """A reply's statements; ProtocolError where there are none, or they are a refusal."""
-    statements = _statements_in(content)
-    if statements.get("refused"):
-        raise ProtocolError(f"it refused with the code {str(statements['refused'])[:40]!r}")
-    return statements
-
-
-def _statements_in(content: RecordDict) -> ConfigRecord:
-    statements = content.get("statements")
-    if not isinstance(statements, ConfigRecord):
-        raise ProtocolError("a reply carries no statements")
-    if statements.get("refused") == GuardUnavailable.code:
-        raise GuardUnavailable("the site's guard does not answer")
-    return statements
-
-
-def _check_signature(content: RecordDict, ledger: str) -> None:
-    """IdentityError unless the site whose ledger that is signed the reply."""
-    stated = dict(_statements_in(content))
-    signature = str(stated.pop("signature", ""))
-    stated.pop("refused", None)
-    update = content.get("update")
-    packed = codec.raw(update) if isinstance(update, ArrayRecord) else b""
-    verify(ledger, "reply", statements_made.reply(cast(Statement, stated), packed), signature)
-
-
-def _position_in(content: RecordDict, key: str) -> Position:
-    stands = content.get("position")
-    if not isinstance(stands, ConfigRecord):
-        raise ProtocolError("a reply does not say where the site's ledger stands")
-    return Position.from_config(stands, key)
 
 
 def await_nodes(grid: Grid, count: int) -> None:

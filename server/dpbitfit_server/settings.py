@@ -52,6 +52,8 @@ class Settings:
     steps_per_round: int
     optimizer: str
     learning_rate: float
+    site_metrics: str
+    site_evaluations: int
     server_strategy: str
     server_learning_rate: float
     min_replies: int
@@ -125,6 +127,8 @@ class Settings:
             head=self.head,
             logit_scale=self.logit_scale,
             max_length=self.max_length,
+            metrics=self.site_metrics,
+            evaluations=self.site_evaluations,
         )
         plan.check()
         return plan

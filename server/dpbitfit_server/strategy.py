@@ -20,31 +20,26 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
-from dpbitfit import accounting, codec, statements
+from dpbitfit import accounting, codec
 from dpbitfit.errors import (
-    AnswerLost,
     BudgetError,
-    DpbitfitError,
-    GuardUnavailable,
     ProtocolError,
 )
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit_server.checkpoint import Checkpoint
-from dpbitfit_server.roster import Roster, Site, await_nodes, statements_of
+from dpbitfit_server.measured import SiteMetrics
+from dpbitfit_server.messages import payload_bytes
+from dpbitfit_server.roster import Roster, Site, await_nodes
+from dpbitfit_server.rounds import settle
 
 # What FedAdam, FedYogi and FedAdagrad remember between rounds.
 MOMENTS = ("m_t", "v_t")
 
 EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
 Line = dict[str, Any]
-
-
-class Untouched(ProtocolError):
-    """A site refused a round, and has signed that it touched no data for it."""
 
 
 class _Chosen:
@@ -93,6 +88,7 @@ class PrivateStrategy(Strategy):
         inner.min_train_nodes = inner.min_available_nodes = 1
         self.plan = plan
         self.roster = Roster(plan, budget, ledger, os.urandom(16).hex())
+        self.metrics = SiteMetrics(self.roster)
         self.history: list[Line] = []
         self.stopped = ""
         self._parameters = parameters
@@ -137,7 +133,7 @@ class PrivateStrategy(Strategy):
         At most ``num_rounds`` of them, 0 being all; ``timeout`` is in seconds
         for each. Ends early, with the biases in hand and the reason in
         ``stopped``, when too few sites may go on. ``evaluate_config`` has no
-        effect: nothing is evaluated on private records. Raises ProtocolError when
+        effect: what sites measure is in the plan. Raises ProtocolError when
         no site takes part at all, BudgetError when none of them may spend what the
         plan costs: then no round was asked for.
         """
@@ -164,6 +160,7 @@ class PrivateStrategy(Strategy):
             arrays, metrics = self.aggregate_train(number, replies)
             result.arrays = arrays or result.arrays
             line["replies"] = int(cast(int, metrics["replies"])) if metrics else 0
+            line["site_metrics"] = self._measure(number, result, grid)
             line["seconds"] = time.monotonic() - began
             self._finish(number, line, result, evaluate_fn)
         return result
@@ -187,9 +184,10 @@ class PrivateStrategy(Strategy):
         chosen = cast(Grid, _Chosen(eligible))
         messages = self.inner.configure_train(server_round, arrays, config, chosen)
         self._sent = [(message, eligible[message.metadata.dst_node_id]) for message in messages]
-        self.roster.reserve(server_round, [site for _, site in self._sent])
+        counts = self.plan.counts(self.plan.steps_per_round)
+        self.roster.reserve(server_round, [site for _, site in self._sent], counts)
         for message, site in self._sent:
-            message.content = self._request(server_round, arrays, site)
+            message.content = self.roster.request("train", server_round, arrays, site)
         return [message for message, _ in self._sent]
 
     def aggregate_train(
@@ -200,38 +198,15 @@ class PrivateStrategy(Strategy):
         A bad reply leaves its site out for the rest of the run. It is spent, and
         so is a missing one: nobody knows whether data was touched.
         """
-        # A failed node's reply names no sender, so the question says who answers.
-        waiting = {message.metadata.message_id: site for message, site in self._sent}
-        outcomes = {site.key: "no reply" for site in waiting.values()}
         clean = []
-        for reply in replies:
-            site = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if site is None or not reply.has_content():
-                continue
-            try:
-                change = self._read_reply(reply.content, site, server_round)
-            except Untouched as error:
-                del outcomes[site.key]
-                self._leave_out(site, error)
-                continue
-            except AnswerLost:
-                outcomes[site.key] = AnswerLost.code  # spent; the next round has another key
-                log(WARNING, "round %d: %s has lost its answer", server_round, site.name)
-                continue
-            except GuardUnavailable:
-                log(WARNING, "round %d: the guard of %s does not answer", server_round, site.name)
-                continue
-            except DpbitfitError as error:
-                outcomes[site.key] = "refused"
-                self._leave_out(site, error)
-                continue
-            outcomes[site.key] = "reply"
+        for reply, site, change in settle(
+            self.roster, server_round, self._sent, replies, self._read_change
+        ):
             site.rounds += 1
             weight = MetricRecord({self.inner.weighted_by_key: site.declared_size})
             arrays = codec.encode(self._biases + change)
             reply.content = RecordDict({self.inner.arrayrecord_key: arrays, "weight": weight})
             clean.append(reply)
-        self.roster.ledger.commit(outcomes)
         if len(clean) < self._min_replies:
             log(WARNING, "round %d: %d good replies are too few", server_round, len(clean))
             return None, None
@@ -244,14 +219,17 @@ class PrivateStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Nothing: private records are not evaluated on."""
-        return []
+        """Charge the sites that measure, where the plan has them measure now."""
+        if not self.metrics.is_due(server_round):
+            return []
+        return self.metrics.ask(server_round, arrays, self.roster.online(grid))
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Nothing: private records are not evaluated on."""
-        return None
+        """The sites' noised metrics; None where nobody measured."""
+        found = self.metrics.read(server_round, replies)
+        return MetricRecord(dict(found)) if found else None
 
     def summary(self) -> None:
         """Log what is about to happen."""
@@ -259,46 +237,26 @@ class PrivateStrategy(Strategy):
         text = "%s over %d values; the whole plan costs epsilon %.3f at delta %g (%s)"
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
 
-    def _request(self, server_round: int, arrays: ArrayRecord, site: Site) -> RecordDict:
-        run = self.roster.run
-        said = statements.request(self.plan, run, server_round, site.key, codec.raw(arrays))
-        signature = self.roster.ledger.signer.sign("train", said)
-        asked: dict[str, int | str] = {"round": server_round, "run": run, "key": site.key}
-        return RecordDict(
-            {
-                "biases": arrays,
-                "plan": ConfigRecord(self.plan.to_config()),
-                "position": ConfigRecord({**self.roster.position(site)}),
-                "request": ConfigRecord({**asked, "signature": signature}),
-            }
-        )
-
-    def _read_reply(
-        self, content: RecordDict, site: Site, server_round: int
+    def _read_change(
+        self, content: RecordDict, _said: ConfigRecord, site: Site
     ) -> NDArray[np.float32]:
-        """The change [P] that a site sends.
-
-        Raises Untouched for a refusal that cost nothing, ProtocolError or
-        LedgerError, with the reason, for a bad reply.
-        """
-        stated = self.roster.hear(site, content)
-        if stated.get("refused") and self.roster.release(site, stated):
-            raise Untouched(f"it refused with the code {str(stated['refused'])[:40]!r}")
-        if stated.get("refused") == AnswerLost.code:
-            raise AnswerLost("it has lost its answer")
-        statements_of(content)
-        for key, wanted in (
-            ("site", site.name),
-            ("plan_digest", self.plan.digest),
-            ("round", server_round),
-        ):
-            if stated.get(key) != wanted:
-                raise ProtocolError(f"the reply's {key} is not the one that was asked for")
+        """The change [P] that a site sends; ProtocolError where there is none to believe."""
         update = content.get("update")
         if not isinstance(update, ArrayRecord):
             raise ProtocolError("the reply carries no update")
         most = self.plan.largest_update(self._parameters, site.declared_size)
         return codec.decode(update, self._parameters, max_norm=most)
+
+    def _measure(self, number: int, result: Result, grid: Grid) -> dict[str, float]:
+        """The sites' own metrics of a round; empty where none are due."""
+        questions = list(self.configure_evaluate(number, result.arrays, ConfigRecord(), grid))
+        if not questions:
+            return {}
+        replies = grid.send_and_receive(questions, timeout=self._timeout)
+        found = self.aggregate_evaluate(number, replies)
+        if found is not None:
+            result.evaluate_metrics_clientapp[number] = found
+        return dict(found or {})  # type: ignore[arg-type]
 
     def _count_bytes(self, replies: Iterable[Message]) -> Line:
         """Payload bytes of a round; each site's are added to what it had before."""
@@ -320,10 +278,6 @@ class PrivateStrategy(Strategy):
         """Why no round can begin at all."""
         reasons = [site.refused for site in self.roster.sites.values() if site.refused]
         return "; ".join(reasons) or self.stopped
-
-    def _leave_out(self, site: Site, error: DpbitfitError) -> None:
-        site.refused = str(error)
-        log(WARNING, "%s is left out from now on: %s", site.name, error)
 
     def _finish(
         self, number: int, line: Line, result: Result, evaluate_fn: EvaluateFunction | None
@@ -363,10 +317,3 @@ class PrivateStrategy(Strategy):
             history=self.history,
             moments={name: kept[codec.KEY] for name, kept in moments.items() if kept},
         ).save(self._folder)
-
-
-def payload_bytes(message: Message) -> int:
-    """What a message's content weighs as Flower sends it; 0 for an error."""
-    if not message.has_content():
-        return 0
-    return sum(len(part.deflate()) for part in get_all_nested_objects(message).values())

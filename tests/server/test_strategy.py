@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from dpbitfit_server import roster
-from dpbitfit_server.strategy import PrivateStrategy, payload_bytes
+from dpbitfit_server.messages import payload_bytes
+from dpbitfit_server.strategy import PrivateStrategy
 from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 from flwr.common import Array
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian

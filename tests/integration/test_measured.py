@@ -1,0 +1,160 @@
+"""Both sides in one process: two guards behind their policies train and measure for a strategy."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dpbitfit_client import message as said
+from dpbitfit_client.guard import Guard
+from dpbitfit_client.message import Refused
+from dpbitfit_client.policy import Policy
+from dpbitfit_server.strategy import PrivateStrategy
+from flwr.app import Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from dpbitfit import bias, codec
+from dpbitfit.accounting import Mechanism
+from dpbitfit.ledger import Ledger, Name
+from dpbitfit.models import model_digest, resolve_model
+from dpbitfit.plan import Plan
+from dpbitfit.tables import read_labels
+from dpbitfit.tasks import TextTask
+
+from ..server.grids import LocalGrid
+
+POLICY = """\
+[site]
+name = "{name}"
+ledger = "{folder}/{name}.sqlite"
+socket = "{folder}/{name}.sock"
+group = "nogroup"
+[coordinators.office]
+public-key = "{key}"
+[models.minilm]
+path = "minilm"
+digest = "{digest}"
+[datasets.messages]
+path = "{folder}/train.csv"
+labels = "{labels}"
+declared-size = 100
+epsilon = 8.0
+delta = 1e-5
+[datasets.messages.coordinators.office]
+min-noise-multiplier = 0.8
+max-sampling-rate = 0.5
+max-steps-per-round = 5
+max-rounds = 20
+models = ["minilm"]
+[datasets.messages.evaluation]
+path = "{folder}/kept.csv"
+declared-size = 20
+epsilon = {evaluation_epsilon}
+delta = 1e-5
+[datasets.messages.evaluation.metrics.accuracy]
+noise-multiplier = 5.0
+[datasets.messages.evaluation.metrics.loss]
+noise-multiplier = 10.0
+"""
+PLAN = Plan(
+    layout_digest="",
+    model_digest="",
+    noise_multiplier=2.0,
+    sampling_rate=0.2,
+    rounds=2,
+    steps_per_round=1,
+    delta=1e-5,
+    max_length=24,
+    metrics="accuracy,loss",
+    evaluations=1,
+)
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> Ledger:
+    return Ledger(str(tmp_path / "coordinator.sqlite"), create=True)
+
+
+@pytest.fixture
+def labels(corpus: Path, tmp_path: Path) -> Path:
+    with corpus.open() as file:
+        header, *rows = csv.reader(file)
+    for name, part in (("train", rows[:100]), ("kept", rows[100:])):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([header, *part])
+    return corpus.with_suffix(".labels.txt")
+
+
+def guard(name: str, coordinator: Ledger, labels: Path, epsilon: float = 4.0) -> Guard:
+    folder = Path(str(coordinator.database)).parent
+    digest = model_digest(Path(resolve_model("minilm")))
+    values = {"name": name, "folder": folder, "key": coordinator.id, "digest": digest}
+    text = POLICY.format(**values, labels=labels, evaluation_epsilon=epsilon)
+    file = folder / f"{name}.toml"
+    file.write_text(text)
+    file.chmod(0o600)
+    return Guard(Policy.read(file))
+
+
+def node(site: Guard) -> Callable[[Message], RecordDict]:
+    def answer(message: Message) -> RecordDict:
+        kind, content = message.metadata.message_type, message.content
+        try:
+            if kind == "query":
+                return said.content(site.describe(said.question(content)))
+            if kind == "train":
+                return said.content(site.train(said.request(content)))
+            return said.content(site.evaluate(said.request(content)))
+        except Refused as refused:
+            return said.refusal(refused.refusal)
+
+    return answer
+
+
+def strategy(coordinator: Ledger, labels: Path, folder: Path) -> tuple[PrivateStrategy, np.ndarray]:
+    task = TextTask.load("minilm", read_labels(str(labels)), "labels", max_length=24)
+    plan = replace(PLAN, layout_digest=task.layout.digest, model_digest=task.digest)
+    made = PrivateStrategy(FedAvg(), plan, task.layout.size, 8.0, folder, coordinator)
+    return made, bias.pack(task.model, task.layout)
+
+
+def test_sites_measure_what_their_policies_list_and_both_ledgers_hold_it(
+    coordinator: Ledger, labels: Path, tmp_path: Path
+) -> None:
+    guards = [guard(name, coordinator, labels) for name in ("north", "south")]
+    run, start = strategy(coordinator, labels, tmp_path / "run")
+    grid = LocalGrid({number: node(one) for number, one in enumerate(guards)})
+    run.start(grid, codec.encode(start))
+    assert run.stopped == ""
+    assert not run.roster.refused
+    assert [line["replies"] for line in run.history[1:]] == [2, 2]
+    assert [set(line.get("site_metrics", {})) for line in run.history] == [
+        set(),
+        set(),
+        {"accuracy", "loss"},  # one evaluation, at the end
+    ]
+    assert 0 <= run.history[-1]["site_metrics"]["accuracy"] <= 1
+    charged = {Mechanism(5.0, 1.0): 1, Mechanism(10.0, 1.0): 1}
+    for one in guards:
+        name = Name(one.policy.site.name, "messages:evaluation", "record")
+        for ledger in (one.ledger, coordinator):
+            account = ledger.account(name)
+            assert account.budget == 4.0
+            held = ledger.holdings([account.id])[account.id]
+            assert {mechanism: part.committed for (_, mechanism), part in held.items()} == charged
+            ledger.verify(account)
+
+
+def test_a_site_without_budget_for_it_trains_and_does_not_measure(
+    coordinator: Ledger, labels: Path, tmp_path: Path
+) -> None:
+    guards = [guard("north", coordinator, labels), guard("south", coordinator, labels, 0.1)]
+    run, start = strategy(coordinator, labels, tmp_path / "run")
+    grid = LocalGrid({number: node(one) for number, one in enumerate(guards)})
+    run.start(grid, codec.encode(start))
+    assert not run.roster.refused
+    assert [line["replies"] for line in run.history[1:]] == [2, 2]
+    assert set(run.history[-1]["site_metrics"]) == {"accuracy", "loss"}
+    assert [len(one.ledger.reservations(state="committed")) for one in guards] == [3, 2]
