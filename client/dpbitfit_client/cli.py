@@ -1,4 +1,4 @@
-"""``dpbitfit guard``: check what a policy permits, and serve it."""
+"""``dpbitfit guard`` and ``dpbitfit doctor``: check what a policy permits, and serve it."""
 
 import json
 import logging
@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from dpbitfit.models import model_digest, resolve_model
 from dpbitfit_client.describe import describe
+from dpbitfit_client.doctor import examine
 from dpbitfit_client.explain import explain
 from dpbitfit_client.policy import Policy
 
@@ -49,3 +52,25 @@ def check(policy: PolicyFile, json_output: AsJson = False) -> None:
 def digest(model: Annotated[str, typer.Argument(help="A model's folder, or minilm.")]) -> None:
     """Print the digest by which a policy names a model."""
     typer.echo(model_digest(Path(resolve_model(model))))
+
+
+def doctor(
+    policy: PolicyFile,
+    superlink: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's SuperLink.")] = "",
+    root_certificates: Annotated[
+        Path | None, typer.Option(help="The CA's certificates, as the SuperNode is given them.")
+    ] = None,
+    json_output: AsJson = False,
+) -> None:
+    """Look at everything that a site needs, a line each; exit status 2 where one is wrong."""
+    found = []
+    console, marks = Console(), {"ok": "green", "look": "yellow", "wrong": "red"}
+    for one in examine(policy, superlink, root_certificates):
+        found.append(one)
+        if not json_output:
+            line = Text.assemble((f"{one.state:6}", marks[one.state]), f"{one.what}: {one.text}")
+            console.print(line, soft_wrap=True)
+    if json_output:
+        typer.echo(json.dumps([vars(one) for one in found], indent=2))
+    if any(one.state == "wrong" for one in found):
+        raise typer.Exit(2)

@@ -1,0 +1,176 @@
+"""What a site's operator asks first: does everything that a run needs work, and what to do if not.
+
+One line for each thing. Nothing here says how many records there are or what
+they hold, so that the answer can be sent to somebody who helps.
+"""
+
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+
+from cryptography import x509
+
+from dpbitfit.errors import DpbitfitError, InputError
+from dpbitfit.ledger import Ledger
+from dpbitfit_client.policy import AllowedModel, Dataset, Policy
+from dpbitfit_client.relay import Relay
+
+SECONDS = 10.0
+MOST_CLOCK_SECONDS = 5.0  # Flower's SuperLink refuses a node's signature beyond that
+CERTIFICATE_DAYS = 30
+
+OK, LOOK, WRONG = "ok", "look", "wrong"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; ``state`` is ``ok``, ``look`` or ``wrong``."""
+
+    what: str
+    state: str
+    text: str
+
+
+def examine(
+    policy_file: Path, superlink: str = "", root_certificates: Path | None = None
+) -> Iterator[Finding]:
+    """Every finding, as it is made; ``superlink`` is HOST:PORT, "" to leave it out."""
+    try:
+        policy = Policy.read(policy_file)
+    except InputError as error:
+        yield Finding("policy", WRONG, str(error))
+        return
+    said = "as dpbitfit guard check explains it"
+    yield Finding("policy", OK, f"{len(policy.datasets)} data sets, {said}")
+    for name, dataset in policy.datasets.items():
+        yield _tried(f"data set {name}", partial(_data, dataset))
+    for name, model in policy.models.items():
+        yield _tried(f"model {name}", partial(_model, model))
+    yield _tried("device", _device)
+    yield _tried("ledger", partial(_ledger, policy.site.ledger))
+    yield _tried("guard", partial(_guard, policy))
+    if root_certificates is not None:
+        yield from _certificates(root_certificates)
+    if superlink:
+        yield from _connection(superlink, root_certificates)
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, OK, look())
+    except DpbitfitError as error:
+        return Finding(what, WRONG, str(error))
+    except Exception as error:  # of a loader, say: its text may quote a record
+        return Finding(what, WRONG, f"{type(error).__name__} was raised: see what raises it")
+
+
+def _model(model: AllowedModel) -> str:
+    return f"{model.folder()}: its digest is the policy's"
+
+
+def _data(dataset: Dataset) -> str:
+    from dpbitfit_client.guard import read_part
+
+    for part in (dataset, dataset.evaluation):
+        if part is not None:
+            read = read_part(dataset, part)
+            count = len(set(read.units)) if read.units else len(read)
+            if not part.declared_size / 2 <= count <= part.declared_size * 2:
+                raise InputError(
+                    f"{part.source}: declared-size is off by more than twice: the model learns "
+                    "too fast or too slowly; the budget holds all the same"
+                )
+    return "every record can be read, and every label is in the label set"
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}; training uses the CPU in this version"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _ledger(url: str) -> str:
+    if "://" not in url and not Path(url).exists():
+        return f"{url} is not there yet: the guard makes it when it first starts"
+    ledger = Ledger(url, readonly=True)
+    for account in ledger.accounts():
+        ledger.verify(account)
+    return f"{ledger.database}: every event adds up; its public key is {ledger.id}"
+
+
+def _guard(policy: Policy) -> str:
+    if not policy.site.socket.is_socket():
+        raise InputError(f"{policy.site.socket}: no guard listens: start dpbitfit guard serve")
+    status = Relay(str(policy.site.socket), SECONDS).status()
+    return f"version {status.version} answers for {status.site}"
+
+
+def _certificates(path: Path) -> Iterator[Finding]:
+    try:
+        found = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError):
+        yield Finding("certificates", WRONG, f"{path}: no certificate: ask for the CA's")
+        return
+    for one in found:
+        name = one.subject.rfc4514_string()
+        left = one.not_valid_after_utc - datetime.now(UTC)
+        ends = f"{name} is valid until {one.not_valid_after_utc:%Y-%m-%d}"
+        if left.days < 0:
+            yield Finding("certificates", WRONG, f"{ends}: get the new one from the coordinator")
+        elif left.days < CERTIFICATE_DAYS:
+            yield Finding("certificates", LOOK, f"{ends}: ask the coordinator for the next one")
+        else:
+            yield Finding("certificates", OK, ends)
+
+
+def _connection(superlink: str, root_certificates: Path | None) -> Iterator[Finding]:
+    host, _, port = superlink.rpartition(":")
+    if not host or not port.isdigit():
+        yield Finding("connection", WRONG, f"a SuperLink is HOST:PORT, not {superlink!r}")
+        return
+    try:
+        context = ssl.create_default_context(cafile=root_certificates)
+        with (
+            closing(socket.create_connection((host, int(port)), SECONDS)) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            version = secure.version()
+    except ssl.SSLError as error:
+        reason = getattr(error, "verify_message", "") or error.reason
+        advice = "check the root certificates and the name in the address"
+        yield Finding("connection", WRONG, f"{superlink}: no trust ({reason}): {advice}")
+        return
+    except OSError as error:
+        advice = "check the address, and that the firewall lets this one port out"
+        yield Finding("connection", WRONG, f"{superlink}: {error.strerror or error}: {advice}")
+        return
+    yield Finding("connection", OK, f"{superlink} answers with {version}")
+    yield _clock(f"https://{superlink}/health", context)
+
+
+def _clock(url: str, context: ssl.SSLContext) -> Finding:
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS, context=context) as answer:
+            said = answer.headers["Date"]
+    except urllib.error.HTTPError as error:
+        said = error.headers["Date"]
+    except OSError:
+        said = None
+    if said is None:
+        return Finding("clock", LOOK, "the SuperLink does not say what time it is: check NTP here")
+    seconds = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
+    if abs(seconds) > MOST_CLOCK_SECONDS:
+        return Finding(
+            "clock", WRONG, f"{seconds:+.0f} s from the SuperLink's, which refuses that: start NTP"
+        )
+    return Finding("clock", OK, "within 5 s of the SuperLink's")

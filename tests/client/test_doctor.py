@@ -1,0 +1,193 @@
+"""What the doctor finds, each thing once well and once not."""
+
+import ipaddress
+import json
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from dpbitfit_client.doctor import examine
+
+from dpbitfit.ledger import Ledger, Name
+from dpbitfit.models import model_digest, resolve_model
+
+POLICY = """\
+[site]
+name = "north"
+ledger = "{folder}/site.sqlite"
+socket = "{folder}/guard.sock"
+group = "nogroup"
+[coordinators.office]
+public-key = "{key}"
+[models.minilm]
+path = "minilm"
+digest = "{digest}"
+[datasets.messages]
+path = "{data}"
+labels = "{labels}"
+declared-size = {size}
+epsilon = 8.0
+delta = 1e-5
+"""
+
+
+@pytest.fixture
+def policy(corpus: Path, tmp_path: Path) -> Path:
+    return written(tmp_path, corpus)
+
+
+def written(folder: Path, corpus: Path, size: int = 100, digest: str = "") -> Path:
+    digest = digest or model_digest(Path(resolve_model("minilm")))
+    labels = corpus.with_suffix(".labels.txt")
+    values = {"folder": folder, "key": "ab" * 32, "digest": digest, "data": corpus}
+    file = folder / "policy.toml"
+    file.write_text(POLICY.format(**values, labels=labels, size=size))
+    file.chmod(0o600)
+    return file
+
+
+Said = dict[str, tuple[str, str]]  # by what was looked at: the state, and the words
+
+
+def found(policy: Path, superlink: str = "", roots: Path | None = None) -> Said:
+    return {one.what: (one.state, one.text) for one in examine(policy, superlink, roots)}
+
+
+def test_a_site_that_is_ready_but_for_its_guard(policy: Path, tmp_path: Path) -> None:
+    said = found(policy)
+    states = {what: state for what, (state, _) in said.items()}
+    assert states == {
+        "policy": "ok",
+        "data set messages": "ok",
+        "model minilm": "ok",
+        "device": "ok",
+        "ledger": "ok",
+        "guard": "wrong",
+    }
+    assert "start dpbitfit guard serve" in said["guard"][1]
+    assert not (tmp_path / "site.sqlite").exists()  # looking makes nothing
+
+
+def test_what_is_wrong_is_named_with_what_to_do(corpus: Path, tmp_path: Path) -> None:
+    said = found(written(tmp_path, corpus, size=4000, digest="0" * 64))
+    assert said["data set messages"][0] == said["model minilm"][0] == "wrong"
+    assert "declared-size is off" in said["data set messages"][1]
+    assert "120" not in said["data set messages"][1]  # the count stays here
+    assert "the policy says 0000" in said["model minilm"][1]
+    (tmp_path / "policy.toml").write_text("[site]\nname = 4\n")
+    assert list(found(tmp_path / "policy.toml")) == ["policy"]
+
+
+def test_a_ledger_that_does_not_add_up_is_wrong(policy: Path, tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path / "site.sqlite"), create=True)
+    ledger.open_account(Name("north", "messages", "record"), 1e-5, 8.0)
+    assert found(policy)["ledger"][0] == "ok"
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql("UPDATE account SET budget = '80'")
+    assert found(policy)["ledger"][0] == "wrong"
+
+
+def certificate(folder: Path, days: int) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA of a test")])
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=400))
+        .not_valid_after(now + timedelta(days=days, hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, secret = folder / "ca.crt", folder / "ca.key"
+    pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return pem, secret
+
+
+@contextmanager
+def superlink(pem: Path, secret: Path, ahead: float = 0) -> Iterator[str]:
+    """A TLS server whose clock is ``ahead`` seconds ahead."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, secret)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("days", "state"), [(365, "ok"), (20, "look"), (-1, "wrong")])
+def test_a_certificate_is_good_for_a_month_or_somebody_should_look(
+    policy: Path, tmp_path: Path, days: int, state: str
+) -> None:
+    pem, _ = certificate(tmp_path, days)
+    assert found(policy, roots=pem)["certificates"][0] == state
+
+
+@pytest.mark.parametrize(("ahead", "state"), [(0, "ok"), (-3600, "wrong"), (3600, "wrong")])
+def test_the_connection_and_the_clock(
+    policy: Path, tmp_path: Path, ahead: float, state: str
+) -> None:
+    pem, secret = certificate(tmp_path, 365)
+    with superlink(pem, secret, ahead) as address:
+        said = found(policy, address, pem)
+        assert said["connection"][0] == "ok"
+        assert said["clock"][0] == state
+        other = tmp_path / "other"
+        other.mkdir()
+        assert "no trust" in found(policy, address, certificate(other, 365)[0])["connection"][1]
+    assert found(policy, address, pem)["connection"][0] == "wrong"
+    assert found(policy, "nowhere", pem)["connection"][0] == "wrong"
+
+
+def test_the_command_says_the_same_and_fails_where_something_is_wrong(policy: Path) -> None:
+    code = "from dpbitfit.cli import main; main()"
+    words = ["doctor", "--policy", str(policy), "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    said = {one["what"]: one["state"] for one in json.loads(done.stdout)}
+    assert said["policy"] == "ok"
+    assert said["guard"] == "wrong"
