@@ -176,7 +176,8 @@ def simulate(
     }
     for key in ("data", "test-data", "labels", "model"):
         config[key] = _absolute(config[key])
-    config["noise-multiplier"] = 0.0
+    # It is calibrated here; and simulated sites keep no records for a measurement.
+    config |= {"noise-multiplier": 0.0, "site-metrics": "", "site-evaluations": 0}
     config["sites"] = _check(config)
     config["dataset"] = dataset or _name_of_records(config)
     config |= _ledgers(Path(ledger) if ledger else out / "ledger", anew=not (ledger or resume))

@@ -21,7 +21,8 @@ def test_the_defaults_are_those_of_the_run_configuration(project_config: dict[st
     defaults = {parameter.name.replace("_", "-"): parameter.default for parameter in parameters}
     shared = defaults.keys() & project_config.keys() - ELSEWHERE
     assert {key: defaults[key] for key in shared} == {key: project_config[key] for key in shared}
-    assert project_config.keys() - shared - ELSEWHERE == {"noise-multiplier", "site-ledgers"}
+    fixed = {"noise-multiplier", "site-ledgers", "site-metrics", "site-evaluations"}
+    assert project_config.keys() - shared - ELSEWHERE == fixed
 
 
 def test_an_error_is_one_line_whatever_it_quotes(
