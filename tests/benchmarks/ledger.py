@@ -21,7 +21,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from dp_accounting.rdp import RdpAccountant
 
-from dpbitfit.accounting import RDP_ORDERS, Counts, Mechanism, event
+from dpbitfit.accounting import RDP_ORDERS, Counts, Mechanism, epsilon, event
 from dpbitfit.ledger import Account, Ledger, Name, budget, schema
 from dpbitfit.ledger.events import GENESIS, canonical, make
 from dpbitfit.renyi import divergences, quick_epsilons
@@ -157,6 +157,23 @@ def queries(ledger: Ledger, accounts: list[Account]) -> dict[str, float]:
     return found
 
 
+def one_account() -> dict[str, float]:
+    """Seconds for one account after 100 rounds, each of a plan with noise of its own."""
+    bag = tuple((Mechanism(5 + number * 1e-3, 0.01), 5) for number in range(ROUNDS))
+
+    def peer() -> None:
+        accountant = RdpAccountant(orders=RDP_ORDERS)
+        for mechanism, steps in bag:
+            accountant.compose(event(mechanism), steps)
+        accountant.get_epsilon(DELTA)
+
+    return {
+        "one account of 100 plans, quick": seconds(lambda: quick_epsilons([bag], DELTA)),
+        "one account of 100 plans, tight": seconds(lambda: epsilon(dict(bag), DELTA)),
+        "one account of 100 plans, dp-accounting": seconds(peer),
+    }
+
+
 def measure(accounts: int, repeats: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         ledger = opened(Path(folder), accounts)
@@ -165,7 +182,7 @@ def measure(accounts: int, repeats: int) -> dict[str, float]:
         table = schema.allotment
         with ledger.database.write() as connection:  # the rounds that were not played
             connection.execute(sa.update(table).values(committed=5 * ROUNDS, reserved=0))
-        found |= queries(ledger, everyone)
+        found |= queries(ledger, everyone) | one_account()
         ledger.database.close()
     found["reserve, times faster"] = found["reserve singly"] / found["reserve"]
     found["commit, times faster"] = found["commit singly"] / found["commit"]
