@@ -10,7 +10,7 @@ from dp_accounting.rdp import RdpAccountant
 from dpbitfit import accounting
 from dpbitfit.accounting import Counts, Mechanism
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
-from dpbitfit.ledger import Account, Ledger, Name
+from dpbitfit.ledger import Account, Ledger, Name, budget
 from dpbitfit.ledger.budget import what_fits
 from dpbitfit.ledger.events import Held
 from dpbitfit.ledger.outbox import Reply
@@ -449,3 +449,20 @@ def test_a_readonly_ledger_shows_all_and_changes_nothing(ledger: Ledger, reopen:
     with pytest.raises(LedgerError, match=r"may only be read.*nothing was recorded"):
         only.reserve("run", 1, {account.id: "k"}, bag(1))
     assert kinds(ledger) == ["open", "allot"]
+
+
+def test_a_coordinator_gets_no_more_than_its_share(ledger: Ledger) -> None:
+    """The share counts that coordinator's plans alone; the budget counts everybody's."""
+    account = account_of(ledger)
+    figure = accounting.epsilon({M: 1000}, DELTA).epsilon
+    share = figure + 0.1
+    ledger.allot(NAME, "a", "plan-a", bag(1000), "office", share)
+    ledger.reserve("a", 1, {account.id: "k1"}, bag(10))
+    with pytest.raises(BudgetError, match=f"above its budget of {share:g}"):
+        ledger.allot(NAME, "b", "plan-b", bag(1000), "office", share)
+    assert ledger.allot(NAME, "c", "plan-c", bag(1000), "another", share) is not None
+    everything = budget.filtered(bag(2000), DELTA, ledger.account(NAME).filter_order).epsilon
+    ledger.set_budget(NAME, everything + 0.01, "no more than both")
+    with pytest.raises(BudgetError, match=f"above its budget of {everything + 0.01:g}"):
+        ledger.allot(NAME, "d", "plan-d", bag(1000), "a third", share)
+    ledger.verify(account)
