@@ -9,7 +9,10 @@ ARGS ?=
 # A bare torch brings several gigabytes of CUDA packages; the pinned one is enough here.
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean
+# Each service's messages; the code made of NAME.proto lies beside it in generated/.
+PROTOS := server/dpbitfit_server/monitor/monitor.proto
+
+.PHONY: demo test check proto clean
 
 demo: $(STAMP)
 ifeq ($(DATA),)
@@ -27,6 +30,14 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+proto: $(STAMP)
+	for proto in $(PROTOS); do \
+	  folder=$$(dirname $$proto); package=$${folder#*/}/generated; mkdir -p $$folder/generated; \
+	  $(BIN)/python -m grpc_tools.protoc -I $$package=$$folder --python_out=$${folder%%/*} \
+	    --pyi_out=$${folder%%/*} --grpc_python_out=$${folder%%/*} \
+	    $$package/$$(basename $$proto) || exit 1; \
+	done
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

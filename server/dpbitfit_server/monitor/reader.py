@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from dpbitfit.accounting import Bound, Counts
 from dpbitfit.errors import AccountingError, InputError, LedgerError
 from dpbitfit.ledger import Account, Ledger, Name, figures, rows, schema
+from dpbitfit.ledger.book import check_name
 from dpbitfit.ledger.budget import Holdings, spent
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.figures import Standing
@@ -45,6 +46,10 @@ MOST_FORECAST_STEPS = 10**6
 
 class UnknownAccount(InputError):
     """The ledger has no account of that name."""
+
+
+class DamagedAccount(LedgerError):
+    """An account's rows cannot be believed; the ledger can be read."""
 
 
 @dataclass
@@ -97,15 +102,12 @@ class Reader:
     def account(self, name: Name) -> AccountDetail:
         """All about one account, from nothing but its rows, its chain of events verified.
 
-        Raises UnknownAccount where there is none, LedgerError where it cannot be believed.
+        Raises UnknownAccount where there is none, DamagedAccount where it cannot be
+        believed, LedgerError where the ledger cannot be read.
         """
         with self._opened() as ledger:
             with ledger.database.read() as connection:
-                account = rows.find_account(connection, name)
-                if account is None:
-                    raise UnknownAccount(f"there is no account {name}")
-                holdings = verify(connection, name).held
-                events = list(rows.events_of(connection, account.id))
+                account, holdings, events = _verified(connection, name)
                 drift = _drifts(connection).get(account.id, "")
             runs = figures.run_standings(ledger, account)
         trace = Trace()
@@ -117,14 +119,18 @@ class Reader:
             curve = series.curve(account, holdings, self._urgently)
             accrued = series.accrued(events, account.delta, self._urgently)
         except AccountingError as error:
-            raise LedgerError(f"account {name}: {error}") from error
+            raise DamagedAccount(f"account {name}: {error}") from error
         open_rounds = tuple(trace.open.values())
         return AccountDetail(view, plain_sentence(view), accrued, curve, tuple(runs), open_rounds)
 
     def events(self, name: Name, after: int = 0, most: int = MOST_EVENTS) -> list[Event]:
-        """An account's events in order, from the one behind ``after``."""
-        with self._opened() as ledger:
-            return ledger.events(name, after, min(most, MOST_EVENTS))
+        """An account's events in order, from the one behind ``after``, as they are written.
+
+        Raises UnknownAccount where there is no such account.
+        """
+        with self._opened() as ledger, ledger.database.read() as connection:
+            of = _found(connection, name).id
+            return list(rows.events_of(connection, of, after, min(most, MOST_EVENTS)))
 
     def forecast(
         self, name: Name, sampling_rate: float, steps: int, noise_multiplier: float = 0.0
@@ -137,9 +143,7 @@ class Reader:
             raise AccountingError(f"a forecast is of 1 to {MOST_FORECAST_STEPS:,} steps")
         with self._opened() as ledger:
             with ledger.database.read() as connection:
-                account = rows.find_account(connection, name)
-            if account is None:
-                raise UnknownAccount(f"there is no account {name}")
+                account = _found(connection, name)
             return forecast(ledger, account, sampling_rate, steps, noise_multiplier)
 
     def _urgently(self, counts: Counts, delta: float) -> Bound:
@@ -236,6 +240,28 @@ class Reader:
             orphaned=_is_over(open_since, self._orphan_after, now),
             drift=drift,
         )
+
+
+def _found(connection: sa.Connection, name: Name) -> Account:
+    try:
+        check_name(name)
+        account = rows.find_account(connection, name)
+    except InputError as error:
+        raise UnknownAccount(f"there is no such account: {error}") from error
+    except LedgerError as error:  # of a row: a database's own failure is another
+        raise DamagedAccount(str(error)) from error
+    if account is None:
+        raise UnknownAccount(f"there is no account {name}")
+    return account
+
+
+def _verified(connection: sa.Connection, name: Name) -> tuple[Account, Holdings, list[Event]]:
+    account = _found(connection, name)
+    try:
+        holdings = verify(connection, name).held
+    except LedgerError as error:
+        raise DamagedAccount(str(error)) from error
+    return account, holdings, list(rows.events_of(connection, account.id))
 
 
 def _is_over(since: datetime | None, limit: timedelta, now: datetime) -> bool:
