@@ -108,7 +108,7 @@ async def serve(monitor: Monitor, serving: Serving, stop: asyncio.Event) -> None
     serving.check()
     listening = _listen(serving.http)
     with monitor.refining():
-        async with _grpc(monitor, serving) as state:
+        async with _grpc(monitor, serving, stop) as state:
             watching = asyncio.create_task(_watch(monitor, state, serving.webhook))
             try:
                 await _http(monitor, serving, listening, stop)
@@ -119,10 +119,13 @@ async def serve(monitor: Monitor, serving: Serving, stop: asyncio.Event) -> None
 
 
 @asynccontextmanager
-async def _grpc(monitor: Monitor, serving: Serving) -> AsyncIterator[health.aio.HealthServicer]:
+async def _grpc(
+    monitor: Monitor, serving: Serving, stop: asyncio.Event
+) -> AsyncIterator[health.aio.HealthServicer]:
     guards = [TokenInterceptor(serving.token)] if serving.token and not serving.tls else []
-    server = grpc.aio.server(interceptors=guards)
-    add_MonitorServicer_to_server(Service(monitor), server)  # type: ignore[no-untyped-call]
+    options = [("grpc.so_reuseport", 0)]  # else a second monitor would take half of the calls
+    server = grpc.aio.server(interceptors=guards, options=options)
+    add_MonitorServicer_to_server(Service(monitor, stop), server)  # type: ignore[no-untyped-call]
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     if serving.reflection:
@@ -198,6 +201,7 @@ async def _watch(
     while True:
         try:
             await asyncio.to_thread(monitor.reader.overview)
+            await asyncio.to_thread(monitor.reader.verify_next)
             problem = ""
         except LedgerError as error:
             problem = str(error)
