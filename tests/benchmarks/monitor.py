@@ -23,6 +23,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import psutil
@@ -35,6 +36,7 @@ from tests.server.monitor.served import free_port
 from tests.server.monitor.test_runs import LINE, folder
 
 STREAMS = 50
+PAUSE_SECONDS = 1.1  # longer than an overview is kept: none is free
 START = "import sys; from dpbitfit.cli import main; sys.argv[0] = 'dpbitfit'; main()"
 
 
@@ -80,18 +82,19 @@ def questions(client: MonitorClient, metrics: str) -> dict[str, Callable[[], obj
     }
 
 
-def asked(
-    client: MonitorClient, metrics: str, repeats: int, pause: float
-) -> dict[str, list[float]]:
+def asked(client: MonitorClient, metrics: str, repeats: int, when: str = "") -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for _ in range(repeats):
         for name, ask in questions(client, metrics).items():
-            time.sleep(pause)  # longer than an overview is kept: none is free
-            times.setdefault(name, []).append(milliseconds(ask))
-    return times
+            time.sleep(PAUSE_SECONDS)
+            times.setdefault(f"{name}{when}", []).append(milliseconds(ask))
+    found = {}
+    for name, values in times.items():
+        found[f"{name}, median"], found[f"{name}, worst"] = statistics.median(values), max(values)
+    return found
 
 
-def write_rounds(url: str, first: int, stop: "multiprocessing.synchronize.Event") -> None:
+def write_rounds(url: str, first: int, stop: Event) -> None:
     ledger = Ledger(url)
     ids = [one.id for one in ledger.accounts()]
     number = first
@@ -121,8 +124,9 @@ def measure(url: str, accounts: int, rounds: int, repeats: int, scratch: Path) -
                 max(values),
             )
         found["memory with 50 streams, MB"] = process.memory_info().rss / 1e6
-        stop = multiprocessing.Event()
-        writer = multiprocessing.Process(target=write_rounds, args=(url, rounds, stop))
+        context = multiprocessing.get_context("spawn")
+        stop = context.Event()
+        writer = context.Process(target=write_rounds, args=(url, rounds, stop))
         writer.start()
         for name, values in asked(client, metrics, repeats, 1.1).items():
             name = f"{name}, while a run writes"
