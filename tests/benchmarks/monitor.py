@@ -118,22 +118,13 @@ def measure(url: str, accounts: int, rounds: int, repeats: int, scratch: Path) -
         found["memory at first, MB"] = process.memory_info().rss / 1e6
         for _ in range(STREAMS):
             threading.Thread(target=lambda: _drain(client), daemon=True).start()
-        for name, values in asked(client, metrics, repeats, 1.1).items():
-            found[f"{name}, median"], found[f"{name}, worst"] = (
-                statistics.median(values),
-                max(values),
-            )
+        found |= asked(client, metrics, repeats)
         found["memory with 50 streams, MB"] = process.memory_info().rss / 1e6
         context = multiprocessing.get_context("spawn")
         stop = context.Event()
         writer = context.Process(target=write_rounds, args=(url, rounds, stop))
         writer.start()
-        for name, values in asked(client, metrics, repeats, 1.1).items():
-            name = f"{name}, while a run writes"
-            found[f"{name}, median"], found[f"{name}, worst"] = (
-                statistics.median(values),
-                max(values),
-            )
+        found |= asked(client, metrics, repeats, ", while a run writes")
         stop.set()
         writer.join()
         found["memory at last, MB"] = process.memory_info().rss / 1e6

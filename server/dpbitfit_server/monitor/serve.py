@@ -5,7 +5,7 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -108,14 +108,11 @@ async def serve(monitor: Monitor, serving: Serving, stop: asyncio.Event) -> None
     serving.check()
     listening = _listen(serving.http)
     with monitor.refining():
-        async with _grpc(monitor, serving, stop) as state:
-            watching = asyncio.create_task(_watch(monitor, state, serving.webhook))
-            try:
-                await _http(monitor, serving, listening, stop)
-            finally:
-                watching.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watching
+        # Should one of the tasks fail, the other ends, too.
+        async with _grpc(monitor, serving, stop) as state, asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_watch(monitor, state, serving.webhook))
+            await _http(monitor, serving, listening, stop)
+            watching.cancel()
 
 
 @asynccontextmanager
@@ -179,10 +176,12 @@ async def _http(
     server = _HttpServer(config)
     running = asyncio.create_task(server.serve(sockets=[listening]))
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    stopping.cancel()
-    await running
+    try:
+        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        server.should_exit = True
+        await running
 
 
 def _listen(address: Address) -> socket.socket:
