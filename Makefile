@@ -9,6 +9,9 @@ ARGS ?=
 # A bare torch brings several gigabytes of CUDA packages; the pinned one is enough here.
 STAMP := $(VENV)/.installed
 
+# Each service's messages; the code made of NAME.proto lies beside it in generated/.
+PROTOS := client/dpbitfit_client/guard.proto server/dpbitfit_server/monitor/monitor.proto
+
 .PHONY: demo test check proto clean
 
 demo: $(STAMP)
@@ -28,15 +31,12 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Generated code is kept in the tree, so that an install needs no compiler for it.
-PROTOS := client/dpbitfit_client/guard.proto
-
 proto: $(STAMP)
-	for file in $(PROTOS); do \
-	  package=$$(basename $$(dirname $$file)) && cd $$(dirname $$file)/.. && \
-	  $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I $$package/generated=$$package \
-	    --python_out=. --pyi_out=. --grpc_python_out=. $$package/generated/$$(basename $$file) && \
-	  cd $(CURDIR) || exit 1; \
+	for proto in $(PROTOS); do \
+	  folder=$$(dirname $$proto); package=$${folder#*/}/generated; mkdir -p $$folder/generated; \
+	  $(BIN)/python -m grpc_tools.protoc -I $$package=$$folder --python_out=$${folder%%/*} \
+	    --pyi_out=$${folder%%/*} --grpc_python_out=$${folder%%/*} \
+	    $$package/$$(basename $$proto) || exit 1; \
 	done
 
 $(STAMP): pyproject.toml constraints.txt

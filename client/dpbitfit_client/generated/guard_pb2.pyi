@@ -217,7 +217,7 @@ class StatusReply(_message.Message):
     version: str
     datasets: _containers.RepeatedScalarFieldContainer[str]
     busy: bool
-    def __init__(self, site: _Optional[str] = ..., version: _Optional[str] = ..., datasets: _Optional[_Iterable[str]] = ..., busy: bool = ...) -> None: ...
+    def __init__(self, site: _Optional[str] = ..., version: _Optional[str] = ..., datasets: _Optional[_Iterable[str]] = ..., busy: _Optional[bool] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("code", "key", "untouched", "position")

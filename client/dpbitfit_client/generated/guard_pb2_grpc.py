@@ -5,7 +5,7 @@ import warnings
 
 from dpbitfit_client.generated import guard_pb2 as dpbitfit__client_dot_generated_dot_guard__pb2
 
-GRPC_GENERATED_VERSION = '1.76.0'
+GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class GuardStub(object):
+class GuardStub:
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -56,7 +56,7 @@ class GuardStub(object):
                 _registered_method=True)
 
 
-class GuardServicer(object):
+class GuardServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Describe(self, request, context):
@@ -118,7 +118,7 @@ def add_GuardServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Guard(object):
+class Guard:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod

@@ -1,6 +1,8 @@
 """Everything that a surface may show, in one place."""
 
+import math
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,8 +12,10 @@ from dpbitfit.errors import LedgerError
 from dpbitfit_server.monitor import alerts
 from dpbitfit_server.monitor.alerts import Alert, Alerts
 from dpbitfit_server.monitor.certificates import CertificateView, read_certificates
-from dpbitfit_server.monitor.reader import Reader
+from dpbitfit_server.monitor.reader import FRESH_SECONDS, Reader
 from dpbitfit_server.monitor.runs import Runs, RunView
+
+_STOP_SECONDS = 5.0  # for a bound that is being made
 
 
 class Monitor:
@@ -24,16 +28,20 @@ class Monitor:
         self._runs = Runs(runs)
         self._certificates = list(certificates)
         self._alerts = Alerts()
+        self._found: tuple[RunView, ...] = ()
+        self._looked = -math.inf
         self._lock = threading.Lock()
 
     def runs(self) -> tuple[RunView, ...]:
-        """Every run, the one that changed last first."""
+        """Every run as it was a second ago at most, the one that changed last first."""
         with self._lock:
-            return self._runs.all()
+            if time.monotonic() - self._looked >= FRESH_SECONDS:
+                self._found, self._looked = self._runs.all(), time.monotonic()
+            return self._found
 
-    def certificates(self) -> tuple[CertificateView, ...]:
-        """Every certificate; InputError where one cannot be read."""
-        return read_certificates(self._certificates)
+    def certificates(self) -> list[CertificateView]:
+        """Every certificate that can be read."""
+        return read_certificates(self._certificates)[0]
 
     def alerts(self) -> tuple[Alert, ...]:
         """What stands now, gravest first.
@@ -41,7 +49,7 @@ class Monitor:
         A ledger that cannot be read is an alert too; it says nothing of the accounts.
         """
         now = datetime.now(UTC)
-        found = alerts.of_certificates(self.certificates(), now)
+        found = alerts.of_certificates(*read_certificates(self._certificates), now)
         try:
             found += alerts.of_overview(self.reader.overview())
         except LedgerError as error:
@@ -59,4 +67,4 @@ class Monitor:
             yield
         finally:
             stop.set()
-            thread.join()
+            thread.join(_STOP_SECONDS)

@@ -1,0 +1,1 @@
+"""Made from the .proto file beside this folder: ``make proto``."""
