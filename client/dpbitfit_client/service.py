@@ -5,6 +5,7 @@ holds back to the policy's slots. Its log holds codes only.
 """
 
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -42,6 +43,7 @@ log = logging.getLogger("dpbitfit.guard")
 
 SERVICE = "dpbitfit.guard.v1.Guard"
 WORKERS = 8
+LONGEST_SECONDS = 1e9  # of a deadline; gRPC gives a call without one hundreds of millennia
 MOST_WAITING = 4  # calls that work or wait for their turn; the others keep the guard's ear open
 
 STATUS = {
@@ -98,7 +100,7 @@ class Service(GuardServicer):
         return self._guard.status()
 
     def _answered(self, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
-        if context.time_remaining() is None:
+        if (context.time_remaining() or math.inf) > LONGEST_SECONDS:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no-deadline")
         if not self._waiting.acquire(blocking=False):
             context.abort(grpc.StatusCode.ABORTED, LedgerBusy.code)
@@ -136,6 +138,7 @@ def serving(policy: Policy) -> Iterator[Guard]:
     Rounds that are still trained then are ended, and stay spent. Raises InputError
     or LedgerError where the policy cannot be served.
     """
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would log what a caller makes fail
     guard = Guard(policy)
     with tempfile.TemporaryDirectory(prefix="dpbitfit-guard-") as folder:  # this user's alone
         behind = Path(folder) / "inner.sock"
