@@ -6,6 +6,7 @@
     ├── AccountingError  a privacy figure cannot be given truthfully
     ├── BudgetError      the work asked for would pass a privacy budget
     ├── LedgerError      the ledger cannot be read, written or believed
+    │   └── LedgerBusy       somebody else is at work on it: the same may succeed later
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
         ├── AnswerLost       a round was trained, or may have been, and its answer is gone
         ├── IdentityError    a signature or a key is not that of somebody who may ask
@@ -52,6 +53,12 @@ class LedgerError(DpbitfitError):
     """The ledger cannot be read, written or believed."""
 
     code = "ledger"
+
+
+class LedgerBusy(LedgerError):
+    """Somebody else is at work on the ledger: the same may succeed later."""
+
+    code = "busy"
 
 
 class ProtocolError(DpbitfitError):

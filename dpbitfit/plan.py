@@ -88,8 +88,8 @@ class Plan:
         positive = ("noise_multiplier", "clipping_norm", "learning_rate", "logit_scale")
         for name in positive:
             value = getattr(self, name)
-            if not (math.isfinite(value) and 0 < value <= 1e6):
-                raise InputError(f"{name} must be a positive number, not {value!r}")
+            if not (math.isfinite(value) and 1e-9 <= value <= 1e6):
+                raise InputError(f"{name} must be between 1e-9 and 1e6, not {value!r}")
         if not (math.isfinite(self.sampling_rate) and 0 < self.sampling_rate <= 1):
             raise InputError(f"sampling_rate must be in (0, 1], not {self.sampling_rate!r}")
         if not (math.isfinite(self.delta) and 0 < self.delta < 1):

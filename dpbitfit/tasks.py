@@ -107,6 +107,8 @@ class TextTask:
             backbone = _load_backbone(where)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"the model {model_name!r} cannot be loaded: {error}") from error
+        known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
+        reads = min(max_length, *(length for length in known if length))
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"
@@ -116,15 +118,28 @@ class TextTask:
         ) and not config.is_encoder_decoder
         model = TextClassifier(backbone, last_token, logit_scale)
         model.eval()
-        task = cls(model, tokenizer, tuple(labels), BiasLayout((), ()), max_length)
+        task = cls(model, tokenizer, tuple(labels), BiasLayout((), ()), reads)
         model.head = task._label_head(head)
         trained_head = ("head.weight",) if head == "trained" else ()
         task.layout = bias.select(model, train_also=trained_head)
         bias.freeze(model)
         task.digest = _digest(backbone, [*labels], head, logit_scale, max_length)
+        task._read_longest()
         probes = task.records(Examples(list(_PROBES), np.arange(4, dtype=np.int64) % len(labels)))
         check_gradients(model, task.layout, lambda chosen: probes.losses(model, chosen))
         return task
+
+    def _read_longest(self) -> None:
+        """Read a text of the most tokens; ModelError where the model cannot.
+
+        Later a failure would tell that a site has such a text.
+        """
+        tokens = self._tokens(["a " * self.max_length])
+        try:
+            with torch.no_grad():
+                self.model.embed(**self._pad(tokens))
+        except (IndexError, RuntimeError) as error:
+            raise ModelError(f"the model cannot read texts of {len(tokens[0])} tokens") from error
 
     def _label_head(self, kind: str) -> nn.Linear:
         """The label names' embeddings as a linear layer [K, d]; with a bias if it trains."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ def serve(policy: PolicyFile) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
     )
+    os.umask(0o077)  # what the guard writes is its own: the ledger's log holds its key
     read = Policy.read(policy)
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):

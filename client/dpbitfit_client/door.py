@@ -59,7 +59,8 @@ class Door:
             with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
                 probe.connect(str(self._path))
                 raise InputError(f"{self._path}: a guard listens here already")
-            self._path.unlink()
+            with suppress(OSError):  # of a guard that was killed; what cannot go is told below
+                self._path.unlink()
         listening = socket.socket(socket.AF_UNIX)
         try:
             before = os.umask(0o177)

@@ -142,9 +142,9 @@ def _leaves(facts: dict[str, Any]) -> list[str]:
 def _timing(slot: float) -> str:
     if slot:
         return (
-            f"A reply leaves at a whole multiple of {slot:g} seconds after its request. Work that "
-            "takes longer than that shows in how many multiples passed: choose one that every "
-            "round fits in."
+            f"A reply leaves at a whole multiple of {slot:g} seconds after its request, and a "
+            "refusal that looked nothing up at once. Work that takes longer than that shows in how "
+            "many multiples passed: choose one that every round fits in."
         )
     return (
         "A reply leaves when it is ready. How long a round took depends on how many records were "

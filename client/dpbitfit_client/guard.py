@@ -7,10 +7,13 @@
 Whoever carries the messages is not trusted: not the coordinator, and not Flower's
 process beside it. A refusal says a fixed code, and where no record was touched
 the site's signature that this is so.
+
+What has had its turn leaves at the policy's next slot (see ``Turn``). What is
+refused before that has touched nothing, and leaves at once.
 """
 
 import importlib.metadata
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,7 +23,13 @@ from numpy.typing import NDArray
 
 from dpbitfit import codec, statements
 from dpbitfit.accounting import Counts
-from dpbitfit.errors import AnswerLost, DpbitfitError, IdentityError, LedgerError, ProtocolError
+from dpbitfit.errors import (
+    AnswerLost,
+    DpbitfitError,
+    IdentityError,
+    LedgerError,
+    ProtocolError,
+)
 from dpbitfit.ledger import Account, Ledger, Name, exchange, figures
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
@@ -31,6 +40,7 @@ from dpbitfit_client.message import Refused
 from dpbitfit_client.policy import Dataset, Evaluation, Policy
 from dpbitfit_client.request import Request, read_question
 from dpbitfit_client.room import Room, Rooms
+from dpbitfit_client.turn import Turn
 from dpbitfit_client.work import Measuring, Progress, Round_co, Training, Work
 
 WAIT_SECONDS = 600  # for a round that this process or another one of the site still trains
@@ -58,21 +68,26 @@ class Guard:
             if one.evaluation is not None:
                 self._accounts["evaluate", name] = self._open(one.evaluation_name, one.evaluation)
         self._rooms = Rooms(policy.folder, examples)
-        self._turn = threading.Lock()
+        self._turn = Turn(policy.site.reply_slot_seconds)
+
+    def close(self) -> None:
+        """Let nobody begin any more, and hold no reply back."""
+        self._turn.close()
 
     def describe(self, asked: pb.DescribeRequest) -> pb.DescribeReply:
         """What this site is, for a plan: public constants only. Raises Refused."""
+        began = time.monotonic()
         with _refusing(lambda code: pb.Refusal(code=code)):
             plan = read_question(asked)
             dataset = self._known(plan, asked.coordinator)
-            with self._alone():
+            with self._alone(began):
                 room = self._enter(dataset, plan, asked.coordinator)
             account = self._accounts["train", dataset.name]
             reply = pb.DescribeReply(
                 statements=self._statements(dataset, room),
                 labels=room.task.labels,
                 evaluation=_offer(dataset),
-                rounds_left=self._rounds_left(account, asked.run),
+                rounds_left=self._rounds_left(account, asked.run, asked.coordinator),
                 position=self._position(account, asked.coordinator, ""),
             )
             message.sign(self.ledger.signer, reply)
@@ -98,7 +113,7 @@ class Guard:
             site=self.policy.site.name,
             version=importlib.metadata.version("dpbitfit"),
             datasets=self.policy.datasets,
-            busy=self._turn.locked(),
+            busy=self._turn.busy,
         )
 
     def _open(self, name: str, part: Dataset | Evaluation) -> Account:
@@ -126,20 +141,23 @@ class Guard:
 
     def _round(self, asked: pb.RoundRequest, work: Work[Round_co]) -> Round_co:
         """Check, charge, do the work once, answer."""
+        began = time.monotonic()
         with _refusing(lambda code: pb.Refusal(code=code, key=asked.key)):
             request = Request.read(asked, work.purpose)
             dataset = self._known(request.plan, request.coordinator)
-            account = self._accounts.get((work.purpose, dataset.name))
-            if account is None:
-                raise ProtocolError("the policy allows no evaluation")
-        with _refusing(lambda code: self._refusal(code, account, request)), self._alone():
+            part = work.part(dataset)
+            account = self._accounts[work.purpose, dataset.name]
+        refusing = _refusing(lambda code: self._refusal(code, account, request))
+        with refusing, self._alone(began):
             room = self._enter(dataset, request.plan, request.coordinator)
             payload = self._kept(request)
             if payload is None:
                 room.agree(request.plan)
                 biases = codec.vector(request.biases, room.task.layout.size)
                 once, whole = work.steps(request.plan, dataset)
-                self._reserve(request, dataset, account, once, whole)
+                self._approve(request, dataset, account, once, whole)
+                room.records(part)  # read only now; where they are unusable, nothing is spent
+                self.ledger.reserve(request.run, request.round, {account.id: request.key}, once)
                 payload = self._do(work, request, dataset, account, room, biases)
             reply = work.reply(payload)
             reply.statements.CopyFrom(self._statements(dataset, room))
@@ -154,24 +172,27 @@ class Guard:
         """The answer that was given to this request before."""
         kept = self.ledger.reply(request.key)
         # Fresh noise for the same question would be a second release.
-        if kept is not None and (kept.request != request.digest or kept.payload is None):
+        if kept is not None and kept.request != request.digest:
             raise ProtocolError("this key was used for another request")
-        return kept.payload if kept else None
-
-    def _reserve(
-        self, request: Request, dataset: Dataset, account: Account, counts: Counts, bag: Counts
-    ) -> None:
-        """Reserve one round of the plan, durably, or refuse it; no record is touched."""
-        coordinator = request.coordinator
-        exchange.check(self.ledger, account, request.position, coordinator, counts)
-        share = self.policy.limits(dataset.name, coordinator).epsilon
-        self.ledger.allot(account.name, request.run, request.plan.digest, bag, coordinator, share)
+        if kept is not None and kept.payload is None:
+            raise AnswerLost("a later answer of the run has taken its place")
         before = self.ledger.reservation(request.key)
         if before is not None and before.state == "void":
             raise ProtocolError("this key was given up, as this site has signed")
-        if before is not None:
+        if kept is None and before is not None:
             raise AnswerLost("this key was used before, and its answer is lost")
-        self.ledger.reserve(request.run, request.round, {account.id: request.key}, counts)
+        return kept.payload if kept else None
+
+    def _approve(
+        self, request: Request, dataset: Dataset, account: Account, counts: Counts, bag: Counts
+    ) -> None:
+        """Make sure that a round of the plan may be spent, or refuse it; no record is touched."""
+        coordinator = request.coordinator
+        if self._owner(account, request.run) not in (None, coordinator):
+            raise ProtocolError("the run is another coordinator's, and so is its share")
+        exchange.check(self.ledger, account, request.position, coordinator, counts)
+        share = self.policy.limits(dataset.name, coordinator).epsilon
+        self.ledger.allot(account.name, request.run, request.plan.digest, bag, coordinator, share)
 
     def _do(
         self,
@@ -197,16 +218,11 @@ class Guard:
         return payload
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, began: float) -> Iterator[None]:
         """One question at a time; what a killed process left reserved is settled as spent."""
-        if not self._turn.acquire(timeout=WAIT_SECONDS):
-            raise LedgerError("another round of this site still trains")
-        try:
-            with self.ledger.claim(WAIT_SECONDS):
-                self.ledger.settle("crashed")
-                yield
-        finally:
-            self._turn.release()
+        with self._turn.taken(began, WAIT_SECONDS), self.ledger.claim(WAIT_SECONDS):
+            self.ledger.settle("crashed")
+            yield
 
     def _statements(self, dataset: Dataset, room: Room) -> pb.Statements:
         return pb.Statements(
@@ -220,10 +236,16 @@ class Guard:
             version=importlib.metadata.version("dpbitfit"),
         )
 
-    def _rounds_left(self, account: Account, run: str) -> int:
-        known = {one.run: one.rounds_left for one in figures.run_standings(self.ledger, account)}
-        left = known.get(run)
+    def _rounds_left(self, account: Account, run: str, coordinator: str) -> int:
+        runs = figures.run_standings(self.ledger, account)
+        known = {(one.run, one.coordinator): one.rounds_left for one in runs}
+        left = known.get((run, coordinator))
         return -1 if left is None else left
+
+    def _owner(self, account: Account, run: str) -> str | None:
+        """The coordinator for whom a run was approved."""
+        runs = figures.run_standings(self.ledger, account)
+        return next((one.coordinator for one in runs if one.run == run), None)
 
     def _position(self, account: Account, coordinator: str, key: str) -> pb.Position:
         stands = exchange.position(self.ledger, account, coordinator, coordinator, key)

@@ -4,7 +4,7 @@ A message may come from anybody who reached the socket: sizes and signature come
 first, numbers next, and nothing here opens a file.
 """
 
-import hashlib
+import json
 from dataclasses import dataclass, fields
 
 from dpbitfit import statements
@@ -15,6 +15,7 @@ from dpbitfit.signing import verify
 from dpbitfit_client.generated import guard_pb2 as pb
 
 MOST_ROUNDS = 10**6
+MOST_BYTES = 1 << 16  # of a message beside its biases: some of it is kept
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Request:
     ``position`` is where the coordinator's ledger stands, with the round reserved.
     """
 
+    purpose: str
     plan: Plan
     run: str
     round: int
@@ -38,9 +40,9 @@ class Request:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that the answer depends on."""
-        parts = f"{self.plan.digest} {self.run} {self.round}".encode()
-        return hashlib.sha256(parts + self.biases).hexdigest()
+        """SHA-256 of all that the answer depends on, and of who may have it."""
+        parts = (self.purpose, self.coordinator, self.plan.digest, self.run, self.round)
+        return statements.digest(json.dumps([*parts, statements.digest(self.biases)]).encode())
 
     @classmethod
     def read(cls, asked: pb.RoundRequest, purpose: str) -> "Request":
@@ -50,23 +52,27 @@ class Request:
         where the signature is not that of the ledger that it speaks for, InputError
         for a plan with a number out of range.
         """
+        if asked.ByteSize() - len(asked.biases) > MOST_BYTES:
+            raise ProtocolError("the request is too large")
         if not (asked.HasField("plan") and asked.HasField("position")):
             raise ProtocolError("the request carries no plan or no ledger's position")
         if not 0 < asked.round <= MOST_ROUNDS:
             raise ProtocolError("the request carries no round")
         _check_run(asked.run)
-        if not 16 <= len(asked.key) <= 200:
+        if not 16 <= len(asked.key) <= 200 or not asked.key.isprintable():
             raise ProtocolError("the request carries no key")
         plan = read_plan(asked.plan)
         position = Position.from_config(_values(asked.position), asked.key)
         said = statements.request(plan, asked.run, asked.round, asked.key, asked.biases)
         verify(position.ledger, purpose, said, asked.signature)
         plan.check()
-        return cls(plan, asked.run, asked.round, asked.key, asked.biases, position)
+        return cls(purpose, plan, asked.run, asked.round, asked.key, asked.biases, position)
 
 
 def read_question(asked: pb.DescribeRequest) -> Plan:
     """The plan of a question that its coordinator has signed; raises as ``Request.read``."""
+    if asked.ByteSize() > MOST_BYTES:
+        raise ProtocolError("the question is too large")
     _check_run(asked.run)
     plan = read_plan(asked.plan)
     verify(asked.coordinator, "describe", statements.question(plan, asked.run), asked.signature)

@@ -1,8 +1,11 @@
-"""What a guard keeps warm: one data set with one model, loaded and tokenised once."""
+"""What a guard keeps warm: one data set with one model, loaded and tokenised once.
+
+The model is loaded for whoever may ask; records are read when a round is about to
+be charged for them, and not before.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
 
 from dpbitfit.errors import ProtocolError
 from dpbitfit.plan import Plan
@@ -13,12 +16,19 @@ from dpbitfit_client.policy import Dataset, Evaluation
 MOST_ROOMS = 2  # each holds a model
 
 
-class Room(NamedTuple):
-    """A task, the records that train it, and those that are only measured on."""
+class Room:
+    """A task, and the records of its data set that were read so far."""
 
-    task: TextTask
-    records: TextRecords
-    held_out: TextRecords | None
+    def __init__(self, task: TextTask, read: Callable[[Dataset | Evaluation], Examples]) -> None:
+        self.task = task
+        self._read = read
+        self._records: dict[str, TextRecords] = {}
+
+    def records(self, part: Dataset | Evaluation) -> TextRecords:
+        """The records that train it, or those that are only measured on."""
+        if part.source not in self._records:
+            self._records[part.source] = self.task.records(self._read(part))
+        return self._records[part.source]
 
     def agree(self, plan: Plan) -> None:
         """ProtocolError unless the plan is for this very model and label set."""
@@ -42,16 +52,15 @@ class Rooms:
     def enter(self, dataset: Dataset, plan: Plan) -> Room:
         """The room for a plan; InputError or ModelError where it cannot be loaded."""
         key = (dataset.name, plan.model, plan.head, plan.logit_scale, plan.max_length)
-        room = self._rooms.pop(key, None) or self._load(dataset, plan)
-        self._rooms[key] = room
-        while len(self._rooms) > MOST_ROOMS:
+        room = self._rooms.pop(key, None)
+        while len(self._rooms) >= MOST_ROOMS:  # first: a third model may not fit
             self._rooms.popitem(last=False)
+        room = room or self._load(dataset, plan)
+        self._rooms[key] = room
         return room
 
     def _load(self, dataset: Dataset, plan: Plan) -> Room:
         labels = read_labels(dataset.labels)
         where = self._folder(plan.model)
         task = TextTask.load(where, labels, plan.head, plan.logit_scale, plan.max_length)
-        kept = dataset.evaluation
-        held_out = task.records(self._examples(dataset, kept)) if kept else None
-        return Room(task, task.records(self._examples(dataset, dataset)), held_out)
+        return Room(task, lambda part: self._examples(dataset, part))

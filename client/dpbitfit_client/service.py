@@ -1,8 +1,7 @@
 """The guard as a gRPC service: deadlines, status codes, cancellation, and equal reply times.
 
-Beyond messages it gives away one thing, the time of its replies: those of one
-request leave at whole multiples of the policy's slot, good or bad. Its log holds
-codes only.
+Beyond messages it gives away one thing, the time of its replies, which the guard
+holds back to the policy's slots. Its log holds codes only.
 """
 
 import logging
@@ -27,6 +26,7 @@ from dpbitfit.errors import (
     DpbitfitError,
     IdentityError,
     InputError,
+    LedgerBusy,
     LedgerError,
     ModelError,
     ProtocolError,
@@ -43,6 +43,7 @@ log = logging.getLogger("dpbitfit.guard")
 
 SERVICE = "dpbitfit.guard.v1.Guard"
 WORKERS = 8
+LONGEST_SECONDS = 1e9  # of a deadline; gRPC gives a call without one hundreds of millennia
 MOST_WAITING = 4  # calls that work or wait for their turn; the others keep the guard's ear open
 
 STATUS = {
@@ -51,6 +52,7 @@ STATUS = {
     ModelError.code: grpc.StatusCode.FAILED_PRECONDITION,
     AccountingError.code: grpc.StatusCode.INVALID_ARGUMENT,
     LedgerError.code: grpc.StatusCode.FAILED_PRECONDITION,
+    LedgerBusy.code: grpc.StatusCode.ABORTED,
     ProtocolError.code: grpc.StatusCode.FAILED_PRECONDITION,
     AnswerLost.code: grpc.StatusCode.DATA_LOSS,
     IdentityError.code: grpc.StatusCode.UNAUTHENTICATED,
@@ -98,28 +100,27 @@ class Service(GuardServicer):
         return self._guard.status()
 
     def _answered(self, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
-        began = time.monotonic()
-        if context.time_remaining() is None:
+        if (context.time_remaining() or math.inf) > LONGEST_SECONDS:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no-deadline")
         if not self._waiting.acquire(blocking=False):
-            context.abort(grpc.StatusCode.ABORTED, "busy")
+            context.abort(grpc.StatusCode.ABORTED, LedgerBusy.code)
         try:
-            reply = work()
+            return work()
         except Refused as refused:
-            log.warning("refused: %s", refused.code)
-            self._wait(began)
-            _abort(context, refused.refusal)
+            refusal = refused.refusal
+        except Exception:  # gRPC would tell its text to whoever asked, and to the log
+            refusal = pb.Refusal(code="internal")
         finally:
             self._waiting.release()
-        self._wait(began)
-        return reply
+        log.warning("refused: %s", refusal.code)
+        return _abort(context, refusal)
 
-    def _wait(self, began: float) -> None:
-        """Until the next whole slot since the request, so that its length tells less."""
-        slot = self._site.reply_slot_seconds
-        if slot:
-            passed = time.monotonic() - began
-            time.sleep(math.ceil(passed / slot) * slot - passed)
+
+class Health(HealthServicer):  # type: ignore[misc]
+    """The standard health service, asked and not watched: a watcher would never leave."""
+
+    def Watch(self, request: object, context: grpc.ServicerContext, *_: object) -> NoReturn:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask with Check")
 
 
 def _abort(context: grpc.ServicerContext, refusal: pb.Refusal) -> NoReturn:
@@ -137,16 +138,17 @@ def serving(policy: Policy) -> Iterator[Guard]:
     Rounds that are still trained then are ended, and stay spent. Raises InputError
     or LedgerError where the policy cannot be served.
     """
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would log what a caller makes fail
     guard = Guard(policy)
     with tempfile.TemporaryDirectory(prefix="dpbitfit-guard-") as folder:  # this user's alone
         behind = Path(folder) / "inner.sock"
         server = grpc.server(
             ThreadPoolExecutor(WORKERS, thread_name_prefix="guard"),
-            maximum_concurrent_rpcs=4 * WORKERS,
+            maximum_concurrent_rpcs=2 * WORKERS,  # each may hold a message in memory
             options=_options(),
         )
         add_GuardServicer_to_server(Service(guard), server)  # type: ignore[no-untyped-call]
-        health = HealthServicer()
+        health = Health()
         health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         server.add_insecure_port(f"unix:{behind}")
@@ -157,6 +159,7 @@ def serving(policy: Policy) -> Iterator[Guard]:
                 yield guard
             finally:
                 health.enter_graceful_shutdown()
+                guard.close()
                 door.close()
         finally:
             server.stop(grace=None).wait()
@@ -167,4 +170,5 @@ def _options() -> Sequence[tuple[str, int]]:
         ("grpc.max_receive_message_length", MOST_BYTES),
         ("grpc.max_send_message_length", MOST_BYTES),
         ("grpc.max_metadata_size", 1 << 14),
+        ("grpc.max_connection_idle_ms", 300_000),  # a relay comes again when it has a question
     ]

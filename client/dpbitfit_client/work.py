@@ -20,7 +20,7 @@ from dpbitfit.tasks import TextRecords, TextTask
 from dpbitfit.training import train_round
 from dpbitfit_client import answer
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.policy import Dataset
+from dpbitfit_client.policy import Dataset, Evaluation
 from dpbitfit_client.room import Room
 
 MOST_LOSS = 10.0  # nats, a public constant: each record's loss is cut there
@@ -34,6 +34,9 @@ class Work(Protocol[Round_co]):
     """One kind of work on a site's records; ``purpose`` is what its request is signed for."""
 
     purpose: str
+
+    def part(self, dataset: Dataset) -> Dataset | Evaluation:
+        """The records that it is done on; ProtocolError where there are none for it."""
 
     def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
         """What once costs, and all that the plan will ask for; ProtocolError where it may not."""
@@ -55,8 +58,13 @@ class Training:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
+    def part(self, dataset: Dataset) -> Dataset | Evaluation:
+        """The data set's own records."""
+        return dataset
+
     def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
         """The plan's mechanism, so often in a round and in all."""
+        self._progress(0, plan.steps_per_round)  # whoever asked may be gone, and nothing is spent
         return plan.counts(plan.steps_per_round), plan.counts(plan.steps)
 
     def do(
@@ -66,7 +74,7 @@ class Training:
         change, state = train_round(
             room.task.model,
             room.task.layout,
-            room.records,
+            room.records(dataset),
             plan,
             dataset.declared_size,
             biases,
@@ -85,6 +93,12 @@ class Measuring:
 
     purpose = "evaluate"
 
+    def part(self, dataset: Dataset) -> Dataset | Evaluation:
+        """The records that are kept for it."""
+        if dataset.evaluation is None:
+            raise ProtocolError("the policy allows no evaluation")
+        return dataset.evaluation
+
     def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
         """One Gaussian mechanism at sampling rate 1 for each metric."""
         once = [(Mechanism(sigma, 1.0), 1) for sigma in _chosen(plan, dataset).values()]
@@ -94,12 +108,11 @@ class Measuring:
         self, plan: Plan, dataset: Dataset, room: Room, biases: Vector, before: bytes | None
     ) -> bytes:
         """The noised metrics."""
-        if dataset.evaluation is None or room.held_out is None:
-            raise ProtocolError("the policy allows no evaluation")
+        part = self.part(dataset)
+        records = room.records(part)
         bias.unpack(room.task.model, room.task.layout, biases)
-        size = dataset.evaluation.declared_size
         found = {
-            name: measure(room.task, room.held_out, name, sigma, size)
+            name: measure(room.task, records, name, sigma, part.declared_size)
             for name, sigma in _chosen(plan, dataset).items()
         }
         return json.dumps(found).encode()

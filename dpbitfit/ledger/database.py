@@ -20,7 +20,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import exc
 
-from dpbitfit.errors import InputError, LedgerError
+from dpbitfit.errors import InputError, LedgerBusy, LedgerError
 from dpbitfit.ledger.schema import REVISION, VERSION_TABLE
 
 WAIT_SECONDS = 60  # for another process's transaction
@@ -95,13 +95,13 @@ class Database:
     def claim(self, wait_seconds: float = 0) -> Iterator[None]:
         """Be the only process that runs rounds on this ledger; a killed one lets go at once.
 
-        Raises LedgerError when another process still holds it after ``wait_seconds``.
+        Raises LedgerBusy when another process still holds it after ``wait_seconds``.
         """
         with self._lock() as attempt:
             deadline = time.monotonic() + wait_seconds
             while not attempt():
                 if time.monotonic() >= deadline:
-                    raise LedgerError(
+                    raise LedgerBusy(
                         f"{self}: another process runs rounds on this ledger; end it first"
                     )
                 time.sleep(POLL_SECONDS)
@@ -208,7 +208,7 @@ class Database:
         try:
             yield
         except exc.IntegrityError as error:
-            raise LedgerError(
+            raise LedgerBusy(
                 f"{self}: refused by the database's own rules; nothing was recorded"
             ) from error
         except (exc.SQLAlchemyError, OSError) as error:

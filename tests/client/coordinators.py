@@ -36,7 +36,7 @@ class Coordinator:
         """A position that claims to hold so many steps."""
         mine = exchange.position(self.ledger, self._account, self.ledger.id, "", key)
         with suppress(AccountingError):
-            self.claimed.update(counts)
+            self.claimed |= Counter(counts)
         steps = counts_to_text(self.claimed)
         return ConfigRecord({**replace(mine, spent=steps).to_config(self.ledger)})
 

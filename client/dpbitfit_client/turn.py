@@ -1,0 +1,50 @@
+"""One question at a time, each for a whole number of the policy's slots."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dpbitfit.errors import LedgerBusy
+
+
+class Turn:
+    """Who has had a turn keeps it until the next slot since it asked.
+
+    So whoever waits behind a round, or asks whether anybody is at work, learns of
+    the round's length no more than its own asker does.
+    """
+
+    def __init__(self, slot_seconds: float) -> None:
+        """With slots of 0 seconds, nobody is held back."""
+        self._slot = slot_seconds
+        self._taken = threading.Lock()
+        self._closing = threading.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody has it."""
+        return self._taken.locked()
+
+    def close(self) -> None:
+        """Let nobody begin any more, and hold nobody back."""
+        self._closing.set()
+
+    @contextmanager
+    def taken(self, began: float, wait_seconds: float) -> Iterator[None]:
+        """Have the turn, for a question that came at ``began`` of the monotonic clock.
+
+        Raises LedgerBusy where it is not free within the wait.
+        """
+        if not self._taken.acquire(timeout=wait_seconds):
+            raise LedgerBusy("another round of this site is still at work")
+        try:
+            if self._closing.is_set():
+                raise LedgerBusy("the guard is about to end")
+            yield
+        finally:
+            if self._slot:
+                passed = time.monotonic() - began
+                self._closing.wait(math.ceil(passed / self._slot) * self._slot - passed)
+            self._taken.release()

@@ -1,0 +1,157 @@
+"""Private evaluation: only listed metrics, noised as stated, charged to an account of its own."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dpbitfit_client import message, work
+from dpbitfit_client.message import Refused
+
+from dpbitfit import statements
+from dpbitfit.noise import DiscreteGaussian
+from dpbitfit.plan import Plan
+from dpbitfit.signing import verify
+
+from .sites import GOOD, Site, fresh_key, served
+
+# About twenty measurements at noise multiplier 20 cost epsilon 1 at 1e-5.
+MEASURED = replace(GOOD, metrics="accuracy", evaluations=6)
+
+
+@pytest.fixture(scope="module")
+def site(corpus: Path) -> Iterator[Site]:
+    with served(corpus) as site:
+        yield site
+
+
+def refused(site: Site, plan: Plan, **options: Any) -> str:
+    with pytest.raises(Refused) as found:
+        site.evaluate(plan, **options)
+    return found.value.code
+
+
+def test_only_listed_metrics_are_measured_and_before_that_nothing_is_read(site: Site) -> None:
+    plan = site.plan(MEASURED)
+    for metrics in ("loss", "accuracy,loss", "accuracy,accuracy", "", "names", "accuracy,"):
+        assert refused(site, replace(plan, metrics=metrics)) == "protocol"
+    assert refused(site, replace(plan, evaluations=0)) == "protocol"
+    assert refused(site, replace(plan, noise_multiplier=0.5)) == "protocol"
+    assert refused(site, replace(plan, model_digest="2" * 64)) == "protocol"
+    assert site.spent("letters:evaluation") == {}
+    assert site.readings() == []
+
+
+def test_a_measurement_is_signed_charged_to_its_own_account_and_kept(site: Site) -> None:
+    plan, key = site.plan(MEASURED), fresh_key()
+    before = site.spent()
+    asked = site.request(plan, "evaluate", key=key)
+    reply = site.relay().evaluate(asked)
+    assert list(reply.metrics) == ["accuracy"]
+    assert 0 <= reply.metrics["accuracy"] <= 1
+    ledger = site.ledger()
+    said: Any = statements.reply(message.stated(reply), statements.metrics(reply.metrics))
+    verify(ledger.id, "reply", said, reply.signature)
+    ledger.database.close()
+    assert site.relay().evaluate(asked).metrics == reply.metrics
+    assert site.readings() == ["evaluate"]  # the records that train were not needed
+    assert site.spent("letters:evaluation") == {"committed": 1}
+    assert site.spent() == before
+    assert refused(site, plan, key=key, biases=site.biases() + 1) == "protocol"
+
+
+def test_a_plan_measures_as_often_as_it_says_and_the_budget_ends_it(site: Site) -> None:
+    """The budget for training is another one: it is not touched, and goes on."""
+    plan = site.plan(MEASURED)
+    while site.spent("letters:evaluation")["committed"] < MEASURED.evaluations:
+        site.evaluate(plan)
+    assert refused(site, plan) == "budget"
+    for number in range(10):
+        site.office.run = f"more-{number}"
+        try:
+            site.evaluate(plan)
+        except Refused as found:
+            end = found
+            break
+    assert 0 < number < 9
+    assert end.code == "budget"
+    assert end.refusal.untouched
+    site.office.run = "run-1"
+    assert site.train().update
+
+
+class Records:
+    """Scores that a test chooses, for units that it chooses."""
+
+    def __init__(self, correct: list[float], losses: list[float], units: list[list[int]]) -> None:
+        self.scores = np.array(correct), np.array(losses)
+        self.units = [np.array(unit) for unit in units]
+
+    def score(self, _records: object) -> tuple[np.ndarray, np.ndarray]:
+        return self.scores
+
+
+def measured(records: Records, metric: str, sigma: float, size: int) -> float:
+    return work.measure(records, records, metric, sigma, size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("metric", "most"), [("accuracy", 1.0), ("loss", work.MOST_LOSS)])
+def test_the_noise_has_the_scale_that_is_charged(metric: str, most: float) -> None:
+    """Against a normal of the same scale; margins of five standard errors and more."""
+    half = Records([0.5], [0.5 * work.MOST_LOSS], [[0]])
+    draws, sigma, size = 4000, 3.0, 100
+    half.units = [np.array([0])] * 100  # a sum of 50: clipping to [0, 1] is far away
+    found = np.array([measured(half, metric, sigma, size) for _ in range(draws)]) / most * size
+    normal = 50 + sigma * np.random.default_rng(1).standard_normal(draws)
+    assert abs(found.mean() - 50) < 5 * sigma / np.sqrt(draws)
+    assert 0.9 < found.std() / normal.std() < 1.1
+    for quantile in (0.05, 0.25, 0.75, 0.95):
+        theirs, ours = np.quantile(normal, quantile), np.quantile(found, quantile)
+        assert abs(ours - theirs) < 0.12 * sigma
+
+
+class Sums:
+    """In place of the noise: the sum that it would be added to."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def release(self, noise: DiscreteGaussian, total: np.ndarray) -> np.ndarray:
+        self.seen.append(float(total[0]) * noise.step)
+        return total * noise.step
+
+
+@pytest.fixture
+def sums(monkeypatch: pytest.MonkeyPatch) -> Sums:
+    made = Sums()
+    monkeypatch.setattr(
+        DiscreteGaussian, "release", lambda noise, total: made.release(noise, total)
+    )
+    return made
+
+
+HOSTILE = [0.0, 3.0, 1e30, float("inf"), float("nan"), -5.0, -float("inf")]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_one_more_unit_moves_the_sum_by_at_most_one(sums: Sums, metric: str) -> None:
+    """Whatever its losses are, and however many records it has."""
+    few = [1.0, 0.0, 1.0], [0.4, 1.0, 2.0], [[0], [1, 2]]
+    measured(Records(*few), metric, 5.0, 100)
+    for loss in HOSTILE:
+        for count in (1, 2, 500):
+            more = (
+                few[0] + [1.0] * count,
+                few[1] + [loss] * count,
+                [*few[2], list(range(3, 3 + count))],
+            )
+            measured(Records(*more), metric, 5.0, 100)
+            assert 0 <= sums.seen[-1] - sums.seen[0] <= 1 + 1e-9
+
+
+def test_the_divisor_is_the_declared_size(sums: Sums) -> None:
+    records = Records([1.0] * 10, [0.0] * 10, [[i] for i in range(10)])
+    assert measured(records, "accuracy", 1.0, 40) == pytest.approx(0.25)
+    assert measured(records, "accuracy", 1.0, 5) == 1.0
