@@ -60,7 +60,7 @@ def init(
             "ledger set-budget"
         )
     told = {"ledger": book.id, "account": str(name or "")}
-    pages.show(told, f"ledger {book.id[:12]} at {book.database}", json_output)
+    pages.show(told, f"ledger {book.id} at {book.database}", json_output)
 
 
 @app.command()

@@ -21,9 +21,12 @@ from dpbitfit.ledger import Account, rows, schema
 from dpbitfit.ledger.events import GENESIS, Event, counts_from_text
 
 # Every end that a round can have, by its outcome in the ledger; others count as OTHER.
-ENDS = ("reply", "refused", "untouched", "no reply", "its run died", "settled", "crashed")
+ENDS = (
+    *("reply", "refused", "untouched", "no reply", "answer-lost"),
+    *("ended early", "its run died", "settled", "crashed"),
+)
 OTHER = "other"
-REFUSALS = ("refused", "untouched", "no reply")  # ends without an answer that could be used
+REFUSALS = ("refused", "untouched", "no reply", "answer-lost")  # ends without an answer that could be used
 _TAIL = 8  # events
 _MOST = 256  # events that are caught up with; a longer way is begun anew
 
