@@ -26,7 +26,8 @@ ENDS = (
     *("ended early", "its run died", "settled", "crashed"),
 )
 OTHER = "other"
-REFUSALS = ("refused", "untouched", "no reply", "answer-lost")  # ends without an answer that could be used
+# Ends without an answer that could be used.
+REFUSALS = ("refused", "untouched", "no reply", "answer-lost")
 _TAIL = 8  # events
 _MOST = 256  # events that are caught up with; a longer way is begun anew
 
