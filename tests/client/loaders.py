@@ -20,4 +20,5 @@ def _read(part: str) -> dict[str, list[str]]:
         rows = list(csv.DictReader(file))
     half = len(rows) // 2
     chosen = rows[:half] if part == "train" else rows[half:]
+    chosen[0]["text"] *= 200  # more than any model here reads
     return {name: [row[name] for row in chosen] for name in ("text", "label")}

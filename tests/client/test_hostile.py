@@ -294,7 +294,8 @@ def test_a_flood_of_other_settings_reads_nothing_and_stays_in_memory(site: Site)
 
 def test_texts_longer_than_the_model_reads_are_no_failure(site: Site) -> None:
     """Else an error would tell whether the site has one: it would be an answer without noise."""
-    longest = site.plan(replace(GOOD, max_length=600))
+    often = replace(GOOD, max_length=600, sampling_rate=0.5, rounds=1, steps_per_round=20)
+    longest = site.plan(often)
     site.office.run = "long-texts"
     try:
         assert site.train(longest).update
@@ -325,6 +326,7 @@ def test_the_log_tells_codes_only(site: Site, corpus: Path) -> None:
     said = site.log.read_text()
     assert "refused: protocol" in said
     texts = corpus.read_text().splitlines()[1:]
+    assert len(texts) > 100
     words = [corpus.name, "loaders", "Traceback", "noise_multiplier", *(t[:30] for t in texts)]
     assert [word for word in words if word in said] == []
 
