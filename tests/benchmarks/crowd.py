@@ -49,8 +49,6 @@ def crowd(url: str, accounts: int, rounds: int, ahead: int = 100, silent: int = 
             for table in (schema.account, schema.allotment):
                 name = f"{table.name}_id_seq"
                 connection.execute(sa.select(sa.func.setval(name, account["id"] + accounts)))
-    with ledger.database.read() as connection:
-        connection.execute(sa.text("ANALYZE")) if not ledger.database.is_sqlite else None
     return ledger
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 
 from dpbitfit_server.monitor.certificates import CertificateView
 from dpbitfit_server.monitor.views import CLOSE, NEAR, SPENT, THRESHOLDS, AccountView, Overview
@@ -89,9 +90,15 @@ def of_ledger(problem: str, at: datetime) -> Alert:
     return Alert(Kind.UNREADABLE, LEDGER, Severity.CRITICAL, at, problem, advice)
 
 
-def of_certificates(certificates: Iterable[CertificateView], at: datetime) -> list[Alert]:
-    """The alerts of certificates that end within a month."""
+def of_certificates(
+    certificates: Iterable[CertificateView], unreadable: Iterable[Path], at: datetime
+) -> list[Alert]:
+    """The alerts of certificates that end within a month, or cannot be read."""
     alerts = []
+    for path in unreadable:
+        text = f"{path.name}: there is no certificate to be read here"
+        advice = "see that the file is there, in PEM, and may be read"
+        alerts.append(Alert(Kind.CERTIFICATE, path.name, Severity.WARNING, at, text, advice))
     for one in certificates:
         left = one.not_after - at
         if left < EXPIRES_SOON:

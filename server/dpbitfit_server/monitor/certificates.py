@@ -8,8 +8,6 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from dpbitfit.errors import InputError
-
 
 @dataclass(frozen=True)
 class CertificateView:
@@ -20,26 +18,32 @@ class CertificateView:
     not_after: datetime
 
 
-def read_certificates(paths: Iterable[Path]) -> tuple[CertificateView, ...]:
+def read_certificates(paths: Iterable[Path]) -> tuple[list[CertificateView], list[Path]]:
     """Every certificate of these PEM files, and of the .crt and .pem files of these folders.
 
-    Raises InputError for a file that cannot be read.
+    Second, the files in which there is none to be read.
     """
-    found = []
-    for path in paths:
-        files = [path]
-        if path.is_dir():
-            files = sorted(one for one in path.iterdir() if one.suffix in (".crt", ".pem"))
-        for file in files:
-            try:
-                certificates = x509.load_pem_x509_certificates(file.read_bytes())
-            except (OSError, ValueError) as error:
-                raise InputError(f"{file}: there is no certificate to be read here") from error
-            found += [
-                CertificateView(file.name, _subject(one), one.not_valid_after_utc)
-                for one in certificates
-            ]
-    return tuple(found)
+    found: list[CertificateView] = []
+    failed: list[Path] = []
+    for file in (file for path in paths for file in _files(path)):
+        try:
+            certificates = x509.load_pem_x509_certificates(file.read_bytes())
+        except (OSError, ValueError):
+            failed.append(file)
+            continue
+        found += [
+            CertificateView(file.name, _subject(one), one.not_valid_after_utc)
+            for one in certificates
+        ]
+    return found, failed
+
+
+def _files(path: Path) -> list[Path]:
+    try:
+        inside = sorted(path.iterdir())
+    except OSError:  # no folder, or none that may be read
+        return [path]
+    return [file for file in inside if file.suffix in (".crt", ".pem")]
 
 
 def _subject(certificate: x509.Certificate) -> str:

@@ -76,7 +76,8 @@ def serve(
     tls = Tls(certificate, key, client_ca) if certificate and key and client_ca else None
     own = [certificate, client_ca] if certificate and client_ca else []
     watched = [*own, *(watch_certificates or [])]
-    read_certificates(watched)
+    if unreadable := read_certificates(watched)[1]:
+        raise InputError(f"{unreadable[0]}: there is no certificate to be read here")
     reader = Reader(ledger, silent_after * _HOUR, orphan_after * _HOUR)
     serving = Serving(
         grpc=Address.parse(grpc),

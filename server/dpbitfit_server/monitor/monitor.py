@@ -39,9 +39,9 @@ class Monitor:
                 self._found, self._looked = self._runs.all(), time.monotonic()
             return self._found
 
-    def certificates(self) -> tuple[CertificateView, ...]:
-        """Every certificate; InputError where one cannot be read."""
-        return read_certificates(self._certificates)
+    def certificates(self) -> list[CertificateView]:
+        """Every certificate that can be read."""
+        return read_certificates(self._certificates)[0]
 
     def alerts(self) -> tuple[Alert, ...]:
         """What stands now, gravest first.
@@ -49,7 +49,7 @@ class Monitor:
         A ledger that cannot be read is an alert too; it says nothing of the accounts.
         """
         now = datetime.now(UTC)
-        found = alerts.of_certificates(self.certificates(), now)
+        found = alerts.of_certificates(*read_certificates(self._certificates), now)
         try:
             found += alerts.of_overview(self.reader.overview())
         except LedgerError as error:

@@ -7,10 +7,8 @@ figure takes its place.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,14 +16,15 @@ from dpbitfit.accounting import Bound, Counts
 from dpbitfit.errors import AccountingError, InputError, LedgerError
 from dpbitfit.ledger import Account, Ledger, Name, figures, rows, schema
 from dpbitfit.ledger.book import check_name
-from dpbitfit.ledger.budget import Holdings, spent
+from dpbitfit.ledger.budget import Holdings
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.figures import Standing
 from dpbitfit.ledger.forecast import Forecast, forecast
 from dpbitfit.ledger.verify import verify
 from dpbitfit_server.monitor import series
 from dpbitfit_server.monitor.bounds import Bounds
-from dpbitfit_server.monitor.trace import REFUSALS, Trace, catch_up
+from dpbitfit_server.monitor.memory import Kept, Memory
+from dpbitfit_server.monitor.trace import REFUSALS, Trace
 from dpbitfit_server.monitor.views import (
     AccountDetail,
     AccountView,
@@ -52,19 +51,6 @@ class DamagedAccount(LedgerError):
     """An account's rows cannot be believed; the ledger can be read."""
 
 
-@dataclass
-class _Kept:
-    """What is remembered of an account as its ``row`` was; ``problem`` where it is unreadable."""
-
-    row: tuple[Any, ...]
-    name: Name
-    account: Account | None = None
-    trace: Trace | None = None
-    holdings: Holdings | None = None
-    standing: Standing | None = None
-    problem: str = ""
-
-
 class Reader:
     """A ledger's accounts as views, for many threads.
 
@@ -84,7 +70,9 @@ class Reader:
         self._orphan_after = orphan_after
         self._now = now
         self._lock = threading.Lock()
-        self._kept: dict[int, _Kept] = {}
+        self._memory = Memory(self.bounds)
+        self._damaged: dict[Name, str] = {}
+        self._to_verify: list[Name] = []
         self._last: Overview | None = None
 
     def overview(self, fresh: bool = False) -> Overview:
@@ -107,7 +95,7 @@ class Reader:
         """
         with self._opened() as ledger:
             with ledger.database.read() as connection:
-                account, holdings, events = _verified(connection, name)
+                account, holdings, events = self._verified(connection, name)
                 drift = _drifts(connection).get(account.id, "")
             runs = figures.run_standings(ledger, account)
         trace = Trace()
@@ -146,6 +134,34 @@ class Reader:
                 account = _found(connection, name)
             return forecast(ledger, account, sampling_rate, steps, noise_multiplier)
 
+    def verify_next(self) -> None:
+        """Verify the whole chain of one account, the next one each time.
+
+        Rows that are changed behind everybody's back are noticed so; from then on
+        the account is shown as unreadable.
+        """
+        if not self._to_verify:
+            self._to_verify = [view.name for view in self.overview().accounts]
+        if self._to_verify:
+            with (
+                suppress(DamagedAccount, UnknownAccount),
+                self._opened() as ledger,
+                ledger.database.read() as connection,
+            ):
+                self._verified(connection, self._to_verify.pop())
+
+    def _verified(
+        self, connection: sa.Connection, name: Name
+    ) -> tuple[Account, Holdings, list[Event]]:
+        account = _found(connection, name)
+        try:
+            holdings = verify(connection, name).held
+        except LedgerError as error:
+            self._damaged[name] = str(error)
+            raise DamagedAccount(str(error)) from error
+        self._damaged.pop(name, None)
+        return account, holdings, list(rows.events_of(connection, account.id))
+
     def _urgently(self, counts: Counts, delta: float) -> Bound:
         return self.bounds.get(counts, delta, urgency=1)
 
@@ -159,11 +175,11 @@ class Reader:
 
     def _look(self, now: datetime) -> Overview:
         with self._opened() as ledger, ledger.database.read() as connection:
-            self._refresh(connection)
+            kept_now = self._memory.refresh(connection)
             drifts = _drifts(connection)
         accounts: list[AccountView] = []
         unreadable: list[UnreadableAccount] = []
-        for of, kept in self._kept.items():
+        for of, kept in kept_now.items():
             try:
                 accounts.append(self._view_of(kept, drifts.get(of, ""), now))
             except (LedgerError, AccountingError) as error:
@@ -172,40 +188,10 @@ class Reader:
         unreadable.sort(key=lambda one: one.name)
         return Overview(now, ledger.id, tuple(accounts), tuple(unreadable))
 
-    def _refresh(self, connection: sa.Connection) -> None:
-        """Bring what is kept to what the ledger says now."""
-        before, self._kept = self._kept, {}
-        kept: dict[int, _Kept] = {}
-        changed: dict[int, _Kept] = {}
-        for row in connection.execute(sa.select(schema.account)):
-            one = before.get(row.id)
-            if one is None or one.row != tuple(row) or one.problem:
-                one = changed[row.id] = _fresh(row)
-            kept[row.id] = one
-        able = {of: one.account for of, one in changed.items() if one.account is not None}
-        older = {of: before[of].trace for of in able if of in before}
-        traces, broken = catch_up(connection, able, older)
-        holdings, unread = _holdings(connection, traces.keys())
-        for of, problem in (broken | unread).items():
-            kept[of].problem = problem
-        for of in holdings:
-            kept[of].trace, kept[of].holdings = traces[of], holdings[of]
-        new = [one for of, one in changed.items() if of not in before and one.holdings is not None]
-        self._take_over_figures(connection, new)
-        self._kept = kept  # only now: a look that failed half-way leaves nothing half-read
-
-    def _take_over_figures(self, connection: sa.Connection, new: list[_Kept]) -> None:
-        wanted = set()
-        for one in new:
-            assert one.account is not None
-            assert one.holdings is not None
-            for bag in (figures.guaranteed_bag(one.holdings), spent(one.holdings)):
-                wanted.add((bag, one.account.delta))
-        self.bounds.keep(figures.kept_figures(connection, wanted).items())
-
-    def _view_of(self, kept: _Kept, drift: str, now: datetime) -> AccountView:
-        if kept.account is None or kept.trace is None or kept.holdings is None:
-            raise LedgerError(kept.problem)
+    def _view_of(self, kept: Kept, drift: str, now: datetime) -> AccountView:
+        problem = kept.problem or self._damaged.get(kept.name)
+        if problem or kept.account is None or kept.trace is None or kept.holdings is None:
+            raise LedgerError(problem)
         if kept.standing is None or not _is_exact(kept.standing):
             kept.standing = figures.derive(kept.account, kept.holdings, self.bounds.get)
         return self._view(kept.standing, kept.trace, kept.holdings, drift, now)
@@ -255,41 +241,8 @@ def _found(connection: sa.Connection, name: Name) -> Account:
     return account
 
 
-def _verified(connection: sa.Connection, name: Name) -> tuple[Account, Holdings, list[Event]]:
-    account = _found(connection, name)
-    try:
-        holdings = verify(connection, name).held
-    except LedgerError as error:
-        raise DamagedAccount(str(error)) from error
-    return account, holdings, list(rows.events_of(connection, account.id))
-
-
 def _is_over(since: datetime | None, limit: timedelta, now: datetime) -> bool:
     return since is not None and now - since > limit
-
-
-def _fresh(row: Any) -> _Kept:
-    one = _Kept(tuple(row), Name(row.site, row.dataset, row.unit))
-    try:
-        one.account = rows.to_account(row)
-    except LedgerError as error:
-        one.problem = str(error)
-    return one
-
-
-def _holdings(connection: sa.Connection, ids: Any) -> tuple[dict[int, Holdings], dict[int, str]]:
-    """What each account holds; and why not, where a row of it cannot be read."""
-    try:
-        return dict(rows.holdings_of(connection, ids)), {}
-    except LedgerError:
-        found: dict[int, Holdings] = {}
-        unread: dict[int, str] = {}
-        for of in ids:
-            try:
-                found[of] = rows.holdings_of(connection, [of])[of]
-            except LedgerError as error:
-                unread[of] = str(error)
-        return found, unread
 
 
 def _drifts(connection: sa.Connection) -> Mapping[int, str]:

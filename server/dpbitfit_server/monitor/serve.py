@@ -5,7 +5,7 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -110,21 +110,21 @@ async def serve(monitor: Monitor, serving: Serving, stop: asyncio.Event) -> None
     serving.check()
     listening = _listen(serving.http)
     with monitor.refining():
-        async with _grpc(monitor, serving) as state:
-            watching = asyncio.create_task(_watch(monitor, state, serving.webhook))
-            try:
-                await _http(monitor, serving, listening, stop)
-            finally:
-                watching.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watching
+        # Should one of the tasks fail, the other ends, too.
+        async with _grpc(monitor, serving, stop) as state, asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_watch(monitor, state, serving.webhook))
+            await _http(monitor, serving, listening, stop)
+            watching.cancel()
 
 
 @asynccontextmanager
-async def _grpc(monitor: Monitor, serving: Serving) -> AsyncIterator[health.aio.HealthServicer]:
+async def _grpc(
+    monitor: Monitor, serving: Serving, stop: asyncio.Event
+) -> AsyncIterator[health.aio.HealthServicer]:
     guards = [TokenInterceptor(serving.token)] if serving.token and not serving.tls else []
-    server = grpc.aio.server(interceptors=guards)
-    add_MonitorServicer_to_server(Service(monitor), server)  # type: ignore[no-untyped-call]
+    options = [("grpc.so_reuseport", 0)]  # else a second monitor would take half of the calls
+    server = grpc.aio.server(interceptors=guards, options=options)
+    add_MonitorServicer_to_server(Service(monitor, stop), server)  # type: ignore[no-untyped-call]
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     if serving.reflection:
@@ -179,10 +179,12 @@ async def _http(
     server = _HttpServer(config)
     running = asyncio.create_task(server.serve(sockets=[listening]))
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    stopping.cancel()
-    await running
+    try:
+        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        server.should_exit = True
+        await running
 
 
 def _listen(address: Address) -> socket.socket:
@@ -201,6 +203,7 @@ async def _watch(
     while True:
         try:
             await asyncio.to_thread(monitor.reader.overview)
+            await asyncio.to_thread(monitor.reader.verify_next)
             problem = ""
         except LedgerError as error:
             problem = str(error)

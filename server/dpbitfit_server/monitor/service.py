@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -54,10 +55,11 @@ def _answer(
 
 
 class Service(MonitorServicer):
-    """Answers from a monitor."""
+    """Answers from a monitor, until ``stop`` is set."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, stop: asyncio.Event) -> None:
         self._monitor = monitor
+        self._stop = stop
         self._forecasting = asyncio.Semaphore(1)
 
     @_answer
@@ -121,7 +123,9 @@ class Service(MonitorServicer):
                 told[view.folder] = (view.run, len(view.rounds))
             if request.run and all(one.state != "running" for one in chosen):
                 return
-            await asyncio.sleep(POLL_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), POLL_SECONDS)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the monitor stops")
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):

@@ -13,7 +13,6 @@ from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Reader
 
 from dpbitfit import accounting
-from dpbitfit.errors import InputError
 from dpbitfit.ledger import Account, Ledger, schema
 from tests.dpbitfit.ledger.samples import DELTA, NAME, STEP
 
@@ -94,7 +93,7 @@ def test_an_unreadable_account_and_an_unreadable_ledger_alert(
 )
 def test_a_certificate_alerts_a_month_before_its_end(days: int, severity: Severity | None) -> None:
     one = CertificateView("node.crt", "hospital-1", NOW + timedelta(days=days))
-    found = alerts.of_certificates([one], NOW)
+    found = alerts.of_certificates([one], [], NOW)
     assert [alert.severity for alert in found] == ([severity] if severity else [])
     for alert in found:
         assert "hospital-1" in alert.text
@@ -118,12 +117,20 @@ def test_since_is_the_first_time_and_survives_a_ledger_that_is_away() -> None:
 def test_certificates_are_read_from_files_and_folders(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "authority")
     authority.issue("hospital-1", days=20)
-    found = read_certificates([tmp_path])
+    found, failed = read_certificates([tmp_path])
+    assert not failed
     assert [one.file for one in found] == ["authority.crt", "hospital-1.crt"]
     assert [one.subject for one in found] == ["authority", "hospital-1"]
-    assert found == read_certificates([tmp_path / one.file for one in found])
+    assert found == read_certificates([tmp_path / one.file for one in found])[0]
     assert timedelta(days=19) < found[1].not_after - NOW < timedelta(days=21)
+
+
+def test_a_certificate_that_cannot_be_read_alerts_and_hides_no_other(
+    reader: Reader, tmp_path: Path
+) -> None:
+    Authority(tmp_path, "authority")
     (tmp_path / "other.pem").write_text("no certificate")
-    for path in (tmp_path, tmp_path / "absent.crt"):
-        with pytest.raises(InputError):
-            read_certificates([path])
+    monitor = Monitor(reader, certificates=[tmp_path / "absent.crt", tmp_path])
+    assert [one.subject for one in monitor.certificates()] == ["authority"]
+    assert {one.subject for one in monitor.alerts()} == {"absent.crt", "other.pem"}
+    assert {one.kind for one in monitor.alerts()} == {Kind.CERTIFICATE}

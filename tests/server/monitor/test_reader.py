@@ -4,6 +4,7 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -178,6 +179,9 @@ def test_the_sentence_of_an_adaptive_account_promises_the_budget(
     ("table", "values"),
     [
         (schema.account, {"budget": "many"}),
+        (schema.account, {"budget": "0"}),
+        (schema.account, {"budget": "nan"}),
+        (schema.account, {"delta": "2"}),
         (schema.account, {"sequence": 99}),
         (schema.account, {"head": "f" * 64}),
         (schema.allotment, {"noise_multiplier": "none"}),
@@ -212,6 +216,43 @@ def test_an_account_that_cannot_be_believed_shows_no_figure(
             assert [lost.name for lost in found.unreadable] == [NAME]
         with pytest.raises(LedgerError):
             one.account(NAME)
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        (schema.allotment, {"committed": 0}),
+        (schema.reservation, {"outcome": "reply", "state": "released"}),
+        (schema.event, {"hash": "0" * 64}),
+    ],
+)
+def test_what_is_changed_behind_everybodys_back_is_noticed_in_time(
+    table: sa.Table,
+    values: dict[str, Any],
+    north: Account,
+    south: Account,
+    reader: Reader,
+    ledger: Ledger,
+) -> None:
+    assert len(reader.overview().accounts) == 2
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(table).where(table.c.account_id == north.id).values(**values))
+    for _ in range(2):
+        reader.verify_next()
+    found = reader.overview(fresh=True)
+    assert [lost.name for lost in found.unreadable] == [NAME]
+    assert [view.name for view in found.accounts] == [OTHER]
+
+
+def test_what_is_mended_is_shown_again(north: Account, reader: Reader, ledger: Ledger) -> None:
+    of = schema.allotment.c.account_id == north.id
+    for committed, shown in ((0, 0), (30, 1)):
+        with ledger.database.write() as connection:
+            change = sa.update(schema.allotment).where(of).values(committed=committed)
+            connection.execute(change)
+        with suppress(LedgerError):
+            reader.account(NAME)
+        assert len(reader.overview(fresh=True).accounts) == shown
 
 
 def test_a_figure_that_no_accountant_gives_is_not_shown(

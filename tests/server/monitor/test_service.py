@@ -208,12 +208,12 @@ def test_an_account_that_cannot_be_believed_is_listed_without_figures(
     with ledger.database.write() as connection:
         of = schema.event.c.account_id == north.id
         connection.execute(sa.update(schema.event).where(of).values(body="{"))
+    name = pb.AccountName(**NAME._asdict())
+    assert refused(client, "GetAccount", name=name) == Code.DATA_LOSS
     first, second = client.accounts()
     assert (first.state, second.state) == (pb.STATE_UNREADABLE, pb.STATE_OK)
     assert first.problem
     assert not first.HasField("accrued")
-    name = pb.AccountName(**NAME._asdict())
-    assert refused(client, "GetAccount", name=name) == Code.DATA_LOSS
 
 
 def test_a_ledger_that_cannot_be_read_is_unavailable_and_comes_back(
