@@ -81,9 +81,7 @@ def of_run(rounds: Sequence[RoundView]) -> tuple[Chart, ...]:
         write: Callable[[float], str],
         **measures: Callable[[RoundView], float | None],
     ) -> Chart:
-        lines = {
-            name: [(one.number, of(one)) for one in rounds] for name, of in measures.items()
-        }
+        lines = {name: [(one.number, of(one)) for one in rounds] for name, of in measures.items()}
         last = [
             f"{name} {write(value)}"
             for name, values in lines.items()
@@ -124,12 +122,14 @@ class _Scale:
 
     @classmethod
     def linear(cls, low: float, high: float, length: float, whole: bool = False) -> "_Scale":
-        """From ``low`` to ``high``, with round ticks about every 60 of ``length``."""
-        step = _round_step((high - low) / (length / 60)) if high > low else 1.0
+        """From ``low`` to ``high``, with round ticks about every 45 of ``length``."""
+        step = _round_step((high - low) / (length / 45)) if high > low else 1.0
         step = max(1.0, step) if whole else step
         first, last = math.floor(low / step), math.ceil(high / step - 1e-9)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        ticks = [(number * step, f"{number * step:,.{digits}f}") for number in range(first, last + 1)]
+        ticks = [
+            (number * step, f"{number * step:,.{digits}f}") for number in range(first, last + 1)
+        ]
         if whole:
             ticks = [tick for tick in ticks if low <= tick[0] <= high]
             return cls(low, high, ticks)

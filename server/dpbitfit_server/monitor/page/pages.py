@@ -9,12 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dpbitfit.errors import InputError, LedgerError
+from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Name
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.export import STATEMENTS
 from dpbitfit_server.monitor import describe
-from dpbitfit_server.monitor.certificates import CertificateView
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.page import charts, export, links, listing, words
 from dpbitfit_server.monitor.page.render import render
@@ -24,6 +23,7 @@ from dpbitfit_server.monitor.views import AccountDetail, AccountView
 
 OVERVIEW_SECONDS, ACCOUNT_SECONDS, RUN_SECONDS = 5, 10, 2  # from one look to the next
 _EVENTS = 50  # of one page
+_MOST_ALERTS = 50
 
 
 class Pages:
@@ -54,16 +54,15 @@ class Pages:
         view = self._monitor.reader.overview()
         choice = listing.Choice.of(request.query_params)
         page = listing.Page.of(choice.chosen(view), request.query_params.get("page", ""))
-        certificates, problem = self._certificates()
         told = {
             "overview": view,
-            "alerts": () if problem else self._monitor.alerts(),
-            "certificates": certificates,
-            "problem": problem,
+            "alerts": self._monitor.alerts(),
+            "certificates": self._monitor.certificates(),
             "choice": choice,
             "page": page,
             "counts": listing.counts(view),
             "sentence": words.general_sentence(view.accounts),
+            "most_alerts": _MOST_ALERTS,
             "refresh": OVERVIEW_SECONDS,
         }
         return render(request, "overview.html", told)
@@ -148,15 +147,13 @@ class Pages:
         return export.run_csv(self._run(request))
 
     def _told_of(self, detail: AccountDetail) -> dict[str, object]:
-        certificates, problem = self._certificates()
-        site = detail.view.name.site
+        site, certificates = detail.view.name.site, self._monitor.certificates()
         return {
             "detail": detail,
             "view": detail.view,
             "at": datetime.now(UTC),
             "charts": (charts.epsilon_over_rounds(detail), charts.epsilon_over_delta(detail)),
             "certificates": [one for one in certificates if site in (one.subject, one.file[:-4])],
-            "problem": problem,
             "shown_runs": {one.run for one in self._monitor.runs()},
         }
 
@@ -189,12 +186,6 @@ class Pages:
         while found := self._monitor.reader.events(name, after, MOST_EVENTS):
             yield from found
             after = found[-1].sequence
-
-    def _certificates(self) -> tuple[Sequence[CertificateView], str]:
-        try:
-            return self._monitor.certificates(), ""
-        except InputError as error:
-            return (), str(error)
 
     def _run(self, request: Request) -> RunView:
         wanted = links.from_segment(request.path_params["run"])

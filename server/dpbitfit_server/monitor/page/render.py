@@ -53,9 +53,7 @@ def _environment() -> jinja2.Environment:
 _TEMPLATES = _environment()
 
 
-def render(
-    request: Request, template: str, told: Mapping[str, Any], status: int = 200
-) -> Response:
+def render(request: Request, template: str, told: Mapping[str, Any], status: int = 200) -> Response:
     """A page. A name that is no Unicode text is shown with question marks."""
     query = dict(request.query_params)
     common = {
