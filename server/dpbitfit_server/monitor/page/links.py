@@ -3,6 +3,7 @@
 from urllib.parse import quote
 
 from dpbitfit.ledger import Name
+from dpbitfit_server.monitor.alerts import Alert
 from dpbitfit_server.monitor.runs import RunView
 
 # Browsers take "." and ".." for steps in a path, and servers "/" for its joint.
@@ -28,6 +29,13 @@ def from_segment(segment: str) -> str:
 def account_path(name: Name) -> str:
     """Where an account is shown."""
     return "/".join(("/accounts", *map(to_segment, name)))
+
+
+def subject_path(alert: Alert) -> str:
+    """Where an alert's account is shown, "" where it is about none; its text begins with the name."""
+    parts = alert.subject.split("/")
+    is_account = alert.text.startswith(alert.subject) and len(parts) == len(Name._fields)
+    return account_path(Name(*parts)) if is_account else ""
 
 
 def run_path(run: str) -> str:

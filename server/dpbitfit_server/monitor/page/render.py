@@ -36,6 +36,8 @@ def _environment() -> jinja2.Environment:
         "steps": words.steps,
         "ago": words.ago,
         "moment": words.moment,
+        "percent": words.percent,
+        "subject_path": links.subject_path,
         "account_path": links.account_path,
         "run_path": links.run_path,
         "run_name": links.run_name,

@@ -44,6 +44,11 @@ def figure(bound: Bound) -> str:
     return f"{'' if is_exact(bound) else '≤ '}{bound.epsilon:.3f}"
 
 
+def percent(ratio: float) -> str:
+    """A part as a whole percentage, not broken at the end of a line."""
+    return f"{ratio * 100:.0f}\N{NO-BREAK SPACE}%"
+
+
 def steps(counts: Counts) -> str:
     """Steps of each mechanism."""
     return ", ".join(
@@ -54,7 +59,9 @@ def steps(counts: Counts) -> str:
 
 def ago(since: timedelta) -> str:
     """How long ago, roughly."""
-    minutes = max(0, int(since.total_seconds() // 60))
+    minutes = int(since.total_seconds() // 60)
+    if minutes < 1:
+        return "just now"
     for unit, size in (("d", 1440), ("h", 60)):
         if minutes >= size:
             return f"{minutes // size} {unit} ago"
