@@ -81,7 +81,9 @@ def of_run(rounds: Sequence[RoundView]) -> tuple[Chart, ...]:
         write: Callable[[float], str],
         **measures: Callable[[RoundView], float | None],
     ) -> Chart:
-        lines = {name: [(one.number, of(one)) for one in rounds] for name, of in measures.items()}
+        lines: dict[str, list[Value]] = {
+            name: [(one.number, of(one)) for one in rounds] for name, of in measures.items()
+        }
         last = [
             f"{name} {write(value)}"
             for name, values in lines.items()
@@ -89,7 +91,8 @@ def of_run(rounds: Sequence[RoundView]) -> tuple[Chart, ...]:
         ]
         text = f"After round {rounds[-1].number}: {', '.join(last) or 'not known yet'}."
         span = RIGHT - LEFT
-        x = _Scale.linear(rounds[0].number, max(1, rounds[-1].number), span, whole=True)
+        first, last_one = rounds[0].number, rounds[-1].number
+        x = _Scale.linear(first, max(first + 1, last_one), span, whole=True)
         return _draw(title, text, "round", lines, x, from_zero=from_zero)
 
     return (
@@ -156,9 +159,9 @@ def _draw(
 ) -> Chart:
     known = [value for values in lines.values() for _, value in values if value is not None]
     known += [limit[0]] if limit else []
-    low = 0.0 if from_zero else min(known, default=0.0)
+    low = min([0.0, *known] if from_zero else known, default=0.0)
     high = max(known, default=1.0)
-    y = _Scale.linear(low, high if high > low else low + 1.0, BOTTOM - TOP)
+    y = _Scale.linear(low, high if high > low else low + (abs(low) or 1.0), BOTTOM - TOP)
 
     def place(at: float, value: float) -> tuple[float, float]:
         across = LEFT + (RIGHT - LEFT) * x.at(at)

@@ -67,7 +67,7 @@ def run_csv(view: RunView) -> Response:
 
 def _account_row(view: AccountView) -> dict[str, Any]:
     told = describe.account(view)
-    bounds = {}
+    bounds: dict[str, float | str] = {}
     for name in ("accrued", "guaranteed"):
         bound = getattr(view, name).bound
         bounds |= {name: bound.epsilon, f"{name}_by": f"{bound.accountant} {bound.version}"}

@@ -32,7 +32,7 @@ def account_path(name: Name) -> str:
 
 
 def subject_path(alert: Alert) -> str:
-    """Where an alert's account is shown, "" where it is about none; its text begins with the name."""
+    """Where the account is shown whose name an alert's text begins with; "" for none."""
     parts = alert.subject.split("/")
     is_account = alert.text.startswith(alert.subject) and len(parts) == len(Name._fields)
     return account_path(Name(*parts)) if is_account else ""

@@ -129,4 +129,5 @@ class Choice:
 
 def counts(overview: Overview) -> Counter[State]:
     """How many accounts are in each state."""
-    return Counter(row.state for row in (*overview.accounts, *overview.unreadable))
+    rows: tuple[Row, ...] = (*overview.accounts, *overview.unreadable)
+    return Counter(row.state for row in rows)

@@ -1,6 +1,6 @@
 """The pages: what each address answers, from a look at the ledger that is made for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -19,7 +19,7 @@ from dpbitfit_server.monitor.page import charts, export, links, listing, words
 from dpbitfit_server.monitor.page.render import render
 from dpbitfit_server.monitor.reader import MOST_EVENTS, DamagedAccount
 from dpbitfit_server.monitor.runs import RunView
-from dpbitfit_server.monitor.views import AccountDetail, AccountView
+from dpbitfit_server.monitor.views import AccountDetail
 
 OVERVIEW_SECONDS, ACCOUNT_SECONDS, RUN_SECONDS = 5, 10, 2  # from one look to the next
 _EVENTS = 50  # of one page
@@ -160,15 +160,15 @@ class Pages:
     def _words_of(self, run: RunView | None) -> dict[str, object]:
         """The sentence on a run's accounts, or why there is none; a run's own files are read."""
         try:
-            accounts: Sequence[AccountView] = self._monitor.reader.overview().accounts
+            accounts = self._monitor.reader.overview().accounts
         except LedgerError as error:
             return {"sentence": "", "problem": str(error), "accounts": ()}
-        if run is not None:
-            accounts = [
-                one for one in accounts if str(one.name) in run.traffic or one.run == run.run != ""
-            ]
-        sentence = words.general_sentence(accounts)
-        return {"sentence": sentence, "problem": "", "accounts": accounts}
+        own = [
+            one
+            for one in accounts
+            if run and (str(one.name) in run.traffic or one.run == run.run != "")
+        ]
+        return {"sentence": words.general_sentence(own or accounts), "problem": "", "accounts": own}
 
     def _damaged(self, request: Request, name: Name, problem: str) -> Response:
         events: list[Event] = []
