@@ -12,6 +12,7 @@ from dpbitfit.errors import InputError
 from dpbitfit.ledger.cli import Url
 from dpbitfit_server.monitor.certificates import read_certificates
 from dpbitfit_server.monitor.monitor import Monitor
+from dpbitfit_server.monitor.page.access import Tokens, make_token
 from dpbitfit_server.monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Reader
 from dpbitfit_server.monitor.serve import Address, Serving, Tls, serve_until_signalled
 from dpbitfit_server.monitor.webhook import Webhook, read_secret
@@ -30,7 +31,7 @@ def _root() -> None:
 def serve(
     ledger: Url,
     grpc: Annotated[str, typer.Option(help="HOST:PORT of gRPC.")] = "127.0.0.1:8442",
-    http: Annotated[str, typer.Option(help="HOST:PORT of /metrics.")] = "127.0.0.1:8443",
+    http: Annotated[str, typer.Option(help="HOST:PORT of page and /metrics.")] = "127.0.0.1:8443",
     runs: Annotated[
         list[Path] | None, typer.Option(help="A run's --out folder, or one that holds several.")
     ] = None,
@@ -45,6 +46,9 @@ def serve(
     ] = None,
     metrics_token_file: Annotated[
         Path | None, typer.Option(help="The token that /metrics asks for.")
+    ] = None,
+    page_token_file: Annotated[
+        Path | None, typer.Option(help="Lines of `dpbitfit monitor token`: who may see the page.")
     ] = None,
     webhook: Annotated[str, typer.Option(help="Address that alerts are posted to.")] = "",
     webhook_secret_file: Annotated[
@@ -61,7 +65,7 @@ def serve(
     """Serve gRPC and HTTP until SIGTERM.
 
     Without a certificate only this machine is served. With one, gRPC asks every client for
-    a certificate that --client-ca has signed; /metrics takes one, or the token.
+    a certificate that --client-ca has signed; the page and /metrics take one, or a token.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     files = (certificate, key, client_ca)
@@ -81,7 +85,17 @@ def serve(
         tls=tls,
         token=read_secret(token_file) if token_file else None,
         metrics_token=read_secret(metrics_token_file) if metrics_token_file else None,
+        page_tokens=Tokens(page_token_file) if page_token_file else None,
         reflection=reflection,
         webhook=Webhook(webhook, webhook_secret_file) if webhook_secret_file and webhook else None,
     )
     asyncio.run(serve_until_signalled(Monitor(reader, runs or (), watched), serving))
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Whose it is: shown to its holder, and in the file.")],
+) -> None:
+    """Make a token for the page. The line goes into --page-token-file, the token to its holder."""
+    secret, line = make_token(name)
+    typer.echo(f"token  {secret}\nline   {line}")

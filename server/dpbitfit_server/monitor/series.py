@@ -25,12 +25,19 @@ def accrued(events: Iterable[Event], delta: float, epsilon: Epsilon) -> tuple[Po
     """Epsilon after each committed round; evenly thinned out where they are many.
 
     What was taken over from the other side counts from then on. Of what is
-    reserved, nothing is in here.
+    reserved, nothing is in here. It never falls: fewer rounds cost no more than
+    many, so that a later bound, where it is the smaller, is one of an earlier round too.
     """
     ends = list(_committed(events))
     every = -(-len(ends) // _MOST_POINTS) or 1
     kept = [end for number, end in enumerate(ends) if (len(ends) - 1 - number) % every == 0]
-    return tuple(Point(rounds, at, epsilon(counts, delta)) for rounds, at, counts in kept)
+    points: list[Point] = []
+    for rounds, at, counts in reversed(kept):
+        bound = epsilon(counts, delta)
+        if points and points[-1].bound.epsilon < bound.epsilon:
+            bound = points[-1].bound
+        points.append(Point(rounds, at, bound))
+    return tuple(reversed(points))
 
 
 def _committed(events: Iterable[Event]) -> Iterator[tuple[int, datetime, Counts]]:

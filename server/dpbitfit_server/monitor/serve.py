@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit_server.monitor.generated.monitor_pb2_grpc import add_MonitorServicer_to_server
 from dpbitfit_server.monitor.monitor import Monitor
+from dpbitfit_server.monitor.page.access import Tokens
 from dpbitfit_server.monitor.service import NAME, Service, TokenInterceptor
 from dpbitfit_server.monitor.web import Protocol, make_app
 from dpbitfit_server.monitor.webhook import Webhook, is_loopback
@@ -81,6 +82,7 @@ class Serving:
     tls: Tls | None = None
     token: bytes | None = None
     metrics_token: bytes | None = None
+    page_tokens: Tokens | None = None
     reflection: bool = False
     webhook: Webhook | None = None
 
@@ -158,7 +160,8 @@ async def _http(
     monitor: Monitor, serving: Serving, listening: socket.socket, stop: asyncio.Event
 ) -> None:
     tls = serving.tls
-    app = make_app(monitor, serving.metrics_token, is_local=is_loopback(serving.http.host))
+    is_local = is_loopback(serving.http.host)
+    app = make_app(monitor, serving.metrics_token, is_local, serving.page_tokens)
     config = uvicorn.Config(
         app,
         http=Protocol,

@@ -1,7 +1,7 @@
-"""What the monitor answers over HTTP: its metrics, and whether it is well.
+"""What the monitor answers over HTTP: its page, its metrics, and whether it is well.
 
-Nothing is shown without a token or a client certificate, but to this machine
-where no token was asked for. ``/healthz`` says no more than yes or no.
+Nothing is shown without a token or a client certificate; but metrics to this
+machine where no token was asked for. ``/healthz`` says no more than yes or no.
 """
 
 import asyncio
@@ -12,11 +12,16 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dpbitfit.errors import LedgerError
 from dpbitfit_server.monitor.metrics import CONTENT_TYPE, exposition
 from dpbitfit_server.monitor.monitor import Monitor
+from dpbitfit_server.monitor.page import gate, static
+from dpbitfit_server.monitor.page.access import Sessions, Tokens
+from dpbitfit_server.monitor.page.pages import Pages
+from dpbitfit_server.monitor.page.problems import HANDLERS
 
 
 class Protocol(H11Protocol):
@@ -29,8 +34,16 @@ class Protocol(H11Protocol):
         self.app_state = {**self.app_state, "client_certificate": certificate}
 
 
-def make_app(monitor: Monitor, metrics_token: bytes | None, is_local: bool) -> Starlette:
-    """The application; ``is_local`` where only this machine can reach it."""
+def make_app(
+    monitor: Monitor,
+    metrics_token: bytes | None,
+    is_local: bool,
+    page_tokens: Tokens | None = None,
+) -> ASGIApp:
+    """The application; ``is_local`` where only this machine can reach it.
+
+    Without ``page_tokens`` only the holder of a client certificate sees the page.
+    """
 
     def may_scrape(request: Request) -> bool:
         if getattr(request.state, "client_certificate", None):
@@ -54,4 +67,12 @@ def make_app(monitor: Monitor, metrics_token: bytes | None, is_local: bool) -> S
             return PlainTextResponse("the ledger cannot be read\n", status_code=503)
         return PlainTextResponse("well\n")
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", health)])
+    sessions = Sessions(page_tokens) if page_tokens else None
+    routes = [
+        Route("/metrics", metrics),
+        Route("/healthz", health),
+        *gate.routes(page_tokens, sessions),
+        *static.ROUTES,
+        *Pages(monitor).routes(),
+    ]
+    return gate.Gate(Starlette(routes=routes, exception_handlers=HANDLERS), sessions)

@@ -1,0 +1,1 @@
+"""The monitor's web page: rendered here, read-only, without a word to any other machine."""
