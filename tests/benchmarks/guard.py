@@ -190,7 +190,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.once:
         kind, where, request = options.once
-        return (relay_once if kind == "relay" else peer_once)(where, Path(request))
+        (relay_once if kind == "relay" else peer_once)(where, Path(request))
+        return
     results = {
         f"{records} x {steps}": measure(records, steps, options.rounds)
         for records in options.records

@@ -119,7 +119,7 @@ def write_records(messages: Path, test: Path, mark: str) -> None:
         [(f"{text} ({mark})", label, site) for text, label in part]
         for site, part in zip(SITES, parts, strict=True)
     ]
-    write_table(messages, "text label site", sum(marked, []))
+    write_table(messages, "text label site", [row for part in marked for row in part])
     for site, part in zip(SITES, marked, strict=True):
         write_table(messages.with_name(f"{site}.csv"), "text label site", part)
     write_table(test, "text label", rows[-TEST_RECORDS:])
