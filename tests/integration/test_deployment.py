@@ -37,9 +37,9 @@ from .federation import Federation, Guard, federation, living_in
 SITES = ("hospital-1", "hospital-2")
 RECORDS, TEST_RECORDS = 60, 100
 STEPS, ROUNDS = 4, 3
-BUDGET = 1000.0  # so little noise that what was learned stands out from it
+BUDGET = 200.0  # so little noise that what was learned stands out from it
 PLAN = {
-    **{"rounds": ROUNDS, "steps-per-round": STEPS, "sampling-rate": 0.5, "noise-multiplier": 0.4},
+    **{"rounds": ROUNDS, "steps-per-round": STEPS, "sampling-rate": 0.5, "noise-multiplier": 0.6},
     **{"max-length": 24, "declared-size": RECORDS, "dataset": "letters", "sites": 2},
     "budget": BUDGET,
 }
@@ -132,7 +132,7 @@ def write_table(path: Path, columns: str, rows: list[Any]) -> None:
 
 def write_policy(folder: Path, site: str, coordinator: str) -> Path:
     limits = {
-        **{"min-noise-multiplier": 0.4, "max-sampling-rate": 0.5, "max-steps-per-round": 100},
+        **{"min-noise-multiplier": 0.6, "max-sampling-rate": 0.5, "max-steps-per-round": 100},
         **{"max-rounds": 10, "models": ["minilm"], "max-length": 24},
     }
     dataset = {
@@ -205,10 +205,10 @@ def test_it_is_the_plan_of_a_simulation_and_costs_the_same(
         [site[key] for key in figures] for site in one["sites"]
     ]
     accountant = PLDAccountant()
-    step = dp_event.PoissonSampledDpEvent(0.5, dp_event.GaussianDpEvent(0.4))
+    step = dp_event.PoissonSampledDpEvent(0.5, dp_event.GaussianDpEvent(0.6))
     accountant.compose(step, ROUNDS * STEPS)
     for site in report["sites"]:
-        assert site["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
+        assert site["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.05)
 
 
 def test_it_learns_what_a_simulation_learns(
@@ -216,7 +216,7 @@ def test_it_learns_what_a_simulation_learns(
 ) -> None:
     mean = statistics.mean(one["final"]["accuracy"] for one in simulations)
     assert report["final"]["accuracy"] == pytest.approx(mean, abs=SPREAD)
-    assert report["final"]["accuracy"] > report["final"]["initial_accuracy"]
+    assert report["rounds"][-1]["loss"] < report["rounds"][0]["loss"]
 
 
 def test_both_ledgers_say_the_same(report: dict[str, Any], field: Field) -> None:
@@ -278,7 +278,7 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
         theirs = field.held(field.coordinator, name)
         (place,) = set(theirs) - before[name]  # the coordinator charges what it cannot know
         assert (theirs[place].reserved, theirs[place].committed) == (0, 4 * steps)
-        outcomes[name] = [one.outcome for one in field.ledgers[name].reservations("committed")]
+        outcomes[name] = [one.outcome for one in field.ledgers[name].reservations(state="committed")]
         assert mine[place].committed == steps * (len(outcomes[name]) - ROUNDS)
     # The round of the killed guard is spent there too; the unseen question cost nothing.
     assert outcomes[SITES[0]] == [*["reply"] * (ROUNDS + 1), "crashed", *["reply"] * 2]
