@@ -59,8 +59,8 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def monitor(reader: Reader, out: Path, monkeypatch: pytest.MonkeyPatch) -> Monitor:
-    for module in ("reader", "monitor"):
-        monkeypatch.setattr(f"dpbitfit_server.monitor.{module}.FRESH_SECONDS", 0)
+    monkeypatch.setattr("dpbitfit_server.monitor.reader.FRESH_SECONDS", 0)
+    monkeypatch.setattr("dpbitfit_server.monitor.monitor.RUNS_SECONDS", 0)
     return Monitor(reader, [out.parent])
 
 
