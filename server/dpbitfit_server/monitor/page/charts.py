@@ -161,7 +161,9 @@ def _draw(
     known += [limit[0]] if limit else []
     low = min([0.0, *known] if from_zero else known, default=0.0)
     high = max(known, default=1.0)
-    y = _Scale.linear(low, high if high > low else low + (abs(low) or 1.0), BOTTOM - TOP)
+    high = high if high > low else low + (abs(low) or 1.0)
+    are_counts = all(isinstance(value, int) for value in known)
+    y = _Scale.linear(low, high, BOTTOM - TOP, whole=are_counts and from_zero)
 
     def place(at: float, value: float) -> tuple[float, float]:
         across = LEFT + (RIGHT - LEFT) * x.at(at)
