@@ -93,7 +93,7 @@ def _watch(monitor: Monitor, interval: float) -> NoReturn:
     with Live(auto_refresh=False) as live:
         while True:
             try:
-                shown = page(monitor.reader.overview(), monitor.alerts())
+                shown = page(monitor.reader.overview(fresh=True), monitor.alerts())
             except LedgerError as error:
                 # Old figures are no figures.
                 shown = Group(pages.plain(f"{datetime.now(UTC):%H:%M:%S} UTC: {error}"))
@@ -104,7 +104,7 @@ def _watch(monitor: Monitor, interval: float) -> NoReturn:
 def _print_lines(monitor: Monitor, interval: float) -> NoReturn:
     while True:
         try:
-            told = describe.overview(monitor.reader.overview(), monitor.alerts())
+            told = describe.overview(monitor.reader.overview(fresh=True), monitor.alerts())
         except LedgerError as error:
             told = {"at": describe.time(datetime.now(UTC)), "error": str(error)}
         typer.echo(json.dumps(told, allow_nan=False))

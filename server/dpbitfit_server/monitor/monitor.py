@@ -12,9 +12,10 @@ from dpbitfit.errors import LedgerError
 from dpbitfit_server.monitor import alerts
 from dpbitfit_server.monitor.alerts import Alert, Alerts
 from dpbitfit_server.monitor.certificates import CertificateView, read_certificates
-from dpbitfit_server.monitor.reader import FRESH_SECONDS, Reader
+from dpbitfit_server.monitor.reader import Reader
 from dpbitfit_server.monitor.runs import Runs, RunView
 
+RUNS_SECONDS = 1.0  # runs that were read no longer ago are not read again
 _STOP_SECONDS = 5.0  # for a bound that is being made
 
 
@@ -35,7 +36,7 @@ class Monitor:
     def runs(self) -> tuple[RunView, ...]:
         """Every run as it was a second ago at most, the one that changed last first."""
         with self._lock:
-            if time.monotonic() - self._looked >= FRESH_SECONDS:
+            if time.monotonic() - self._looked >= RUNS_SECONDS:
                 self._found, self._looked = self._runs.all(), time.monotonic()
             return self._found
 

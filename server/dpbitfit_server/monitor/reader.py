@@ -36,7 +36,7 @@ from dpbitfit_server.monitor.views import (
 )
 
 WAIT_SECONDS = 3.0  # for another process's transaction
-FRESH_SECONDS = 1.0  # an overview that old is not made again
+FRESH_SECONDS = 3.0  # an overview that is no older is not made again
 SILENT_AFTER = timedelta(hours=24)
 ORPHAN_AFTER = timedelta(hours=4)  # four times the longest that a round waits by default
 MOST_EVENTS = 1000  # of one page
@@ -76,15 +76,23 @@ class Reader:
         self._last: Overview | None = None
 
     def overview(self, fresh: bool = False) -> Overview:
-        """Every account, as it was a second ago at most; LedgerError where it cannot be read.
+        """Every account, as it was some seconds ago at most; with ``fresh``, as it is now.
 
-        With ``fresh``, as it is now.
+        Raises LedgerError where the ledger cannot be read.
         """
+        asked = self._now()
+        last = self._last
+        if not fresh and last is not None and _is_recent(last, asked):
+            return last  # without waiting for a look that is under way
         with self._lock:
-            now, last = self._now(), self._last
-            if fresh or last is None or abs(now - last.at) >= timedelta(seconds=FRESH_SECONDS):
-                self._last = None
-                self._last = last = self._look(now)
+            last = self._last
+            if last is None or not (asked < last.at or (not fresh and _is_recent(last, asked))):
+                try:
+                    last = self._look(self._now())
+                except LedgerError:
+                    self._last = None  # nobody is shown what was
+                    raise
+                self._last = last
             return last
 
     def account(self, name: Name) -> AccountDetail:
@@ -226,6 +234,10 @@ class Reader:
             orphaned=_is_over(open_since, self._orphan_after, now),
             drift=drift,
         )
+
+
+def _is_recent(overview: Overview, now: datetime) -> bool:
+    return abs(now - overview.at) < timedelta(seconds=FRESH_SECONDS)
 
 
 def _found(connection: sa.Connection, name: Name) -> Account:

@@ -25,7 +25,7 @@ from dpbitfit_server.monitor.service import NAME, Service, TokenInterceptor
 from dpbitfit_server.monitor.web import Protocol, make_app
 from dpbitfit_server.monitor.webhook import Webhook, is_loopback
 
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 1.0  # so that no question has to wait for a look
 GRACE_SECONDS = 5.0
 _STATES = {True: HealthCheckResponse.SERVING, False: HealthCheckResponse.NOT_SERVING}
 
@@ -202,7 +202,7 @@ async def _watch(
     said = ""
     while True:
         try:
-            await asyncio.to_thread(monitor.reader.overview)
+            await asyncio.to_thread(monitor.reader.overview, fresh=True)
             await asyncio.to_thread(monitor.reader.verify_next)
             problem = ""
         except LedgerError as error:

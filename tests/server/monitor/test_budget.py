@@ -104,7 +104,6 @@ def test_watching_goes_on_and_says_when_the_ledger_is_away(
             connection.exec_driver_sql(change)
 
     monkeypatch.setattr(budget.time, "sleep", sleep)
-    monkeypatch.setattr("dpbitfit_server.monitor.reader.FRESH_SECONDS", 0)
     code, out, _ = run("--interval", "7", *words)
     assert code == 130
     assert set(looks) == {7}

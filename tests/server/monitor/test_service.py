@@ -34,8 +34,8 @@ Code = grpc.StatusCode
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look is a new one."""
-    for module in ("reader", "monitor"):
-        monkeypatch.setattr(f"dpbitfit_server.monitor.{module}.FRESH_SECONDS", 0)
+    monkeypatch.setattr("dpbitfit_server.monitor.reader.FRESH_SECONDS", 0)
+    monkeypatch.setattr("dpbitfit_server.monitor.monitor.RUNS_SECONDS", 0)
 
 
 @pytest.fixture

@@ -38,6 +38,14 @@ def test_what_is_no_token_is_refused(scope: str, token: str) -> None:
         tokens.decode(scope, token)
 
 
+def test_a_token_is_written_in_one_way_only() -> None:
+    token = tokens.encode("accounts", "a")
+    assert token.endswith("==")
+    for other in (f"{token[:-3]}{chr(ord(token[-3]) + 1)}==", token.rstrip("="), f"{token} "):
+        with pytest.raises(InputError):
+            tokens.decode("accounts", other)
+
+
 def test_no_token_is_the_beginning() -> None:
     assert tokens.decode("any", "") == ""
     with pytest.raises(InputError):

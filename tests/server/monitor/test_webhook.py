@@ -44,7 +44,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         receiver.got.append((body, self.headers[SIGNATURE]))
         self.send_response(receiver.status)
-        self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+        self.send_header("Location", f"{receiver.url}/elsewhere")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
