@@ -278,8 +278,8 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
         theirs = field.held(field.coordinator, name)
         (place,) = set(theirs) - before[name]  # the coordinator charges what it cannot know
         assert (theirs[place].reserved, theirs[place].committed) == (0, 4 * steps)
-        committed = field.ledgers[name].reservations(state="committed")
-        outcomes[name] = [one.outcome for one in committed]
+        rounds = field.ledgers[name].reservations(state="committed")
+        outcomes[name] = [one.outcome for one in rounds]
         assert mine[place].committed == steps * (len(outcomes[name]) - ROUNDS)
     # The round of the killed guard is spent there too; the unseen question cost nothing.
     assert outcomes[SITES[0]] == [*["reply"] * (ROUNDS + 1), "crashed", *["reply"] * 2]
