@@ -73,7 +73,7 @@ def page(view: Overview, alerts: tuple[Alert, ...]) -> Group:
         table.add_row(
             pages.plain(str(one.name)),
             pages.bar(*figures, one.budget),
-            pages.short(one.accrued.bound),
+            f"{'' if one.accrued_is_exact else '≤ '}{one.accrued.bound.epsilon:.3f}",
             pages.short(one.guaranteed.bound),
             f"{one.left:.3f}",
             f"{one.budget:g}",

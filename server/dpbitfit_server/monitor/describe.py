@@ -43,7 +43,7 @@ def account(view: AccountView) -> dict[str, Any]:
         "state": view.state,
         "guaranteed": view.guaranteed.describe(),
         "accrued": view.accrued.describe(),
-        "exact": view.is_exact,
+        "accrued_is_exact": view.accrued_is_exact,
         **{name: getattr(view, name) for name in _PLAIN},
         **{name: time(getattr(view, name)) for name in _TIMES},
         "sentence": plain_sentence(view),

@@ -24,7 +24,7 @@ class Kept:
     account: Account | None = None
     trace: Trace | None = None
     holdings: Holdings | None = None
-    standing: Standing | None = None
+    standing: Standing | None = None  # remembered once it is exact
     problem: str = ""
 
 

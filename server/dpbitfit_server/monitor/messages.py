@@ -32,7 +32,7 @@ def account(view: AccountView | UnreadableAccount) -> pb.Account:
         budget=view.budget,
         delta=view.delta,
         guaranteed=bound(view.guaranteed.bound),
-        accrued=bound(view.accrued.bound),
+        accrued=bound(view.accrued.bound, view.accrued_is_exact),
         promised=view.promised,
         left=view.left,
         run=view.run,
@@ -63,9 +63,9 @@ def detail(one: AccountDetail) -> pb.GetAccountResponse:
     )
 
 
-def bound(one: accounting.Bound) -> pb.Bound:
-    """A bound."""
-    return pb.Bound(**vars(one), exact=is_exact(one))
+def bound(one: accounting.Bound, exact: bool = True) -> pb.Bound:
+    """A bound; a quick one is never exact."""
+    return pb.Bound(**vars(one), exact=exact and is_exact(one))
 
 
 def run(standing: RunStanding) -> pb.Run:

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from dpbitfit.errors import LedgerError
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.trace import ENDS, OTHER
-from dpbitfit_server.monitor.views import Overview, is_exact
+from dpbitfit_server.monitor.views import Overview
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -91,7 +91,7 @@ def _of_accounts(overview: Overview) -> Iterator[Metric]:
         guaranteed.add_metric([client, delta], view.guaranteed.bound.epsilon)
         values: dict[str, float | None] = {
             "epsilon_budget": view.budget,
-            "budget_used_ratio": view.used_ratio if is_exact(view.accrued.bound) else None,
+            "budget_used_ratio": view.used_ratio if view.accrued_is_exact else None,
             "rounds_left": view.rounds_left,
             "last_seen": view.last_seen.timestamp() if view.last_seen else None,
             "silent": view.silent,

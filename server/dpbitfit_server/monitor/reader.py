@@ -16,7 +16,7 @@ from dpbitfit.accounting import Bound, Counts
 from dpbitfit.errors import AccountingError, InputError, LedgerError
 from dpbitfit.ledger import Account, Ledger, Name, figures, rows, schema
 from dpbitfit.ledger.book import check_name
-from dpbitfit.ledger.budget import Holdings
+from dpbitfit.ledger.budget import Holdings, spent
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.figures import Standing
 from dpbitfit.ledger.forecast import Forecast, forecast
@@ -110,8 +110,9 @@ class Reader:
         for event in events:
             trace.add(event)
         try:
+            exact = self._is_exact(account, holdings)
             standing = figures.derive(account, holdings, self._urgently)
-            view = self._view(standing, trace, holdings, drift, self._now())
+            view = self._view(standing, exact, trace, holdings, drift, self._now())
             curve = series.curve(account, holdings, self._urgently)
             accrued = series.accrued(events, account.delta, self._urgently)
         except AccountingError as error:
@@ -200,17 +201,34 @@ class Reader:
         problem = kept.problem or self._damaged.get(kept.name)
         if problem or kept.account is None or kept.trace is None or kept.holdings is None:
             raise LedgerError(problem)
-        if kept.standing is None or not _is_exact(kept.standing):
-            kept.standing = figures.derive(kept.account, kept.holdings, self.bounds.get)
-        return self._view(kept.standing, kept.trace, kept.holdings, drift, now)
+        standing, exact = kept.standing, True
+        if standing is None:
+            exact = self._is_exact(kept.account, kept.holdings)
+            standing = figures.derive(kept.account, kept.holdings, self.bounds.get)
+            if exact and is_exact(standing.guaranteed.bound):
+                kept.standing = standing
+        return self._view(standing, exact, kept.trace, kept.holdings, drift, now)
+
+    def _is_exact(self, account: Account, holdings: Holdings) -> bool:
+        """Whether the smallest bound on what was spent is known; asked before it is used.
+
+        A loose one gives way to all that is guaranteed, whose figure does not show it.
+        """
+        return is_exact(self.bounds.get(spent(holdings), account.delta))
 
     def _view(
-        self, standing: Standing, trace: Trace, holdings: Holdings, drift: str, now: datetime
+        self,
+        standing: Standing,
+        exact: bool,
+        trace: Trace,
+        holdings: Holdings,
+        drift: str,
+        now: datetime,
     ) -> AccountView:
         account = standing.account
         open_since = min((one.since for one in trace.open.values()), default=None)
         accrued = standing.accrued.bound
-        reached = threshold(accrued.epsilon / account.budget) if is_exact(accrued) else 0.0
+        reached = threshold(accrued.epsilon / account.budget) if exact else 0.0
         return AccountView(
             name=account.name,
             reached=reached,
@@ -220,6 +238,7 @@ class Reader:
             budget=account.budget,
             guaranteed=standing.guaranteed,
             accrued=standing.accrued,
+            accrued_is_exact=exact,
             promised=standing.promised,
             left=standing.left,
             run=trace.run,
@@ -261,10 +280,6 @@ def _drifts(connection: sa.Connection) -> Mapping[int, str]:
     table = schema.peer.c
     chosen = sa.select(table.account_id, table.drift).where(table.drift != "")
     return {row.account_id: row.drift for row in connection.execute(chosen)}
-
-
-def _is_exact(standing: Standing) -> bool:
-    return is_exact(standing.guaranteed.bound) and is_exact(standing.accrued.bound)
 
 
 def _rounds_left(trace: Trace, holdings: Holdings) -> int | None:

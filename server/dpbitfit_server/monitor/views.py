@@ -50,8 +50,10 @@ class AccountView:
 
     ``accrued`` is what was spent, ``guaranteed`` what was approved, ``promised``
     what holds whatever is done; ``left`` of the budget is approved for nothing.
-    ``reached`` is the highest of ``THRESHOLDS`` that was accrued, 0 for none: a
-    quick bound, which may be far too high, reaches none.
+    ``accrued_is_exact`` is false where the smallest bound is not known yet: then
+    ``accrued`` is a quick one, or all that is guaranteed, and may be far too high.
+    ``reached`` is the highest of ``THRESHOLDS`` that was accrued, 0 for none or
+    where that is not exact.
     ``rounds_left`` of the run ``run`` is None before its first round.
     ``asked_since`` is when it was first asked without having answered since.
     ``ends`` counts its rounds by how they ended, ``refusals`` those without an
@@ -67,6 +69,7 @@ class AccountView:
     budget: float
     guaranteed: Figure
     accrued: Figure
+    accrued_is_exact: bool
     promised: float
     left: float
     run: str
@@ -106,7 +109,7 @@ class AccountView:
     @property
     def is_exact(self) -> bool:
         """Whether both figures are the smallest bounds known, not quick ones."""
-        return is_exact(self.guaranteed.bound) and is_exact(self.accrued.bound)
+        return is_exact(self.guaranteed.bound) and self.accrued_is_exact
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dpbitfit_server.monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Reader, U
 from dpbitfit_server.monitor.views import AccountView, State, plain_sentence, threshold
 
 from dpbitfit import accounting
+from dpbitfit.accounting import Bound, Counts
 from dpbitfit.errors import AccountingError, LedgerError
 from dpbitfit.ledger import Account, Ledger, figures, schema
 from dpbitfit.ledger.events import counts_to_text
@@ -119,6 +120,29 @@ def test_a_budget_that_runs_out(
     assert found.state == state
     assert found.used_ratio == pytest.approx(part)
     assert found.reached == threshold(part)
+
+
+def test_what_is_guaranteed_is_not_taken_for_what_is_spent(
+    north: Account,
+    reader: Reader,
+    refined: Refined,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = accounting.epsilon({STEP: 100}, DELTA)
+    ledger.set_budget(NAME, whole.epsilon, "just the plan")
+    reader.bounds.keep([((steps(100), DELTA), whole)])  # the larger figure is known first
+
+    def far_too_high(bags: list[Counts], delta: float) -> list[Bound]:
+        return [replace(whole, epsilon=99.0, accountant=figures.QUICK) for _ in bags]
+
+    monkeypatch.setattr(figures, "quick", far_too_high)
+    for found in (view(reader), reader.account(NAME).view):
+        assert found.accrued.bound == whole
+        assert (found.accrued_is_exact, found.reached, found.state) == (False, 0, State.OK)
+    found = view(refined(reader))
+    assert found.accrued.bound == accounting.epsilon({STEP: 40}, DELTA)
+    assert (found.accrued_is_exact, found.reached) == (True, threshold(found.used_ratio))
 
 
 def test_what_is_reached_is_what_is_read() -> None:
