@@ -107,23 +107,6 @@ class Site:
         return path
 
 
-def relay_once(socket: str, request: Path) -> None:
-    """What the process that Flower starts does with a guard."""
-    import dpbitfit_client.app  # noqa: F401  which it imports before anything else
-
-    Relay(socket, SECONDS).train(pb.RoundRequest.FromString(request.read_bytes()))
-
-
-def peer_once(policy: str, request: Path) -> None:
-    """What the process that Flower starts would do alone."""
-    import dpbitfit_client.app  # noqa: F401
-    from dpbitfit_client.guard import Guard
-    from dpbitfit_client.policy import Policy
-
-    asked = pb.RoundRequest.FromString(request.read_bytes())
-    Guard(Policy.read(Path(policy))).train(asked)
-
-
 @contextmanager
 def served(site: Site) -> Iterator[float]:
     """The site's guard at work; how many seconds its start took."""
@@ -157,7 +140,7 @@ def measure(records: int, steps: int, rounds: int) -> dict[str, float]:
         warm = Relay(socket, SECONDS)
 
         def process(kind: str, *arguments: str) -> None:
-            command = [sys.executable, "-m", __spec__.name, "--once", kind, *arguments]
+            command = [sys.executable, "-m", "tests.benchmarks.one_round", kind, *arguments]
             subprocess.run([*command, str(site.request())], check=True)
 
         def direct() -> None:
@@ -186,12 +169,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--rounds", type=int, default=5, help="after the first")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--once", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.once:
-        kind, where, request = options.once
-        (relay_once if kind == "relay" else peer_once)(where, Path(request))
-        return
     results = {
         f"{records} x {steps}": measure(records, steps, options.rounds)
         for records in options.records

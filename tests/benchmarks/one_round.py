@@ -1,0 +1,22 @@
+"""One process of a message, for tests.benchmarks.guard: it imports what Flower's would."""
+
+import sys
+from pathlib import Path
+
+import dpbitfit_client.app  # noqa: F401  which a process of Flower's imports before all else
+from dpbitfit_client.generated import guard_pb2 as pb
+from dpbitfit_client.relay import Desk, Relay
+
+
+def peer(policy: str) -> Desk:
+    """The guard in this process, with all that it needs loaded anew."""
+    from dpbitfit_client.guard import Guard
+    from dpbitfit_client.policy import Policy
+
+    return Guard(Policy.read(Path(policy)))
+
+
+if __name__ == "__main__":
+    kind, where, request = sys.argv[1:]
+    desk = Relay(where, 600) if kind == "relay" else peer(where)
+    desk.train(pb.RoundRequest.FromString(Path(request).read_bytes()))
