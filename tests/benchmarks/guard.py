@@ -1,6 +1,6 @@
 """Time of a site's round through its guard, against a process that does all of it anew.
 
-    python -m tests.benchmarks.guard --records 500 4000 --steps 1 5 --json guard.json
+    python -m tests.benchmarks.guard --records 500 4000 --steps 1 --rounds 3 --json guard.json
 
 Flower starts a process for every message. With a guard that process is a relay,
 which asks over the guard's socket; without one it imports torch, loads the
@@ -166,7 +166,7 @@ def measure(records: int, steps: int, rounds: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, nargs="+", default=[500, 4000])
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--steps", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=5, help="after the first")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
