@@ -301,4 +301,4 @@ def main() -> None:
         said = " ".join(str(error).split())
         console.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
         codes = {BudgetError: OVER_BUDGET, LedgerError: BAD_LEDGER}
-        sys.exit(codes.get(type(error), BAD_INPUT))
+        sys.exit(next((codes[kind] for kind in type(error).mro() if kind in codes), BAD_INPUT))

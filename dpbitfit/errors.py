@@ -25,6 +25,16 @@ class DpbitfitError(Exception):
     code: ClassVar[str] = "error"
 
 
+def kinds() -> dict[str, type[DpbitfitError]]:
+    """Every kind of error, by its code."""
+    found, left = {}, [DpbitfitError]
+    while left:
+        kind = left.pop()
+        found[kind.code] = kind
+        left += kind.__subclasses__()
+    return found
+
+
 class InputError(DpbitfitError):
     """A file, a column, a label or a setting is not usable."""
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from dpbitfit.errors import DpbitfitError, InputError
+from dpbitfit.errors import DpbitfitError, InputError, kinds
 
 Scalar = str | int | float | bool
 START_SECONDS = 60
@@ -209,8 +209,7 @@ def _result(out: Path, log: Path) -> dict[str, Any]:
     error = out / "error.json"
     if error.exists():
         said = json.loads(error.read_text())
-        kinds = {kind.code: kind for kind in DpbitfitError.__subclasses__()}
-        raise kinds.get(said["code"], RunFailed)(said["message"])
+        raise kinds().get(said["code"], RunFailed)(said["message"])
     report = out / "report.json"
     if not report.exists():
         raise RunFailed(f"the run ended without a report; its log is {log}")
