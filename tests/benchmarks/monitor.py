@@ -6,7 +6,7 @@ A real ``dpbitfit monitor serve``, pinned to one core, on SQLite and PostgreSQL;
 50 streams watch a run. Milliseconds of wall time from question to answer: first
 while nothing happens, then while another process reserves and commits a round of
 every account again and again, so that every look finds all accounts changed.
-"first" is the first overview of a new process. The peer is the same overview made
+The page is asked for by somebody who has signed in. The peer is the same overview made
 anew from the ledger each time, as ``dpbitfit ledger accounts`` makes it.
 """
 
@@ -20,18 +20,23 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import psutil
 from dpbitfit_server.monitor.client import MonitorClient
+from dpbitfit_server.monitor.page.access import make_token
+from dpbitfit_server.monitor.page.links import account_path
 
 from dpbitfit.ledger import Ledger, figures
 from tests.benchmarks.crowd import RUN, STEPS, crowd, name_of
 from tests.dpbitfit.ledger import postgres
+from tests.server.monitor.pages import OWN
 from tests.server.monitor.served import free_port
 from tests.server.monitor.test_runs import LINE, folder
 
@@ -46,19 +51,46 @@ def milliseconds(work: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
+@dataclass(frozen=True)
+class Served:
+    """A monitor, and its clients: a program's, and somebody's browser."""
+
+    process: psutil.Process
+    client: MonitorClient
+    url: str
+    browser: urllib.request.OpenerDirector
+
+    def questions(self) -> dict[str, Callable[[], object]]:
+        account = account_path(name_of(1))
+        return {
+            "gRPC, all accounts": lambda: list(self.client.accounts(page_size=1000)),
+            "gRPC, an account": lambda: self.client.account(name_of(1)),
+            "gRPC, a page of events": lambda: next(iter(self.client.events(name_of(1), 100))),
+            "/metrics": lambda: self.get("/metrics"),
+            "page, overview": lambda: self.get("/"),
+            "page, a site": lambda: self.get(account),
+            "page, a run": lambda: self.get(f"/runs/{RUN}"),
+        }
+
+    def get(self, path: str) -> bytes:
+        answer: bytes = self.browser.open(self.url + path, timeout=60).read()
+        return answer
+
+
 @contextmanager
-def served(url: str, out: Path) -> Iterator[tuple[psutil.Process, MonitorClient, str]]:
+def served(ledger: str, out: Path) -> Iterator[Served]:
     """A monitor on one core, as soon as it answers."""
-    ports = free_port(), free_port()
-    addresses = [f"127.0.0.1:{port}" for port in ports]
-    words = ["--ledger", url, "--runs", str(out), "--grpc", addresses[0], "--http", addresses[1]]
+    grpc, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    token, line = make_token("benchmark")
+    (out / "tokens").write_text(line)
+    words = ["--ledger", ledger, "--runs", str(out), "--page-token-file", str(out / "tokens")]
     command = [sys.executable, "-c", START, "monitor", "serve", *words]
     with (
         (out / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log) as running,
-        MonitorClient(addresses[0], timeout=60) as client,
+        subprocess.Popen([*command, "--grpc", grpc, "--http", http], stdout=log, stderr=log) as run,
+        MonitorClient(grpc, timeout=60) as client,
     ):
-        process = psutil.Process(running.pid)
+        process = psutil.Process(run.pid)
         process.cpu_affinity([max(os.sched_getaffinity(0))])
         try:
             while True:
@@ -67,25 +99,23 @@ def served(url: str, out: Path) -> Iterator[tuple[psutil.Process, MonitorClient,
                     break
                 except Exception:
                     time.sleep(0.2)
-            yield process, client, f"http://{addresses[1]}/metrics"
+            yield Served(process, client, f"http://{http}", signed_in(f"http://{http}", token))
         finally:
-            running.terminate()
+            run.terminate()
 
 
-def questions(client: MonitorClient, metrics: str) -> dict[str, Callable[[], object]]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    return {
-        "overview": lambda: list(client.accounts(page_size=1000)),
-        "account": lambda: client.account(name_of(1)),
-        "/metrics": lambda: opener.open(metrics, timeout=60).read(),
-        "events, a page": lambda: next(iter(client.events(name_of(1), page_size=100))),
-    }
+def signed_in(url: str, token: str) -> urllib.request.OpenerDirector:
+    direct, jar = urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor()
+    browser = urllib.request.build_opener(direct, jar)
+    form = urllib.parse.urlencode({"token": token}).encode()
+    browser.open(urllib.request.Request(f"{url}/sign-in", form, OWN)).read()
+    return browser
 
 
-def asked(client: MonitorClient, metrics: str, repeats: int, when: str = "") -> dict[str, float]:
+def asked(of: Served, repeats: int, when: str = "") -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for _ in range(repeats):
-        for name, ask in questions(client, metrics).items():
+        for name, ask in of.questions().items():
             time.sleep(PAUSE_SECONDS)
             times.setdefault(f"{name}{when}", []).append(milliseconds(ask))
     found = {}
@@ -94,7 +124,7 @@ def asked(client: MonitorClient, metrics: str, repeats: int, when: str = "") -> 
     return found
 
 
-def write_rounds(url: str, first: int, stop: Event) -> None:
+def write_rounds(url: str, out: Path, first: int, stop: Event) -> None:
     ledger = Ledger(url)
     ids = [one.id for one in ledger.accounts()]
     number = first
@@ -102,32 +132,39 @@ def write_rounds(url: str, first: int, stop: Event) -> None:
         keys = {of: f"more-{number}-{of}" for of in ids}
         ledger.reserve(RUN, number, keys, STEPS)
         ledger.commit(dict.fromkeys(keys.values(), "reply"))
+        with (out / "progress.jsonl").open("a") as progress:
+            progress.write(f"{json.dumps(line_of(number))}\n")
         number += 1
         stop.wait(1.0)
 
 
+def line_of(number: int) -> dict[str, object]:
+    return {**LINE, "run": RUN, "rounds": 10_000, "round": number}
+
+
 def measure(url: str, accounts: int, rounds: int, repeats: int, scratch: Path) -> dict[str, float]:
     ledger = crowd(url, accounts, rounds, ahead=10_000)
-    out = folder(scratch / "out", LINE)
+    traffic = {str(name_of(number)): [10**6, 10**5] for number in range(accounts)}
+    out = folder(scratch / "out", *map(line_of, range(rounds)), "", traffic=traffic)
     found: dict[str, float] = {}
     began = time.perf_counter()
     with ExitStack() as stack:
-        process, client, metrics = stack.enter_context(served(url, out))
+        of = stack.enter_context(served(url, out))
         found["start to first answer, s"] = time.perf_counter() - began
         time.sleep(15)  # for the smallest bounds
-        found["memory at first, MB"] = process.memory_info().rss / 1e6
+        found["memory at first, MB"] = of.process.memory_info().rss / 1e6
         for _ in range(STREAMS):
-            threading.Thread(target=lambda: _drain(client), daemon=True).start()
-        found |= asked(client, metrics, repeats)
-        found["memory with 50 streams, MB"] = process.memory_info().rss / 1e6
+            threading.Thread(target=lambda: _drain(of.client), daemon=True).start()
+        found |= asked(of, repeats)
+        found["memory with 50 streams, MB"] = of.process.memory_info().rss / 1e6
         context = multiprocessing.get_context("spawn")
         stop = context.Event()
-        writer = context.Process(target=write_rounds, args=(url, rounds, stop))
+        writer = context.Process(target=write_rounds, args=(url, out, rounds, stop))
         writer.start()
-        found |= asked(client, metrics, repeats, ", while a run writes")
+        found |= asked(of, repeats, ", while a run writes")
         stop.set()
         writer.join()
-        found["memory at last, MB"] = process.memory_info().rss / 1e6
+        found["memory at last, MB"] = of.process.memory_info().rss / 1e6
     found["peer: all standings anew"] = statistics.median(
         milliseconds(lambda: figures.standings(ledger)) for _ in range(3)
     )

@@ -9,10 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from dpbitfit.errors import LedgerError
 from dpbitfit_server.monitor.monitor import Monitor
@@ -24,47 +22,65 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 def exposition(monitor: Monitor) -> bytes:
     """The text of ``/metrics``."""
-    registry = CollectorRegistry()
-    registry.register(_Of(monitor))
-    return generate_latest(registry)
+    return "".join(line for metric in collect(monitor) for line in _lines(metric)).encode()
 
 
-class _Of(Collector):
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
+def collect(monitor: Monitor) -> Iterator[Metric]:
+    """Every metric, from one look."""
+    try:
+        overview = monitor.reader.overview()
+    except LedgerError:
+        overview = None
+    yield _gauge("ledger_readable", "Whether the ledger can be read.", overview is not None)
+    if overview is not None:
+        yield from _of_accounts(overview)
+        yield from _counts(overview)
+        yield _bytes(monitor, overview)
+    yield _certificates(monitor)
+    yield _gauge("build_info", "The version that answers.", 1, version=version("dpbitfit"))
 
-    def collect(self) -> Iterator[Metric]:
-        """Every metric, from one look."""
-        try:
-            overview = self._monitor.reader.overview()
-        except LedgerError:
-            overview = None
-        yield _gauge("ledger_readable", "Whether the ledger can be read.", overview is not None)
-        if overview is not None:
-            yield from _of_accounts(overview)
-            yield from _counts(overview)
-            yield self._bytes(overview)
-        yield self._certificates()
-        yield _gauge("build_info", "The version that answers.", 1, version=version("dpbitfit"))
 
-    def _bytes(self, overview: Overview) -> Metric:
-        family = _counter("update_bytes", "Payload bytes of the runs shown.", "client", "direction")
-        known = {str(view.name) for view in overview.accounts}
-        total: Counter[tuple[str, str]] = Counter()
-        for run in self._monitor.runs():
-            for client in run.traffic.keys() & known:
-                for direction, size in zip(("down", "up"), run.traffic[client], strict=True):
-                    total[client, direction] += size
-        for labels, size in sorted(total.items()):
-            family.add_metric(labels, size)
-        return family
+def _lines(metric: Metric) -> Iterator[str]:
+    """A metric as the library's ``generate_latest`` writes it.
 
-    def _certificates(self) -> Metric:
-        text = "When a certificate ends."
-        family = _family("certificate_expiry_timestamp_seconds", text, "certificate", "subject")
-        for one in self._monitor.certificates():
-            family.add_metric([one.file, one.subject], one.not_after.timestamp())
-        return family
+    That one checks every name again for every sample, most of a scrape's time.
+    """
+    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    yield f"# HELP {name} {metric.documentation}\n# TYPE {name} {metric.type}\n"
+    for sample in metric.samples:
+        pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in sample.labels.items())
+        yield f"{name}{{{pairs}}} " if pairs else f"{name} "
+        yield f"{_number(sample.value)}\n"
+
+
+def _number(value: float) -> str:
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
+    return text
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _bytes(monitor: Monitor, overview: Overview) -> Metric:
+    family = _counter("update_bytes", "Payload bytes of the runs shown.", "client", "direction")
+    known = {str(view.name) for view in overview.accounts}
+    total: Counter[tuple[str, str]] = Counter()
+    for run in monitor.runs():
+        for client in run.traffic.keys() & known:
+            for direction, size in zip(("down", "up"), run.traffic[client], strict=True):
+                total[client, direction] += size
+    for labels, size in sorted(total.items()):
+        family.add_metric(labels, size)
+    return family
+
+
+def _certificates(monitor: Monitor) -> Metric:
+    text = "When a certificate ends."
+    family = _family("certificate_expiry_timestamp_seconds", text, "certificate", "subject")
+    for one in monitor.certificates():
+        family.add_metric([one.file, one.subject], one.not_after.timestamp())
+    return family
 
 
 def _of_accounts(overview: Overview) -> Iterator[Metric]:

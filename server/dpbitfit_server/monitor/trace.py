@@ -175,18 +175,26 @@ def _rounded(number: int) -> int:
 def _last_events(connection: sa.Connection, lengths: Mapping[int, int]) -> dict[int, list[Event]]:
     """Each account's last events, so many of them at least."""
     found: dict[int, list[Event]] = {}
-    event, account = schema.event.c, schema.account.c
     for length in sorted(set(lengths.values())):
         ids = [of for of, wanted in lengths.items() if wanted == length]
+        chosen = _newest(length, connection.dialect.name)
         for chunk in rows.chunks(ids):
-            chosen = sa.select(event.account_id, event.sequence, event.kind, event.body, event.hash)
-            chosen = chosen.join_from(schema.account, schema.event)
-            chosen = chosen.where(account.id.in_(chunk), event.sequence > account.sequence - length)
-            for of, *values in connection.execute(
-                chosen.order_by(event.account_id, event.sequence)
-            ):
+            for of, *values in connection.execute(chosen.where(schema.account.c.id.in_(chunk))):
                 found.setdefault(of, []).append(Event(*values))
     return found
+
+
+def _newest(length: int, dialect: str) -> sa.Select[Any]:
+    """The last ``length`` events of all accounts, each account's in order."""
+    event, account = schema.event.c, schema.account.c
+    columns = (event.account_id, event.sequence, event.kind, event.body, event.hash)
+    mine = sa.and_(event.account_id == account.id, event.sequence > account.sequence - length)
+    if dialect == "sqlite":
+        joined = sa.select(*columns).join_from(schema.account, schema.event, mine)
+        return joined.order_by(event.account_id, event.sequence)
+    # Left to itself, PostgreSQL reads the whole table; a limit in a lateral makes it look up each.
+    each = sa.select(*columns).where(mine).order_by(event.sequence).limit(length).lateral()
+    return sa.select(each).join_from(schema.account, each, sa.true())
 
 
 def _ends(

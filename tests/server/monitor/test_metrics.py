@@ -2,16 +2,20 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from dpbitfit_server.monitor.metrics import exposition
+from dpbitfit_server.monitor.metrics import collect, exposition
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.reader import Reader
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from dpbitfit import accounting
 from dpbitfit.ledger import Account, Ledger, schema
@@ -106,6 +110,28 @@ def test_a_name_cannot_break_out_of_its_label(
     assert {client for client, *_ in told["dpbitfit_client_epsilon"]} == {
         f"{hostile}/letters/person"
     }
+
+
+class Collected(Collector):
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def collect(self) -> Iterator[Metric]:
+        return collect(self._monitor)
+
+
+@pytest.mark.parametrize("site", ["north", 'a"} 1\n\\n', "\\", "søen", "{le}"])
+def test_the_text_is_what_the_library_writes(
+    site: str, north: Account, monitor: Monitor, ledger: Ledger
+) -> None:
+    with ledger.database.write() as connection:
+        of = schema.account.c.id == north.id
+        connection.execute(sa.update(schema.account).where(of).values(site=site))
+    registry = CollectorRegistry()
+    registry.register(Collected(monitor))
+    monitor.reader.overview(fresh=True)
+    assert (f"{site}/letters/person",) in samples(monitor)["dpbitfit_client_readable"]
+    assert exposition(monitor) == generate_latest(registry)
 
 
 def test_nothing_is_told_of_accounts_that_cannot_be_read(
