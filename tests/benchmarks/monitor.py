@@ -1,12 +1,14 @@
 """Time and memory of a monitor that serves many accounts, on one core, while a run writes.
 
     python -m tests.benchmarks.monitor --accounts 1000 --rounds 500 --json monitor.json
+    python -m tests.benchmarks.monitor --soak 30 --sqlite
 
 A real ``dpbitfit monitor serve``, pinned to one core, on SQLite and PostgreSQL;
 50 streams watch a run. Milliseconds of wall time from question to answer: first
 while nothing happens, then while another process reserves and commits a round of
 every account again and again, so that every look finds all accounts changed.
-The page is asked for by somebody who has signed in. The peer is the same overview made
+The page is asked for by somebody who has signed in. ``--soak`` goes on asking and
+writing for so many minutes and tells the memory after each. The peer is the same overview made
 anew from the ledger each time, as ``dpbitfit ledger accounts`` makes it.
 """
 
@@ -142,7 +144,20 @@ def line_of(number: int) -> dict[str, object]:
     return {**LINE, "run": RUN, "rounds": 10_000, "round": number}
 
 
-def measure(url: str, accounts: int, rounds: int, repeats: int, scratch: Path) -> dict[str, float]:
+def soak(of: Served, minutes: int) -> dict[str, float]:
+    used = {}
+    for minute in range(1, minutes + 1):
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            asked(of, 1)
+        used[f"memory after {minute} minutes, MB"] = of.process.memory_info().rss / 1e6
+        print(f"{minute} of {minutes} minutes: {list(used.values())[-1]:.0f} MB", file=sys.stderr)
+    return used
+
+
+def measure(
+    url: str, accounts: int, rounds: int, repeats: int, minutes: int, scratch: Path
+) -> dict[str, float]:
     ledger = crowd(url, accounts, rounds, ahead=10_000)
     traffic = {str(name_of(number)): [10**6, 10**5] for number in range(accounts)}
     out = folder(scratch / "out", *map(line_of, range(rounds)), "", traffic=traffic)
@@ -162,9 +177,10 @@ def measure(url: str, accounts: int, rounds: int, repeats: int, scratch: Path) -
         writer = context.Process(target=write_rounds, args=(url, out, rounds, stop))
         writer.start()
         found |= asked(of, repeats, ", while a run writes")
+        found["memory at last, MB"] = of.process.memory_info().rss / 1e6
+        found |= soak(of, minutes)
         stop.set()
         writer.join()
-        found["memory at last, MB"] = of.process.memory_info().rss / 1e6
     found["peer: all standings anew"] = statistics.median(
         milliseconds(lambda: figures.standings(ledger)) for _ in range(3)
     )
@@ -185,10 +201,11 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--soak", type=int, default=0, help="minutes")
     parser.add_argument("--sqlite", action="store_true", help="only SQLite")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    sizes = (options.accounts, options.rounds, options.repeats)
+    sizes = (options.accounts, options.rounds, options.repeats, options.soak)
     results = {}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         urls = {"sqlite": str(Path(scratch) / "ledger.sqlite")}

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,19 +23,14 @@ from tests.server.monitor.certificates import Authority
 from tests.server.monitor.served import LOCAL, served
 from tests.server.monitor.test_runs import LINE, folder
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no package playwright")
-expect = playwright.expect
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+from .browser import chromium, expect, needs_chromium, sign_in, window
+
+__all__ = ["chromium"]
+pytestmark = needs_chromium
 
 HOSTILE = Name("<img src=x onerror=alert(1)>", "letters", "person")
 SCREENS = {"desktop": (1280, 900), "phone": (360, 740)}
 ROUNDS = 4
-QUIET = (
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
-    *("--disable-component-update", "--disable-sync"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)
 
 
 @dataclass
@@ -84,44 +78,22 @@ def at(tmp_path: Path) -> Iterator[Served]:
         yield Served(f"http://{address}", token, ledger, out, stop)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
+@pytest.fixture
+def own_window(chromium: Any, at: Served) -> Iterator[tuple[Any, list[str]]]:
+    with window(chromium, at.url) as opened:
+        yield opened
 
 
 @pytest.fixture
-def asked() -> list[str]:
+def asked(own_window: tuple[Any, list[str]]) -> list[str]:
     """Every address that a page asked for."""
-    return []
+    return own_window[1]
 
 
 @pytest.fixture
-def context(chromium: Any, at: Served, asked: list[str]) -> Iterator[Any]:
-    made = chromium.new_context(accept_downloads=True)
-    made.on("request", lambda request: asked.append(request.url))
-    yield made
-    made.close()
-    assert asked
-    assert {re.match(r"\w+://[^/]*", url).group() for url in asked} == {at.url}  # type: ignore[union-attr]
-
-
-@pytest.fixture
-def page(context: Any, at: Served) -> Any:
+def page(own_window: tuple[Any, list[str]], at: Served) -> Any:
     """A signed-in page, in which nothing has gone wrong at the end."""
-    return sign_in(context, at)
-
-
-def sign_in(context: Any, at: Served) -> Any:
-    page = context.new_page()
-    page.on("dialog", lambda dialog: pytest.fail(f"a script of a name ran: {dialog.message}"))
-    page.on("pageerror", lambda error: pytest.fail(f"the page's script failed: {error}"))
-    page.goto(at.url)
-    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-    page.get_by_label("Token").fill(at.token)
-    page.get_by_role("button", name="Sign in").click()
+    page = sign_in(own_window[0], at.url, at.token)
     expect(page.get_by_role("heading", name="Privacy budgets")).to_be_visible()
     return page
 
@@ -149,12 +121,11 @@ def test_a_run_is_followed_live_to_its_end(page: Any, at: Served, asked: list[st
 
 
 def test_without_a_script_the_page_reloads_itself(chromium: Any, at: Served) -> None:
-    context = chromium.new_context(java_script_enabled=False)
-    page = sign_in(context, at)
-    page.goto(f"{at.url}/runs/live")
-    at.write_round(1)
-    expect(page.get_by_text("Round 1 of 4")).to_be_visible(timeout=20_000)
-    context.close()
+    with window(chromium, at.url, java_script_enabled=False) as (context, _):
+        page = sign_in(context, at.url, at.token)
+        page.goto(f"{at.url}/runs/live")
+        at.write_round(1)
+        expect(page.get_by_text("Round 1 of 4")).to_be_visible(timeout=20_000)
 
 
 def test_an_open_page_that_gets_no_answer_says_so(page: Any, at: Served) -> None:

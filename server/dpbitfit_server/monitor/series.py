@@ -22,15 +22,19 @@ def curve(account: Account, holdings: Holdings, epsilon: Epsilon) -> tuple[Bound
 
 
 def accrued(events: Iterable[Event], delta: float, epsilon: Epsilon) -> tuple[Point, ...]:
-    """Epsilon after each committed round; evenly thinned out where they are many.
+    """Epsilon after each committed round; where they are many, after each 2nd, 4th or 8th ...
 
-    What was taken over from the other side counts from then on. Of what is
-    reserved, nothing is in here. It never falls: fewer rounds cost no more than
-    many, so that a later bound, where it is the smaller, is one of an earlier round too.
+    The last one is always there, and no other point ever moves, so that a new
+    round asks for one new bound. What was taken over from the other side counts
+    from then on. Of what is reserved, nothing is in here. It never falls: fewer
+    rounds cost no more than many, so that a later bound, where it is the smaller,
+    is one of an earlier round too.
     """
     ends = list(_committed(events))
-    every = -(-len(ends) // _MOST_POINTS) or 1
-    kept = [end for number, end in enumerate(ends) if (len(ends) - 1 - number) % every == 0]
+    every = 1
+    while len(ends) >= _MOST_POINTS * every:
+        every *= 2
+    kept = [end for number, end in enumerate(ends, 1) if number % every == 0 or end is ends[-1]]
     points: list[Point] = []
     for rounds, at, counts in reversed(kept):
         bound = epsilon(counts, delta)

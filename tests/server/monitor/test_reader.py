@@ -183,10 +183,16 @@ def test_a_long_series_is_thinned_out_and_ends_with_now(
 ) -> None:
     ledger.allot(NAME, "two", "plan", steps(200))
     run_rounds(ledger, north, "two", 130, steps(1))
-    points = reader.account(NAME).series
-    assert points[-1].rounds == 133
-    assert len(points) <= 60
-    assert len({b.rounds - a.rounds for a, b in itertools.pairwise(points)}) == 1
+    before = reader.account(NAME).series
+    ledger.reserve("two", 130, {north.id: "one more"}, steps(1))
+    ledger.commit({"one more": "reply"})
+    after = reader.account(NAME).series
+    for points, last in ((before, 133), (after, 134)):
+        assert points[-1].rounds == last
+        assert 30 <= len(points) <= 60
+        assert len({b.rounds - a.rounds for a, b in itertools.pairwise(points[:-1])}) == 1
+    # Nothing but the last point is new, so that a look asks for one new bound.
+    assert {one.rounds for one in after[:-1]} <= {one.rounds for one in before}
 
 
 def test_the_sentence_of_an_adaptive_account_promises_the_budget(
