@@ -17,8 +17,9 @@ import sqlalchemy as sa
 
 from dpbitfit.accounting import Counts, check_delta, merged
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
-from dpbitfit.ledger import budget, outbox, rows, schema
+from dpbitfit.ledger import budget, identity, outbox, rows, schema
 from dpbitfit.ledger.budget import Account
+from dpbitfit.ledger.database import WAIT_SECONDS
 from dpbitfit.ledger.events import (
     GENESIS,
     Name,
@@ -31,12 +32,34 @@ from dpbitfit.ledger.outbox import Reply
 from dpbitfit.ledger.reading import Reader
 from dpbitfit.ledger.rows import Reservation
 from dpbitfit.renyi import filter_order
+from dpbitfit.signing import Signer
 
 REBASED = "rebased"  # the run under which figures are taken over from the other side
 
 
 class Ledger(Reader):
-    """A ledger that is written to; see ``Database`` for ``create``, ``readonly`` and the errors."""
+    """A ledger that is written to, and signs; neither where it was opened ``readonly``.
+
+    See ``Database`` for the arguments and the errors. Raises LedgerError also where
+    the key that would sign is not that of the ledger's ``id``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        create: bool = False,
+        readonly: bool = False,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        super().__init__(url, create, readonly, wait_seconds)
+        self._signer = None if readonly else identity.read_signer(self.database, self.id)
+
+    @property
+    def signer(self) -> Signer:
+        """Who signs in this ledger's name; LedgerError where it was opened ``readonly``."""
+        if self._signer is None:
+            raise LedgerError(f"{self.database}: opened to be read, it signs nothing")
+        return self._signer
 
     def claim(self, wait_seconds: float = 0) -> AbstractContextManager[None]:
         """Be the only process that runs rounds on this ledger; see ``Database.claim``."""

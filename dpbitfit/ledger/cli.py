@@ -20,6 +20,7 @@ from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import Database
 from dpbitfit.ledger.events import Name
 from dpbitfit.ledger.forecast import forecast
+from dpbitfit.ledger.reading import Reader
 from dpbitfit.ledger.schema import REVISION
 from dpbitfit.ledger.verify import check_whole
 
@@ -72,11 +73,11 @@ def accounts(
     json_output: AsJson = False,
 ) -> None:
     """List every account: budget, guaranteed and accrued epsilon, what is left."""
-    book = Ledger(ledger)
+    book = Reader(ledger)
     if tight:
-        for one in _progress(book.accounts(), "computing"):
-            figures.standing(book, one)
-    listed = figures.standings(book)
+        listed = [figures.standing(book, one) for one in _progress(book.accounts(), "computing")]
+    else:
+        listed = figures.standings(book)
     told = [pages.describe_standing(one) for one in listed]
     pages.show(told, pages.accounts_table(listed), json_output)
 
@@ -89,7 +90,7 @@ def show(
     json_output: AsJson = False,
 ) -> None:
     """Show one account: its figures, their curve over delta, its runs and last events."""
-    book = Ledger(ledger)
+    book = Reader(ledger)
     found = book.account(_name(account))
     standing = figures.standing(book, found)
     curve = figures.curve(book, found)
@@ -130,7 +131,7 @@ def plan(
     json_output: AsJson = False,
 ) -> None:
     """Say what a plan would cost beside all that is there, and which noise would fit."""
-    book = Ledger(ledger)
+    book = Reader(ledger)
     made = forecast(book, book.account(_name(account)), sampling_rate, steps, noise_multiplier)
     budget, fitting = made.account.budget, made.fitting_noise_multiplier
     told: dict[str, Any] = {"account": account, "budget": budget, "delta": made.account.delta}
@@ -148,7 +149,7 @@ def plan(
 @app.command()
 def verify(ledger: Url, account: Each = "", json_output: AsJson = False) -> None:
     """Add up chain, balances and figures again, from the events alone."""
-    book = Ledger(ledger)
+    book = Reader(ledger)
     if not account:
         with book.database.read() as connection:
             check_whole(connection)
@@ -172,7 +173,7 @@ def export(
     json_output: AsJson = False,
 ) -> None:
     """Print events as lines of JSON, or a report; the output is JSON in any case."""
-    book = Ledger(ledger)
+    book = Reader(ledger)
     chosen = _chosen(book, account)
     if report:
         made = [exporting.report(book, one.name) for one in _progress(chosen, "reporting")]
@@ -254,7 +255,7 @@ def _name(text: str) -> Name:
     return Name(*parts)
 
 
-def _chosen(book: Ledger, account: str) -> list[Account]:
+def _chosen(book: Reader, account: str) -> list[Account]:
     return [book.account(_name(account))] if account else book.accounts()
 
 

@@ -18,13 +18,14 @@ from dpbitfit.ledger import figures, rows, schema
 from dpbitfit.ledger.book import Ledger, budget_facts, check_name
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import Event, Name, Tally, counts_to_text
+from dpbitfit.ledger.reading import Reader
 from dpbitfit.ledger.verify import verify
 
 _PAGE = 1000
 _FIELDS = ("sequence", "kind", "body", "hash")
 
 
-def lines(ledger: Ledger, name: Name) -> Iterator[str]:
+def lines(ledger: Reader, name: Name) -> Iterator[str]:
     """An account's events in order, one line of JSON each; InputError where it is not."""
     after = 0
     while page := ledger.events(name, after, _PAGE):
@@ -180,7 +181,7 @@ STATEMENTS: Mapping[str, Any] = {
 }
 
 
-def report(ledger: Ledger, name: Name) -> dict[str, Any]:
+def report(ledger: Reader, name: Name) -> dict[str, Any]:
     """What others need to judge an account, as JSON can hold it.
 
     The fields of NIST SP 800-226 (2025) and of the registry of deployments

@@ -18,9 +18,9 @@ from dpbitfit import accounting
 from dpbitfit.accounting import Bound, Counts, merged
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import budget, rows, schema
-from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account, Holdings
 from dpbitfit.ledger.events import Held, canonical, counts_from_text, counts_to_text
+from dpbitfit.ledger.reading import Reader
 from dpbitfit.renyi import quick_epsilons
 
 CURVE_DELTAS = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-2)
@@ -87,7 +87,7 @@ class RunStanding:
     rounds_left: int | None
 
 
-def standing(ledger: Ledger, account: Account) -> Standing:
+def standing(ledger: Reader, account: Account) -> Standing:
     """The smallest valid figures of one account: seconds when new, else remembered.
 
     Raises AccountingError as ``accounting.epsilon`` does.
@@ -96,7 +96,7 @@ def standing(ledger: Ledger, account: Account) -> Standing:
     return derive(account, holdings, partial(remembered, ledger))
 
 
-def standings(ledger: Ledger) -> list[Standing]:
+def standings(ledger: Reader) -> list[Standing]:
     """Both figures of every account at once, by name.
 
     Remembered ones where there are any; else quick upper bounds, whose
@@ -126,7 +126,7 @@ def quick(bags: Sequence[Counts], delta: float) -> list[Bound]:
     ]
 
 
-def recomputed(ledger: Ledger, account: Account, held: Holdings) -> Standing:
+def recomputed(ledger: Reader, account: Account, held: Holdings) -> Standing:
     """Both figures from an account's counts alone; ``held`` is what its events add up to.
 
     Raises LedgerError where another figure was remembered for the same counts.
@@ -147,7 +147,7 @@ def recomputed(ledger: Ledger, account: Account, held: Holdings) -> Standing:
     return derive(account, held, afresh)
 
 
-def curve(ledger: Ledger, account: Account) -> list[Bound]:
+def curve(ledger: Reader, account: Account) -> list[Bound]:
     """The guaranteed epsilon at a handful of deltas, the account's own among them."""
     holdings = ledger.holdings([account.id])[account.id]
     epsilon = partial(remembered, ledger)
@@ -157,7 +157,7 @@ def curve(ledger: Ledger, account: Account) -> list[Bound]:
     ]
 
 
-def run_standings(ledger: Ledger, account: Account) -> list[RunStanding]:
+def run_standings(ledger: Reader, account: Account) -> list[RunStanding]:
     """Every run that was approved for an account, by name, and what it has left."""
     holdings = ledger.holdings([account.id])[account.id]
     table, rounds = schema.allotment, schema.reservation
@@ -172,7 +172,7 @@ def run_standings(ledger: Ledger, account: Account) -> list[RunStanding]:
     return [_run_standing(row, holdings, steps.get(row.run, ())) for row in runs]
 
 
-def remembered(ledger: Ledger, counts: Counts, delta: float) -> Bound:
+def remembered(ledger: Reader, counts: Counts, delta: float) -> Bound:
     """``accounting.epsilon``, computed once for each installed version of the accountants."""
     place = (counts, delta)
     with ledger.database.read() as connection:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from dpbitfit.accounting import Bound, Mechanism
 from dpbitfit.errors import AccountingError
-from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account, approve, fitting_noise
+from dpbitfit.ledger.reading import Reader
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Forecast:
 
 
 def forecast(
-    ledger: Ledger, account: Account, sampling_rate: float, steps: int, noise_multiplier: float = 0
+    ledger: Reader, account: Account, sampling_rate: float, steps: int, noise_multiplier: float = 0
 ) -> Forecast:
     """Forecast a plan of so many steps; a noise multiplier of 0 asks only what fits.
 

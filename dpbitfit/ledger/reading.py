@@ -1,24 +1,26 @@
 """Asking the ledger: accounts, what they hold, rounds, answers and events."""
 
-import os
 from collections.abc import Collection
 
 import sqlalchemy as sa
 
 from dpbitfit.accounting import Mechanism
-from dpbitfit.errors import InputError, LedgerError
-from dpbitfit.ledger import outbox, rows, schema
+from dpbitfit.errors import InputError
+from dpbitfit.ledger import identity, outbox, rows, schema
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import WAIT_SECONDS, Database
 from dpbitfit.ledger.events import Event, Held, Name, Tally
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.ledger.rows import Reservation
 from dpbitfit.ledger.verify import verify
-from dpbitfit.signing import Signer
 
 
 class Reader:
-    """What a ledger in a database says. Every answer is one consistent view."""
+    """What a ledger in a database says, without the key that signs for it.
+
+    Every answer is one consistent view. ``id`` is the ledger's public key, by which
+    the other side knows it. See ``Database`` for the arguments and the errors.
+    """
 
     def __init__(
         self,
@@ -28,12 +30,9 @@ class Reader:
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self.database = Database(url, create, readonly, wait_seconds=wait_seconds)
-        self.signer = self._identify(create)
-
-    @property
-    def id(self) -> str:
-        """The ledger's public key, by which the other side knows it."""
-        return self.signer.public
+        if create:
+            identity.make(self.database)
+        self.id = identity.read_public(self.database)
 
     def account(self, name: Name) -> Account:
         """The account of that name; InputError where there is none."""
@@ -113,17 +112,3 @@ class Reader:
         """
         with self.database.read() as connection:
             return verify(connection, account.name)
-
-    def _identify(self, create: bool) -> Signer:
-        chosen = sa.select(schema.identity.c.seed)
-        with self.database.read() as connection:
-            seeds = connection.scalars(chosen).all()
-        if not seeds and create:
-            with self.database.write() as connection:
-                seeds = connection.scalars(chosen).all()
-                if not seeds:
-                    seeds = [os.urandom(32).hex()]
-                    connection.execute(sa.insert(schema.identity).values(seed=seeds[0]))
-        if len(seeds) != 1:
-            raise LedgerError(f"{self.database}: it does not say which ledger it is")
-        return Signer.from_hex(seeds[0])

@@ -21,14 +21,17 @@ from sqlalchemy import (
 )
 
 # The newest migration; a database that names another one is not written to.
-REVISION = "0001"
+REVISION = "0002"
 VERSION_TABLE = "dpbitfit_ledger_version"
 NUMBER_LENGTH = 64  # of a privacy parameter in canonical decimal text
 
 metadata = MetaData()
 
-# Which ledger this is: one row. The public half of the seed names it to others.
-identity = Table("identity", metadata, Column("seed", String(64), primary_key=True))
+# Which ledger this is: one row, the public key that names it to others.
+identity = Table("identity", metadata, Column("public", String(64), primary_key=True))
+
+# The seed of that key: one row, for nobody but who signs in the ledger's name.
+signing_key = Table("signing_key", metadata, Column("seed", String(64), primary_key=True))
 
 # Whose records: every run on the same records, of whatever project, is one account.
 account = Table(

@@ -33,15 +33,29 @@ class Server:
 
     def empty(self) -> str:
         """The URL of a database without tables; whoever still used it is cut off."""
-        at = f"host={self._folder} user=ledger dbname=postgres"
-        with psycopg.connect(at, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-            )
-            connection.execute("DROP SCHEMA public CASCADE")
-            connection.execute("CREATE SCHEMA public")
-        return f"postgresql://ledger@/postgres?host={self._folder}"
+        self.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        return self._url("ledger")
+
+    def execute(self, statements: str) -> None:
+        """Run statements as the tables' owner, who may do everything."""
+        with psycopg.connect(self._url("ledger"), autocommit=True) as connection:
+            connection.execute(statements.encode())
+
+    @contextmanager
+    def user(self, name: str, statements: str) -> Iterator[str]:
+        """The database's URL for a user whom the statements make; gone with the block."""
+        self.execute(statements)
+        try:
+            yield self._url(name)
+        finally:
+            self.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+    def _url(self, user: str) -> str:
+        return f"postgresql://{user}@/postgres?host={self._folder}"
 
 
 @contextmanager

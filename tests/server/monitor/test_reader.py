@@ -310,7 +310,8 @@ def test_a_ledger_that_is_migrated_is_not_read_as_it_was(
         with pytest.raises(LedgerError, match="newer version"):
             reader.overview(fresh=True)
     with ledger.database.write() as connection:
-        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0001'")
+        change = f"UPDATE {schema.VERSION_TABLE} SET version_num = '{schema.REVISION}'"
+        connection.exec_driver_sql(change)
     assert view(reader).rounds_left == 6
 
 

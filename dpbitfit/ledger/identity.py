@@ -1,0 +1,55 @@
+"""Which ledger this is: a public key for everybody, and a seed for whoever signs in its name.
+
+They lie in two tables, so that a database's user may read the one without the other.
+"""
+
+import os
+
+import sqlalchemy as sa
+
+from dpbitfit.errors import LedgerError
+from dpbitfit.ledger import schema
+from dpbitfit.ledger.database import Database
+from dpbitfit.signing import Signer
+
+
+def make(database: Database) -> None:
+    """Give a new ledger its key; one that has any part of a key keeps what it has."""
+    with database.write() as connection:
+        for table in (schema.identity, schema.signing_key):
+            if connection.execute(sa.select(table)).first():
+                return
+        seed = os.urandom(32).hex()
+        connection.execute(sa.insert(schema.signing_key).values(seed=seed))
+        connection.execute(sa.insert(schema.identity).values(public=signer_of(seed).public))
+
+
+def read_public(database: Database) -> str:
+    """The public key, without a look at the seed; LedgerError where there is not one."""
+    with database.read() as connection:
+        found: list[str] = [*connection.scalars(sa.select(schema.identity.c.public))]
+    if len(found) != 1:
+        raise LedgerError(f"{database}: it does not say which ledger it is")
+    return found[0]
+
+
+def read_signer(database: Database, public: str) -> Signer:
+    """Who signs for ``public``; LedgerError where the seed is missing, damaged or another's."""
+    with database.read() as connection:
+        seeds: list[str] = [*connection.scalars(sa.select(schema.signing_key.c.seed))]
+    signers = [signer_of(seed) for seed in seeds]
+    if [one.public for one in signers] != [public]:
+        raise LedgerError(
+            f"{database}: its signing key is missing or not that of its id: it may only be read"
+        )
+    return signers[0]
+
+
+def signer_of(seed: str) -> Signer:
+    """The signer of a seed as it is kept; LedgerError where that is damaged."""
+    try:
+        return Signer.from_hex(seed)
+    except ValueError as error:
+        raise LedgerError(
+            "the ledger's signing key is damaged: restore a backup, then settle it"
+        ) from error
