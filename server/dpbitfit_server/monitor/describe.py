@@ -65,6 +65,8 @@ def detail(one: AccountDetail) -> dict[str, Any]:
         ],
         "curve": figures.describe_bounds(one.curve),
         "runs": [figures.describe_run(run) for run in one.runs],
+        "decisions": [vars(each) for each in one.decisions],
+        "witnesses": [vars(each) for each in one.witnesses],
         "reserved": [{**vars(each), "since": time(each.since)} for each in one.open_rounds],
     }
 

@@ -30,6 +30,7 @@ from dpbitfit_server.monitor.views import (
     AccountView,
     Overview,
     UnreadableAccount,
+    Witness,
     is_exact,
     plain_sentence,
     threshold,
@@ -41,6 +42,7 @@ SILENT_AFTER = timedelta(hours=24)
 ORPHAN_AFTER = timedelta(hours=4)  # four times the longest that a round waits by default
 MOST_EVENTS = 1000  # of one page
 MOST_FORECAST_STEPS = 10**6
+_DECISIONS = ("open", "budget", "rebase")
 
 
 class UnknownAccount(InputError):
@@ -104,7 +106,7 @@ class Reader:
         with self._opened() as ledger:
             with ledger.database.read() as connection:
                 account, holdings, events = self._verified(connection, name)
-                drift = _drifts(connection).get(account.id, "")
+                witnesses = _witnesses(connection, account.id)
             runs = figures.run_standings(ledger, account)
         trace = Trace()
         for event in events:
@@ -112,13 +114,22 @@ class Reader:
         try:
             exact = self._is_exact(account, holdings)
             standing = figures.derive(account, holdings, self._urgently)
+            drift = next((one.drift for one in witnesses if one.drift), "")
             view = self._view(standing, exact, trace, holdings, drift, self._now())
             curve = series.curve(account, holdings, self._urgently)
             accrued = series.accrued(events, account.delta, self._urgently)
         except AccountingError as error:
             raise DamagedAccount(f"account {name}: {error}") from error
-        open_rounds = tuple(trace.open.values())
-        return AccountDetail(view, plain_sentence(view), accrued, curve, tuple(runs), open_rounds)
+        return AccountDetail(
+            view=view,
+            sentence=plain_sentence(view),
+            series=accrued,
+            curve=curve,
+            runs=tuple(runs),
+            open_rounds=tuple(trace.open.values()),
+            decisions=tuple(event for event in events if event.kind in _DECISIONS),
+            witnesses=witnesses,
+        )
 
     def events(self, name: Name, after: int = 0, most: int = MOST_EVENTS) -> list[Event]:
         """An account's events in order, from the one behind ``after``, as they are written.
@@ -280,6 +291,13 @@ def _drifts(connection: sa.Connection) -> Mapping[int, str]:
     table = schema.peer.c
     chosen = sa.select(table.account_id, table.drift).where(table.drift != "")
     return {row.account_id: row.drift for row in connection.execute(chosen)}
+
+
+def _witnesses(connection: sa.Connection, account_id: int) -> tuple[Witness, ...]:
+    table = schema.peer.c
+    chosen = sa.select(table.ledger, table.sequence, table.head, table.drift)
+    chosen = chosen.where(table.account_id == account_id).order_by(table.ledger)
+    return tuple(Witness(*row) for row in connection.execute(chosen))
 
 
 def _rounds_left(trace: Trace, holdings: Holdings) -> int | None:

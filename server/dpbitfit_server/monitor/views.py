@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from dpbitfit.accounting import Bound
 from dpbitfit.ledger import Name
+from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.export import STATEMENTS
 from dpbitfit.ledger.figures import QUICK, Figure, RunStanding
 from dpbitfit_server.monitor.trace import OpenRound
@@ -141,11 +142,26 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Witness:
+    """Where another ledger last said, signed, that it stood on an account.
+
+    ``ledger`` is its public key, ``sequence`` and ``head`` its own last event then;
+    ``drift`` how it disagrees with this ledger, or "".
+    """
+
+    ledger: str
+    sequence: int
+    head: str
+    drift: str
+
+
+@dataclass(frozen=True)
 class AccountDetail:
     """All about one account, whose whole chain of events was verified for it.
 
     ``series`` rises over its committed rounds, thinned out where they are many;
-    ``curve`` is the guaranteed epsilon over delta.
+    ``curve`` is the guaranteed epsilon over delta. ``decisions`` are the events that
+    somebody answers for: opened, another budget, figures taken over.
     """
 
     view: AccountView
@@ -154,6 +170,8 @@ class AccountDetail:
     curve: tuple[Bound, ...]
     runs: tuple[RunStanding, ...]
     open_rounds: tuple[OpenRound, ...]
+    decisions: tuple[Event, ...]
+    witnesses: tuple[Witness, ...]
 
 
 def threshold(ratio: float) -> float:

@@ -98,6 +98,31 @@ def test_a_site_from_its_events(
     assert reader.overview().ledger in paper
 
 
+def test_an_audit_tells_who_decided_what_and_where_the_sites_ledger_stood(
+    north: Account, ledger: Ledger, page: TestClient
+) -> None:
+    assert "No ledger of the site has told its position yet" in words(page, NORTH)
+    peer = {"ledger": "b" * 64, "coordinator": "c" * 64, "sequence": 1234, "head": "d" * 64}
+    with ledger.database.write() as connection:
+        told = {**peer, "account_id": north.id, "spent": "[]", "drift": ""}
+        connection.execute(sa.insert(schema.peer).values(**told))
+    ledger.set_budget(NAME, 6.5, "agreed with the board")
+    for path in (NORTH, f"{NORTH}/report"):
+        text = words(page, path)
+        audit = text[text.index("Audit") :]
+        for said in (f"Ledger {'b' * 64} last signed", "event 1,234", "d" * 64):
+            assert said in audit
+        decisions = audit[audit.index("Decisions") :]
+        assert decisions.index("account opened") < decisions.index("budget changed")
+        assert "budget 6.5 delta 0.00001 reason agreed with the board" in decisions
+    assert "round asked for" not in decisions
+    exported = page.get(f"{NORTH}/export.json").json()
+    assert [one["kind"] for one in exported["decisions"]] == ["open", "budget"]
+    assert exported["witnesses"] == [
+        {"ledger": "b" * 64, "sequence": 1234, "head": "d" * 64, "drift": ""}
+    ]
+
+
 def test_events_by_pages_newest_first(ledger: Ledger, page: TestClient) -> None:
     made = account(ledger)
     ledger.allot(NAME, "one", "plan", steps(100))

@@ -152,6 +152,7 @@ class Pages:
             "detail": detail,
             "view": detail.view,
             "at": datetime.now(UTC),
+            "decisions": [words.event_line(event) for event in detail.decisions],
             "charts": (charts.epsilon_over_rounds(detail), charts.epsilon_over_delta(detail)),
             "certificates": [one for one in certificates if site in (one.subject, one.file[:-4])],
             "shown_runs": {one.run for one in self._monitor.runs()},
