@@ -14,7 +14,8 @@ from dpbitfit_server.monitor.certificates import read_certificates
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.page.access import Tokens, make_token
 from dpbitfit_server.monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Reader
-from dpbitfit_server.monitor.serve import Address, Serving, Tls, serve_until_signalled
+from dpbitfit_server.monitor.serve import Address, Serving, serve_until_signalled
+from dpbitfit_server.monitor.tls import Tls
 from dpbitfit_server.monitor.webhook import Webhook, read_secret
 
 _HOUR = timedelta(hours=1)

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from logging import getLogger
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import uvicorn
@@ -22,6 +21,7 @@ from dpbitfit_server.monitor.generated.monitor_pb2_grpc import add_MonitorServic
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.page.access import Tokens
 from dpbitfit_server.monitor.service import NAME, Service, TokenInterceptor
+from dpbitfit_server.monitor.tls import Tls
 from dpbitfit_server.monitor.web import Protocol, make_app
 from dpbitfit_server.monitor.webhook import Webhook, is_loopback
 
@@ -48,29 +48,6 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Tls:
-    """PEM files: the server's certificate and key, and who signs its clients' certificates."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path
-
-    def for_grpc(self) -> grpc.ServerCredentials:
-        """Credentials that ask every client for a certificate."""
-        pair = (self.key.read_bytes(), self.certificate.read_bytes())
-        roots = self.client_ca.read_bytes()
-        return grpc.ssl_server_credentials([pair], roots, require_client_auth=True)
-
-    def check(self) -> None:
-        """InputError for files that are no certificate and key."""
-        try:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
-            context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(f"certificate, key or authority cannot be used: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -175,15 +152,20 @@ async def _http(
         ssl_ca_certs=str(tls.client_ca) if tls else None,
         ssl_cert_reqs=ssl.CERT_OPTIONAL,
     )
+    config.load()
     _log.info("HTTP at %s", serving.http._replace(port=listening.getsockname()[1]))
     server = _HttpServer(config)
     running = asyncio.create_task(server.serve(sockets=[listening]))
-    stopping = asyncio.create_task(stop.wait())
+    others: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+    if tls and config.ssl:
+        others.append(asyncio.create_task(tls.keep_renewed(config.ssl)))
     try:
-        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([running, *others], return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.set()
         server.should_exit = True
+        for other in others:
+            other.cancel()
         await running
 
 

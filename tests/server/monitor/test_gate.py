@@ -10,7 +10,7 @@ import pytest
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.page import access, gate
 from dpbitfit_server.monitor.page.pages import Pages
-from dpbitfit_server.monitor.serve import Tls
+from dpbitfit_server.monitor.tls import Tls
 from dpbitfit_server.monitor.web import make_app
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

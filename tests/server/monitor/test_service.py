@@ -15,7 +15,8 @@ from dpbitfit_server.monitor.client import MonitorClient
 from dpbitfit_server.monitor.generated import monitor_pb2 as pb
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.reader import Reader
-from dpbitfit_server.monitor.serve import Address, Serving, Tls
+from dpbitfit_server.monitor.serve import Address, Serving
+from dpbitfit_server.monitor.tls import Tls
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.reader import Reader
-from dpbitfit_server.monitor.serve import Serving, Tls
+from dpbitfit_server.monitor.serve import Serving
+from dpbitfit_server.monitor.tls import Tls
 from dpbitfit_server.monitor.web import make_app
 
 from dpbitfit.ledger import Account, Ledger, schema
