@@ -8,7 +8,7 @@ A real ``dpbitfit monitor serve``, pinned to one core, on SQLite and PostgreSQL;
 while nothing happens, then while another process reserves and commits a round of
 every account again and again, so that every look finds all accounts changed.
 The page is asked for by somebody who has signed in. ``--soak`` goes on asking and
-writing for so many minutes and tells the memory after each. The peer is the same overview made
+writing for so many minutes and tells the memory in each. The peer is the same overview made
 anew from the ledger each time, as ``dpbitfit ledger accounts`` makes it.
 """
 
@@ -145,14 +145,16 @@ def line_of(number: int) -> dict[str, object]:
 
 
 def soak(of: Served, minutes: int) -> dict[str, float]:
-    used = {}
+    found = {}
     for minute in range(1, minutes + 1):
-        end = time.monotonic() + 60
+        end, used = time.monotonic() + 60, []
         while time.monotonic() < end:
             asked(of, 1)
-        used[f"memory after {minute} minutes, MB"] = of.process.memory_info().rss / 1e6
-        print(f"{minute} of {minutes} minutes: {list(used.values())[-1]:.0f} MB", file=sys.stderr)
-    return used
+            used.append(of.process.memory_info().rss / 1e6)
+        found[f"memory in minute {minute}, median, MB"] = statistics.median(used)
+        found[f"memory in minute {minute}, most, MB"] = max(used)
+        print(f"{minute} of {minutes}: {statistics.median(used):.0f} MB", file=sys.stderr)
+    return found
 
 
 def measure(
