@@ -110,7 +110,7 @@ def test_an_audit_tells_who_decided_what_and_where_the_sites_ledger_stood(
     for path in (NORTH, f"{NORTH}/report"):
         text = words(page, path)
         audit = text[text.index("Audit") :]
-        for said in (f"Ledger {'b' * 64} last signed", "event 1,234", "d" * 64):
+        for said in (f"The site's ledger {'b' * 64} last signed", "event 1,234", "d" * 64):
             assert said in audit
         decisions = audit[audit.index("Decisions") :]
         assert decisions.index("account opened") < decisions.index("budget changed")
