@@ -4,12 +4,10 @@ Both are valid; a bound whose accountant is ``figures.QUICK`` is the loose one.
 The smallest takes about a second of computing, so it is made where nobody waits.
 """
 
-import ctypes
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TypeVar
 
 from dpbitfit import accounting
@@ -20,7 +18,6 @@ from dpbitfit.ledger import figures
 Place = tuple[Counts, float]
 Value = TypeVar("Value")
 
-_M_MMAP_THRESHOLD = -3  # of mallopt(3)
 _MOST = 65536  # bounds that are remembered, and bags that wait
 
 
@@ -86,23 +83,12 @@ class Bounds:
 
     def refine_until(self, stop: threading.Event) -> None:
         """Refine whatever comes to wait, until ``stop`` is set; half of the time at most."""
-        _give_memory_back()
         while not stop.is_set():
             began = time.monotonic()
             if self.refine():
                 stop.wait(time.monotonic() - began)
             else:
                 self._news.wait(0.5)
-
-
-def _give_memory_back() -> None:
-    """Have big arrays mapped one by one, where the C library knows how.
-
-    The accountants' are of ever other sizes; on the heap they leave holes, and the
-    process grows for as long as it refines.
-    """
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _remember(kept: OrderedDict[Place, Value], place: Place, value: Value) -> None:

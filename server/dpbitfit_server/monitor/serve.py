@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit_server.monitor.generated.monitor_pb2_grpc import add_MonitorServicer_to_server
+from dpbitfit_server.monitor.heap import keep_small
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.page.access import Tokens
 from dpbitfit_server.monitor.service import NAME, Service, TokenInterceptor
@@ -76,6 +77,7 @@ class Serving:
 
 async def serve_until_signalled(monitor: Monitor, serving: Serving) -> None:
     """Serve until SIGTERM or SIGINT."""
+    keep_small()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
