@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dpbitfit.errors import InputError
+from dpbitfit_client.trusted import check_folder
 
 MOST_CONNECTIONS = 32
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -54,7 +55,7 @@ class Door:
         return self._group.gr_gid in os.getgrouplist(user.pw_name, user.pw_gid)
 
     def _listen(self) -> socket.socket:
-        _check_folder(self._path.parent)
+        check_folder(self._path.parent)  # else they could put a socket of their own in its place
         if self._path.is_socket():
             with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
                 probe.connect(str(self._path))
@@ -119,15 +120,3 @@ def _group(name: str) -> grp.struct_group:
         return grp.getgrnam(name)
     except KeyError as error:
         raise InputError(f"there is no Unix group {name!r}: make it, or name another") from error
-
-
-def _check_folder(folder: Path) -> None:
-    """Who may write to the folder could put a socket of their own in the guard's place."""
-    try:
-        found = folder.stat()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be used ({error.strerror})") from error
-    if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
-        raise InputError(
-            f"{folder}: others may write here: give it a folder that only it may write"
-        )
