@@ -35,12 +35,13 @@ class Door:
         self._open = 0
         self._socket = self._listen()
         self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="door", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop listening, and end every connection."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
         self._path.unlink(missing_ok=True)
 
@@ -78,16 +79,13 @@ class Door:
         return listening
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        start = asyncio.start_unix_server(self._pass_on, sock=self._socket)
-        server = self._loop.run_until_complete(start)
-        self._loop.run_forever()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # ends what is left, too
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_unix_server(self._pass_on, sock=self._socket)
+        await self._closing.wait()
         server.close()
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        self._loop.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its credentials to its end."""

@@ -59,6 +59,13 @@ def test_bytes_pass_both_ways(folder: Path, behind: socket.socket) -> None:
     assert not (folder / "outer").exists()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_door_that_is_closed_at_once_ends_quietly(folder: Path, behind: socket.socket) -> None:
+    for _ in range(20):
+        opened(folder).close()
+    assert not (folder / "outer").exists()
+
+
 def test_only_the_group_may_open_it(folder: Path, behind: socket.socket) -> None:
     made = opened(folder)
     found = (folder / "outer").stat()
