@@ -73,6 +73,19 @@ def test_only_the_group_may_open_it(folder: Path, behind: socket.socket) -> None
     made.close()
 
 
+def test_nobody_may_open_it_before_it_has_its_group(
+    folder: Path, behind: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    monkeypatch.setattr(os, "chown", lambda path, *_: modes.append(path.stat().st_mode & 0o777))
+    before = os.umask(0)
+    try:
+        opened(folder).close()
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+
+
 def test_the_kernel_is_asked_who_comes(
     folder: Path, behind: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
