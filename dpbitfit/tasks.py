@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +26,8 @@ from dpbitfit.tables import Examples
 from dpbitfit.training import micro_batches
 
 _EVALUATION_TOKENS = 8192
+
+Progress = Callable[[int, int], None]
 # Public synthetic texts of different lengths for the check at attach time.
 _PROBES = (
     "the card has not come",
@@ -157,18 +159,23 @@ class TextTask:
         """The examples, tokenised once."""
         return TextRecords(self, examples)
 
-    def logits(self, records: "TextRecords") -> Tensor:
-        """Logits [n, K]."""
-        tokens = records.tokens
+    def logits(self, records: "TextRecords", progress: Progress | None = None) -> Tensor:
+        """Logits [n, K]; ``progress`` is told of each batch, and may end it."""
+        tokens, done = records.tokens, 0
         found = torch.empty((len(tokens), len(self.labels)))
         with torch.no_grad():
             for batch in micro_batches(range(len(tokens)), records.lengths, _EVALUATION_TOKENS):
                 found[batch] = self.model(**self._pad([tokens[i] for i in batch])).cpu()
+                done += len(batch)
+                if progress is not None:
+                    progress(done, len(tokens))
         return found
 
-    def score(self, records: "TextRecords") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def score(
+        self, records: "TextRecords", progress: Progress | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """For each record [n]: 1 where the best label is right, else 0; and its cross-entropy."""
-        logits = self.logits(records)
+        logits = self.logits(records, progress)
         correct = (logits.argmax(dim=1) == records.labels).double()
         losses = functional.cross_entropy(logits, records.labels, reduction="none").double()
         return correct.numpy(), losses.numpy()

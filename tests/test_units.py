@@ -1,7 +1,9 @@
-"""The systemd units: what they run exists and knows its options, and each is shut in."""
+"""The systemd units: settings and options are known, and each process is kept from the others."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,20 +16,47 @@ from dpbitfit.cli import app
 from tests.conftest import ROOT
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
-SHUT_IN = {
-    "ProtectSystem": "strict",
-    "ProtectHome": "yes",
-    "ProtectProc": "invisible",
-    "NoNewPrivileges": "yes",
-    "CapabilityBoundingSet": "",
-    "UMask": "0077",
+# By the names that systemd has for what it looks at.
+KEPT = {
+    "User=/DynamicUser=",
+    "UMask=",
+    "ProtectProc=",
+    "ProtectSystem=",
+    "PrivateTmp=",
+    "NoNewPrivileges=",
+    "CapabilityBoundingSet=~CAP_SYS_PTRACE",
 }
 
+each_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 
-def settings(unit: Path) -> dict[str, str]:
-    """The last value of each setting."""
+
+def analyze(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    analyzer = shutil.which("systemd-analyze")
+    if analyzer is None:
+        pytest.skip("no systemd-analyze: it is in Debian's package systemd")
+    return subprocess.run([analyzer, *words], capture_output=True, text=True)
+
+
+@each_unit
+def test_systemd_knows_every_setting(unit: Path) -> None:
+    said = analyze("verify", unit).stderr.splitlines()
+    elsewhere = "is not executable: No such file or directory"  # the programs are at a site
+    assert [line for line in said if not line.endswith(elsewhere)] == []
+
+
+@each_unit
+def test_a_process_sees_and_may_do_only_its_own(unit: Path) -> None:
+    done = analyze("security", "--offline=true", "--json=short", unit)
+    kept = {one["name"] for one in json.loads(done.stdout) if one["set"]}
+    assert KEPT - kept == set()
+    assert ("PrivateNetwork=" in kept) == (unit.stem == "dpbitfit-guard")
+
+
+def started(unit: Path) -> list[str]:
+    """The words of the command that a unit runs."""
     text = re.sub(r"\\\n\s*", "", unit.read_text())
-    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    (command,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    return shlex.split(command)
 
 
 def known_options(words: list[str]) -> set[str]:
@@ -49,16 +78,9 @@ def known_options(words: list[str]) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts}
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+@each_unit
 def test_what_a_unit_runs_knows_its_options(unit: Path) -> None:
-    words = shlex.split(settings(unit)["ExecStart"])
+    words = started(unit)
     used = {word for word in words if word.startswith("--")}
     assert used
     assert used <= known_options(words)
-
-
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_a_unit_is_shut_in_and_nobodys_root(unit: Path) -> None:
-    told = settings(unit)
-    assert {name: told.get(name) for name in SHUT_IN} == SHUT_IN
-    assert told["User"].startswith("dpbitfit-")

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dpbitfit.errors import InputError
+from dpbitfit_client.trusted import check_folder
 
 MOST_CONNECTIONS = 32
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -34,12 +35,13 @@ class Door:
         self._open = 0
         self._socket = self._listen()
         self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="door", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop listening, and end every connection."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
         self._path.unlink(missing_ok=True)
 
@@ -54,7 +56,7 @@ class Door:
         return self._group.gr_gid in os.getgrouplist(user.pw_name, user.pw_gid)
 
     def _listen(self) -> socket.socket:
-        _check_folder(self._path.parent)
+        check_folder(self._path.parent)  # else they could put a socket of their own in its place
         if self._path.is_socket():
             with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
                 probe.connect(str(self._path))
@@ -77,16 +79,13 @@ class Door:
         return listening
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        start = asyncio.start_unix_server(self._pass_on, sock=self._socket)
-        server = self._loop.run_until_complete(start)
-        self._loop.run_forever()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # ends what is left, too
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_unix_server(self._pass_on, sock=self._socket)
+        await self._closing.wait()
         server.close()
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        self._loop.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its credentials to its end."""
@@ -119,15 +118,3 @@ def _group(name: str) -> grp.struct_group:
         return grp.getgrnam(name)
     except KeyError as error:
         raise InputError(f"there is no Unix group {name!r}: make it, or name another") from error
-
-
-def _check_folder(folder: Path) -> None:
-    """Who may write to the folder could put a socket of their own in the guard's place."""
-    try:
-        found = folder.stat()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be used ({error.strerror})") from error
-    if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
-        raise InputError(
-            f"{folder}: others may write here: give it a folder that only it may write"
-        )

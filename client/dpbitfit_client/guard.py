@@ -34,6 +34,7 @@ from dpbitfit.ledger import Account, Ledger, Name, exchange, figures
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
 from dpbitfit.tables import Examples, read_examples, read_labels
+from dpbitfit.tasks import Progress
 from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.message import Refused
@@ -41,7 +42,7 @@ from dpbitfit_client.policy import Dataset, Evaluation, Policy
 from dpbitfit_client.request import Request, read_question
 from dpbitfit_client.room import Room, Rooms
 from dpbitfit_client.turn import Turn
-from dpbitfit_client.work import Measuring, Progress, Round_co, Training, Work
+from dpbitfit_client.work import Measuring, Round_co, Training, Work
 
 WAIT_SECONDS = 600  # for a round that this process or another one of the site still trains
 
@@ -50,6 +51,10 @@ def read_part(dataset: Dataset, part: Dataset | Evaluation) -> Examples:
     """A data set's records, for training or for evaluation; InputError where they are unusable."""
     columns = (dataset.text_column, dataset.label_column, read_labels(dataset.labels))
     return read_examples(part.source, *columns, part.unit_column)
+
+
+def go_on(_done: int, _of: int) -> None:
+    """Progress that ends nothing."""
 
 
 class Guard:
@@ -93,9 +98,7 @@ class Guard:
             message.sign(self.ledger.signer, reply)
         return reply
 
-    def train(
-        self, asked: pb.RoundRequest, progress: Progress = lambda done, of: None
-    ) -> pb.TrainReply:
+    def train(self, asked: pb.RoundRequest, progress: Progress = go_on) -> pb.TrainReply:
         """One round of a plan, trained once: asked again, it is the same bytes.
 
         ``progress`` is told of each step; what it raises ends the round, which
@@ -103,9 +106,12 @@ class Guard:
         """
         return self._round(asked, Training(progress))
 
-    def evaluate(self, asked: pb.RoundRequest) -> pb.EvaluateReply:
-        """A plan's metrics on records kept for that, noised and charged. Raises Refused."""
-        return self._round(asked, Measuring())
+    def evaluate(self, asked: pb.RoundRequest, progress: Progress = go_on) -> pb.EvaluateReply:
+        """A plan's metrics on records kept for that, noised and charged.
+
+        ``progress`` is told of each batch, as for a round. Raises Refused.
+        """
+        return self._round(asked, Measuring(progress))
 
     def status(self) -> pb.StatusReply:
         """Whether the guard is at work, and on behalf of which site."""

@@ -31,6 +31,7 @@ from dpbitfit.errors import (
     ModelError,
     ProtocolError,
 )
+from dpbitfit.tasks import Progress
 from dpbitfit_client.door import Door
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.generated.guard_pb2_grpc import GuardServicer, add_GuardServicer_to_server
@@ -83,21 +84,27 @@ class Service(GuardServicer):
 
     def Train(self, asked: pb.RoundRequest, context: grpc.ServicerContext) -> pb.TrainReply:
         """One round of a plan."""
-        last = time.monotonic() + self._site.round_seconds
-
-        def go_on(_done: int, _of: int) -> None:
-            if not context.is_active() or time.monotonic() > last:
-                raise Cancelled("nobody waits for this round")
-
+        go_on = self._patience(context)
         return self._answered(context, lambda: self._guard.train(asked, go_on))
 
     def Evaluate(self, asked: pb.RoundRequest, context: grpc.ServicerContext) -> pb.EvaluateReply:
         """One measurement."""
-        return self._answered(context, lambda: self._guard.evaluate(asked))
+        go_on = self._patience(context)
+        return self._answered(context, lambda: self._guard.evaluate(asked, go_on))
 
     def Status(self, asked: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
         """Whether the guard is at work."""
         return self._guard.status()
+
+    def _patience(self, context: grpc.ServicerContext) -> Progress:
+        """Progress that ends what nobody waits for, or what takes longer than the policy says."""
+        last = time.monotonic() + self._site.round_seconds
+
+        def go_on(_done: int, _of: int) -> None:
+            if not context.is_active() or time.monotonic() > last:
+                raise Cancelled("nobody waits for this")
+
+        return go_on
 
     def _answered(self, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
         if (context.time_remaining() or math.inf) > LONGEST_SECONDS:

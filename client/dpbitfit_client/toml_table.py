@@ -7,8 +7,6 @@ then refuses the whole file.
 
 import difflib
 import math
-import os
-import stat
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from dpbitfit.errors import InputError
 from dpbitfit_client.toml_lines import Key, lines_of_keys
+from dpbitfit_client.trusted import check_file
 
 MOST_FAULTS = 10
 MOST_BYTES = 1 << 20
@@ -42,7 +41,7 @@ class Document:
     """A TOML file, and what was found wrong in it so far."""
 
     def __init__(self, path: Path) -> None:
-        """Read it; InputError where it cannot be, or where others may write to it."""
+        """Read it; InputError where it cannot be, or where others could change it."""
         self.path = path
         self._faults: list[tuple[int, str]] = []
         text = _text(path)
@@ -179,16 +178,14 @@ def dotted(key: Key) -> str:
 
 
 def _text(path: Path) -> str:
-    """A file's text, if nobody but its owner could have put other words there."""
+    """A file's text, if nobody but this user and root could have put other words there."""
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            check_file(path, file.fileno())
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "this is no path"
         raise InputError(f"{path}: cannot be read: {reason}") from error
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise InputError(f"{path}: others may write to it: chmod go-w {path}")
     if len(content) > MOST_BYTES:
         raise InputError(f"{path}: is larger than {MOST_BYTES:,} bytes")
     try:

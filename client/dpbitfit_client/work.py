@@ -5,7 +5,6 @@ ledgers, signatures or messages.
 """
 
 import json
-from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from dpbitfit.accounting import Counts, Mechanism, merged
 from dpbitfit.errors import ProtocolError
 from dpbitfit.noise import DiscreteGaussian
 from dpbitfit.plan import Plan
-from dpbitfit.tasks import TextRecords, TextTask
+from dpbitfit.tasks import Progress, TextRecords, TextTask
 from dpbitfit.training import train_round
 from dpbitfit_client import answer
 from dpbitfit_client.generated import guard_pb2 as pb
@@ -26,7 +25,6 @@ from dpbitfit_client.room import Room
 MOST_LOSS = 10.0  # nats, a public constant: each record's loss is cut there
 
 Vector = NDArray[np.float32]
-Progress = Callable[[int, int], None]
 Round_co = TypeVar("Round_co", bound=pb.TrainReply | pb.EvaluateReply, covariant=True)
 
 
@@ -89,9 +87,12 @@ class Training:
 
 
 class Measuring:
-    """A plan's metrics on records that are kept for that."""
+    """A plan's metrics on records that are kept for that; ``progress`` is told of each batch."""
 
     purpose = "evaluate"
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
     def part(self, dataset: Dataset) -> Dataset | Evaluation:
         """The records that are kept for it."""
@@ -101,6 +102,7 @@ class Measuring:
 
     def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
         """One Gaussian mechanism at sampling rate 1 for each metric."""
+        self._progress(0, 1)  # whoever asked may be gone, and nothing is spent
         once = [(Mechanism(sigma, 1.0), 1) for sigma in _chosen(plan, dataset).values()]
         return merged(once), merged((one, plan.evaluations) for one, _ in once)
 
@@ -112,7 +114,7 @@ class Measuring:
         records = room.records(part)
         bias.unpack(room.task.model, room.task.layout, biases)
         found = {
-            name: measure(room.task, records, name, sigma, part.declared_size)
+            name: measure(room.task, records, name, sigma, part.declared_size, self._progress)
             for name, sigma in _chosen(plan, dataset).items()
         }
         return json.dumps(found).encode()
@@ -123,7 +125,12 @@ class Measuring:
 
 
 def measure(
-    task: TextTask, records: TextRecords, metric: str, noise_multiplier: float, declared_size: int
+    task: TextTask,
+    records: TextRecords,
+    metric: str,
+    noise_multiplier: float,
+    declared_size: int,
+    progress: Progress,
 ) -> float:
     """One noised metric: ``accuracy`` from 0 to 1, or ``loss`` in nats.
 
@@ -131,7 +138,7 @@ def measure(
     value is the mean over its records, in [0, 1], so adding or removing a unit
     moves the sum by at most 1; the divisor is a public constant.
     """
-    correct, losses = task.score(records)  # [n], [n]
+    correct, losses = task.score(records, progress)  # [n], [n]
     most = MOST_LOSS if metric == "loss" else 1.0
     values = losses if metric == "loss" else correct
     # Hostile biases can make a loss that is no number: it counts as the largest.

@@ -13,6 +13,11 @@ def held_out() -> dict[str, list[str]]:
     return _read("evaluate")
 
 
+def many_held_out() -> dict[str, list[str]]:
+    """So many that a measurement takes seconds."""
+    return {name: values * 300 for name, values in held_out().items()}
+
+
 def _read(part: str) -> dict[str, list[str]]:
     with Path(os.environ["DPBITFIT_TOUCHED"]).open("a") as file:
         print(part, file=file)

@@ -90,13 +90,14 @@ class Site:
         self.policy.write_text(written(self.values)[0])
         self.policy.chmod(0o600)
 
-    def start(self) -> None:
-        """Start the guard, and wait until it answers."""
+    def start(self, umask: int = -1) -> None:
+        """Start the guard, under this process's umask or another, and wait until it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "serve", "--policy", str(self.policy)],
                 env=self.environment,
                 stderr=log,
+                umask=umask,
             )
         last = time.monotonic() + SECONDS
         while True:

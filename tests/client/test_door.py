@@ -59,11 +59,31 @@ def test_bytes_pass_both_ways(folder: Path, behind: socket.socket) -> None:
     assert not (folder / "outer").exists()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_door_that_is_closed_at_once_ends_quietly(folder: Path, behind: socket.socket) -> None:
+    for _ in range(20):
+        opened(folder).close()
+    assert not (folder / "outer").exists()
+
+
 def test_only_the_group_may_open_it(folder: Path, behind: socket.socket) -> None:
     made = opened(folder)
     found = (folder / "outer").stat()
     assert (found.st_mode & 0o777, found.st_gid) == (0o660, os.getegid())
     made.close()
+
+
+def test_nobody_may_open_it_before_it_has_its_group(
+    folder: Path, behind: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    monkeypatch.setattr(os, "chown", lambda path, *_: modes.append(path.stat().st_mode & 0o777))
+    before = os.umask(0)
+    try:
+        opened(folder).close()
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
 
 
 def test_the_kernel_is_asked_who_comes(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dpbitfit_client import message, work
+from dpbitfit_client.guard import go_on
 from dpbitfit_client.message import Refused
 
 from dpbitfit import statements
@@ -82,6 +83,15 @@ def test_a_plan_measures_as_often_as_it_says_and_the_budget_ends_it(site: Site) 
     assert site.train().update
 
 
+def test_it_works_no_longer_than_the_policy_says(corpus: Path) -> None:
+    """Nor for somebody who is gone; what it has touched by then stays spent."""
+    many = ("datasets", "letters", "evaluation", "loader"), "tests.client.loaders:many_held_out"
+    with served(corpus, (("site", "round-seconds"), 1), many) as site:
+        key = fresh_key()
+        assert refused(site, site.plan(MEASURED), key=key) == "cancelled"
+        assert site.outcome(key) in (("committed", "ended early"), ("void", ""))
+
+
 class Records:
     """Scores that a test chooses, for units that it chooses."""
 
@@ -89,12 +99,12 @@ class Records:
         self.scores = np.array(correct), np.array(losses)
         self.units = [np.array(unit) for unit in units]
 
-    def score(self, _records: object) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, *_: object) -> tuple[np.ndarray, np.ndarray]:
         return self.scores
 
 
 def measured(records: Records, metric: str, sigma: float, size: int) -> float:
-    return work.measure(records, records, metric, sigma, size)  # type: ignore[arg-type]
+    return work.measure(records, records, metric, sigma, size, go_on)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("metric", "most"), [("accuracy", 1.0), ("loss", work.MOST_LOSS)])

@@ -323,6 +323,16 @@ def test_an_unexpected_failure_leaves_as_a_code_only(
     assert site.spent() == {"reserved": 0, "committed": 2}
 
 
+def test_what_a_relay_itself_fails_at_leaves_as_a_code_only(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("letters.csv: my secret diagnosis")
+
+    monkeypatch.setattr("dpbitfit_client.app.guard_of", fail)
+    assert refusal(site.query(PLAN)) == "internal"
+
+
 def test_a_node_without_a_guard_is_refused(run_config: dict[str, Any], tmp_path: Path) -> None:
     config = {**run_config, "site-ledgers": str(tmp_path)}
     node = {"data-path": run_config["data"], "target-epsilon": 8.0, "ledger": "x"}

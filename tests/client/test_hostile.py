@@ -265,6 +265,9 @@ def test_much_text_beside_the_biases_is_refused(site: Site) -> None:
         site.relay().train(asked)
     with pytest.raises(Refused, match="protocol"):
         site.relay().train(site.request(site.plan(), key="\x1b[2J" + fresh_key()))
+    wordy = message.question(site.office.question(replace(site.plan(), metrics="x" * 70_000)))
+    with pytest.raises(Refused, match="protocol"):
+        site.relay().describe(wordy)
 
 
 def test_huge_metadata_and_nonsense_are_refused(site: Site) -> None:

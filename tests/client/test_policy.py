@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
 from dpbitfit.models import resolve_model
 from dpbitfit.plan import Plan
+from tests.client import users
 from tests.client.policies import POLICY, PUBLIC, Key, changed, keys, read, written
 from tests.conftest import ROOT
 
@@ -261,6 +262,30 @@ def test_a_file_that_others_may_write_to_is_refused(file: Path) -> None:
             Policy.read(file)
     file.chmod(0o444)
     Policy.read(file)
+
+
+def test_a_file_in_a_folder_where_others_may_write_is_refused(tmp_path: Path) -> None:
+    """They could put an older one of the owner's in its place; so they could a link."""
+    real, link = tmp_path / "real" / "policy.toml", tmp_path / "linked" / "policy.toml"
+    for folder in (real.parent, link.parent):
+        folder.mkdir()
+    read(real)
+    link.symlink_to(real)
+    for folder in (real.parent, link.parent):
+        Policy.read(link)
+        folder.chmod(0o777)
+        with pytest.raises(InputError, match=f"{folder}: others may write here"):
+            Policy.read(link)
+        folder.chmod(0o755)
+
+
+def test_a_file_that_another_user_owns_is_refused(tmp_path: Path) -> None:
+    """Whatever its mode: who owns it can change that."""
+    file = tmp_path / "policy.toml"
+    read(file)
+    users.give(file, users.STRANGER, 0o400)
+    with pytest.raises(InputError, match=f"another user owns it: chown root {file}"):
+        Policy.read(file)
 
 
 @pytest.mark.parametrize("name", ["absent.toml", "", "a\0b"])

@@ -1,6 +1,5 @@
 """The guard as a process: deadlines, statuses, cancellation, slots, and ends of every kind."""
 
-import os
 import signal
 import threading
 import time
@@ -94,6 +93,14 @@ def test_a_deadline_that_passes_stops_a_round(site: Site) -> None:
     site.office.run = "run-1"
     assert site.train().update  # it has its turn, so the other has ended
     assert site.outcome(asked.key) in (("committed", "ended early"), ("void", ""), ("", ""))
+
+
+def test_a_round_works_no_longer_than_the_policy_says(corpus: Path) -> None:
+    """Though whoever asked would wait longer."""
+    with served(corpus, (("site", "round-seconds"), 1)) as site:
+        key = fresh_key()
+        assert site.refused(site.plan(LONG), key=key).code == "cancelled"
+        assert site.outcome(key) in (("committed", "ended early"), ("void", ""))
 
 
 def test_of_many_that_wait_some_are_turned_away_at_once(site: Site) -> None:
@@ -241,8 +248,18 @@ def test_what_fails_unforeseen_leaves_as_a_code_only(
         assert call.said[1:] == (grpc.StatusCode.INTERNAL, "internal")
 
 
-def test_what_the_guard_writes_is_its_own(site: Site) -> None:
-    """The log of the database holds the key with which the site signs."""
-    found = list(site.ledger_file.parent.iterdir())
-    assert len(found) >= 2
-    assert [file for file in found if os.stat(file).st_mode & 0o077] == []
+def test_what_the_guard_writes_is_its_own(corpus: Path) -> None:
+    """Whatever umask it was started under: the database's log holds the key that signs."""
+    with made(corpus) as site:
+        site.ledger_file = site.folder / "site" / "new" / "ledger.sqlite"
+        site.write((("site", "ledger"), str(site.ledger_file)))
+        site.environment["TMPDIR"] = str(site.folder / "site")
+        site.start(umask=0)
+        call = begun(site, site.request(site.plan(LONG)))
+        found = {file for part in ("site", "run") for file in (site.folder / part).rglob("*")}
+        call.cancel()
+        names = {file.name for file in found}
+        assert {"guard.sock", "inner.sock", "ledger.sqlite-wal", "ledger.sqlite.lock"} <= names
+        modes = {file: file.stat().st_mode & 0o777 for file in found}
+        assert modes.pop(site.socket) == 0o660
+        assert [file for file, mode in modes.items() if mode & 0o077] == []

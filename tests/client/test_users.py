@@ -1,5 +1,6 @@
 """Guard, relay and stranger as three users of one machine: who can reach what."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -134,6 +135,39 @@ def test_a_bundle_with_its_own_packages_gets_what_the_policy_allows(site: Site) 
         "other-model": "FAILED_PRECONDITION protocol",
     }
     assert site.spent() == {"committed": GOOD.steps_per_round}
+
+
+READ = """
+for path in PATHS:
+    try:
+        print(Policy.read(Path(path)).site.name)
+    except InputError as error:
+        print(str(error).split(": ")[1])
+"""
+
+
+def test_a_policy_is_roots_or_the_guards_own(site: Site) -> None:
+    """Another user's is refused, and so is one in another user's folder, whatever the modes say."""
+    files = {}
+    owners = ("root", users.GUARD, users.RELAY)
+    for folder, owner in itertools.product(("root", users.RELAY), owners):
+        file = site.folder / f"policies-of-{folder}" / owner
+        file.parent.mkdir(exist_ok=True)
+        shutil.copy(site.policy, file)
+        users.give(file, owner, 0o444)
+        users.give(file.parent, folder, 0o755)
+        files[folder, owner] = str(file)
+    needed = "from pathlib import Path\nfrom dpbitfit.errors import InputError\n"
+    needed += f"from dpbitfit_client.policy import Policy\nPATHS = {list(files.values())}\n"
+    found = users.run(users.GUARD, READ, needed=needed).splitlines()
+    assert dict(zip(files, found, strict=True)) == {
+        ("root", "root"): "hospital-1",
+        ("root", users.GUARD): "hospital-1",
+        ("root", users.RELAY): "another user owns it",
+        (users.RELAY, "root"): "others may write here",
+        (users.RELAY, users.GUARD): "others may write here",
+        (users.RELAY, users.RELAY): "another user owns it",
+    }
 
 
 ENTER = """

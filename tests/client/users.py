@@ -116,10 +116,10 @@ def front_command(user: str, front: Path, behind: Path) -> list[str]:
     return command(user, _PASS_ON, needed=names + _FRONT)
 
 
-def run(user: str, code: str, *groups: int) -> str:
+def run(user: str, code: str, *groups: int, needed: str = _NEEDED) -> str:
     """What code prints that is run as another user, with this project's packages."""
     done = subprocess.run(
-        command(user, code, *groups),
+        command(user, code, *groups, needed=needed),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "client")))},
         stdout=subprocess.PIPE,
         text=True,
