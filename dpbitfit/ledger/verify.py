@@ -1,18 +1,25 @@
 """Believing nothing but the events: they are added up again and compared with the tables."""
 
+from collections.abc import Iterable
+
 import sqlalchemy as sa
 
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import rows, schema
-from dpbitfit.ledger.events import Held, Name, Round, Tally, canonical, replay
+from dpbitfit.ledger.events import Event, Held, Name, Round, Tally, canonical, replay
 
 
-def verify(connection: sa.Connection, name: Name) -> Tally:
-    """What an account's events add up to; LedgerError, naming the first row that is wrong."""
+def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None = None) -> Tally:
+    """What an account's events add up to; LedgerError, naming the first row that is wrong.
+
+    ``events`` are all of the account's, for whoever has read them in this transaction.
+    """
     account = rows.find_account(connection, name)
     if account is None:
         raise LedgerError(f"account {name}: its row is gone")
-    tally = replay(name, rows.events_of(connection, account.id))
+    if events is None:
+        events = rows.events_of(connection, account.id)
+    tally = replay(name, events)
     told = (tally.sequence, tally.head, tally.delta, tally.budget, tally.filter_order)
     kept = (account.sequence, account.head, canonical(account.delta), canonical(account.budget))
     if told != (*kept, account.filter_order):

@@ -174,13 +174,14 @@ class Reader:
         self, connection: sa.Connection, name: Name
     ) -> tuple[Account, Holdings, list[Event]]:
         account = _found(connection, name)
+        events = list(rows.events_of(connection, account.id))
         try:
-            holdings = verify(connection, name).held
+            holdings = verify(connection, name, events).held
         except LedgerError as error:
             self._damaged[name] = str(error)
             raise DamagedAccount(str(error)) from error
         self._damaged.pop(name, None)
-        return account, holdings, list(rows.events_of(connection, account.id))
+        return account, holdings, events
 
     def _urgently(self, counts: Counts, delta: float) -> Bound:
         return self.bounds.get(counts, delta, urgency=1)
