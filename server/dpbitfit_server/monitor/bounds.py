@@ -14,6 +14,7 @@ from dpbitfit import accounting
 from dpbitfit.accounting import Bound, Counts
 from dpbitfit.errors import AccountingError
 from dpbitfit.ledger import figures
+from dpbitfit_server.monitor.heap import forget_transforms
 
 Place = tuple[Counts, float]
 Value = TypeVar("Value")
@@ -86,6 +87,7 @@ class Bounds:
         while not stop.is_set():
             began = time.monotonic()
             if self.refine():
+                forget_transforms()
                 stop.wait(time.monotonic() - began)
             else:
                 self._news.wait(0.5)
