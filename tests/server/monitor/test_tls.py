@@ -34,6 +34,8 @@ def at(authority: Authority, north: Account, reader: Reader) -> Iterator[Serving
     tls = Tls(*authority.issue("server"), authority.certificate)
     authority.issue("client")
     with served(Monitor(reader), replace(LOCAL, tls=tls)) as at:
+        # Whoever listens may not have read the files yet, which a test is about to change.
+        assert shown(at.grpc, authority) == shown(at.http, authority)
         yield at
 
 
@@ -47,7 +49,7 @@ def shown(address: Address, authority: Authority) -> int:
     context.load_cert_chain(authority.folder / "client.crt", authority.folder / "client.key")
     context.set_alpn_protocols(["h2"])
     with (
-        socket.create_connection(address) as plain,
+        socket.create_connection(address, PATIENCE_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as secured,
     ):
         der = secured.getpeercert(binary_form=True)
