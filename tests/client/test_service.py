@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -45,10 +46,13 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+def caller(site: Site) -> Any:
+    return GuardStub(grpc.insecure_channel(f"unix:{site.socket}"))  # type: ignore[no-untyped-call]
+
+
 def begun(site: Site, request: pb.RoundRequest) -> "grpc.Future":
     """A call that is at work on records by now."""
-    stub = GuardStub(grpc.insecure_channel(f"unix:{site.socket}"))  # type: ignore[no-untyped-call]
-    call = stub.Train.future(request, timeout=SECONDS)
+    call: grpc.Future = caller(site).Train.future(request, timeout=SECONDS)
     until(lambda: site.outcome(request.key)[0] == "reserved" or call.done())
     assert not call.done()
     return call
@@ -87,9 +91,8 @@ def test_a_cancelled_round_stops_and_stays_spent(site: Site) -> None:
 def test_a_deadline_that_passes_stops_a_round(site: Site) -> None:
     site.office.run = "late"
     asked = site.request(site.plan(LONG))
-    stub = GuardStub(grpc.insecure_channel(f"unix:{site.socket}"))  # type: ignore[no-untyped-call]
     with pytest.raises(grpc.RpcError, match="DEADLINE"):
-        stub.Train(asked, timeout=2.0)
+        caller(site).Train(asked, timeout=2.0)
     site.office.run = "run-1"
     assert site.train().update  # it has its turn, so the other has ended
     assert site.outcome(asked.key) in (("committed", "ended early"), ("void", ""), ("", ""))
@@ -106,8 +109,7 @@ def test_a_round_works_no_longer_than_the_policy_says(corpus: Path) -> None:
 def test_of_many_that_wait_some_are_turned_away_at_once(site: Site) -> None:
     site.office.run = "crowd"
     call = begun(site, site.request(site.plan(LONG)))
-    stub = GuardStub(grpc.insecure_channel(f"unix:{site.socket}"))  # type: ignore[no-untyped-call]
-    question = message.question(site.office.question(site.plan()))
+    stub, question = caller(site), message.question(site.office.question(site.plan()))
     waiting = [stub.Describe.future(question, timeout=SECONDS) for _ in range(8)]
     until(lambda: sum(one.done() for one in waiting) >= 5)
     assert {one.code() for one in waiting if one.done()} == {grpc.StatusCode.ABORTED}
@@ -199,15 +201,13 @@ def test_replies_leave_at_whole_slots_and_nobody_sees_in_between(corpus: Path) -
         site.relay().describe(second)
         assert time.monotonic() - began >= 2.0
         first.join()
-        held = threading.Thread(target=site.relay().describe, args=(second,), daemon=True)
-        held.start()
+        held = caller(site).Describe.future(second, timeout=SECONDS)
         until(lambda: site.relay().status().busy)
-        assert site.relay().status().busy
+        assert not held.done()
     # A slot as long as a day holds no end up.
     with served(corpus, (SLOT, 86_400)) as site:
-        stub = GuardStub(grpc.insecure_channel(f"unix:{site.socket}"))  # type: ignore[no-untyped-call]
         asked_now = message.question(site.office.question(LONG))
-        call = stub.Describe.future(asked_now, timeout=SECONDS)
+        call = caller(site).Describe.future(asked_now, timeout=SECONDS)
         until(lambda: site.relay().status().busy)
         assert site.end(signal.SIGTERM) == 0
         until(call.done)

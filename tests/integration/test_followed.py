@@ -67,7 +67,8 @@ def test_a_simulation_is_followed_from_before_its_ledger_to_a_site_near_its_budg
         words += ["--target-epsilon", str(TARGET), "--budget", str(BUDGET)]
         with subprocess.Popen(command(*words), stderr=subprocess.DEVNULL) as simulation:
             try:
-                expect(page.get_by_role("link", name="site-1", exact=True)).to_be_visible(timeout=RUN_MS)
+                site = page.get_by_role("link", name="site-1", exact=True)
+                expect(site).to_be_visible(timeout=RUN_MS)
                 seen = follow(page)
                 assert simulation.wait(120) == 0
             finally:

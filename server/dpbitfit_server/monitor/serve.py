@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from logging import getLogger
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 import uvicorn
@@ -87,13 +87,17 @@ async def serve_until_signalled(monitor: Monitor, serving: Serving) -> None:
 async def serve(monitor: Monitor, serving: Serving, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set; calls under way have five seconds to end."""
     serving.check()
-    listening = _listen(serving.http)
-    with monitor.refining():
-        # Should one of the tasks fail, the other ends, too.
+    config = _http(monitor, serving)
+    with _listen(serving.http) as listening, monitor.refining():
+        # Should one of the tasks fail, the others end, too.
         async with _grpc(monitor, serving, stop) as state, asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(_watch(monitor, state, serving.webhook))
-            await _http(monitor, serving, listening, stop)
-            watching.cancel()
+            beside = [tasks.create_task(_watch(monitor, state, serving.webhook))]
+            if serving.tls and config.ssl:
+                beside.append(tasks.create_task(serving.tls.keep_renewed(config.ssl)))
+            _log.info("HTTP at %s", serving.http._replace(port=listening.getsockname()[1]))
+            await _answer(config, listening, stop)
+            for task in beside:
+                task.cancel()
 
 
 @asynccontextmanager
@@ -135,14 +139,11 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-async def _http(
-    monitor: Monitor, serving: Serving, listening: socket.socket, stop: asyncio.Event
-) -> None:
+def _http(monitor: Monitor, serving: Serving) -> uvicorn.Config:
     tls = serving.tls
     is_local = is_loopback(serving.http.host)
-    app = make_app(monitor, serving.metrics_token, is_local, serving.page_tokens)
     config = uvicorn.Config(
-        app,
+        make_app(monitor, serving.metrics_token, is_local, serving.page_tokens),
         http=Protocol,
         ws="none",
         log_config=None,
@@ -155,19 +156,19 @@ async def _http(
         ssl_cert_reqs=ssl.CERT_OPTIONAL,
     )
     config.load()
-    _log.info("HTTP at %s", serving.http._replace(port=listening.getsockname()[1]))
+    return config
+
+
+async def _answer(config: uvicorn.Config, listening: socket.socket, stop: asyncio.Event) -> None:
     server = _HttpServer(config)
     running = asyncio.create_task(server.serve(sockets=[listening]))
-    others: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
-    if tls and config.ssl:
-        others.append(asyncio.create_task(tls.keep_renewed(config.ssl)))
+    stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait([running, *others], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.set()
         server.should_exit = True
-        for other in others:
-            other.cancel()
+        stopping.cancel()
         await running
 
 
