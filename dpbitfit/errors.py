@@ -10,6 +10,7 @@
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
         ├── AnswerLost       a round was trained, or may have been, and its answer is gone
         ├── IdentityError    a signature or a key is not that of somebody who may ask
+        ├── PolicyError      the site's policy does not allow what a plan asks for
         └── GuardUnavailable the site's guard does not answer: a later round may find it
 
 Each carries a fixed ``code``; only the code crosses the network, because a
@@ -87,6 +88,12 @@ class IdentityError(ProtocolError):
     """A signature or a key is not that of somebody who may ask."""
 
     code = "identity"
+
+
+class PolicyError(ProtocolError):
+    """The site's policy does not allow what a plan asks for. Quotes those two, and no record."""
+
+    code = "policy"
 
 
 class GuardUnavailable(ProtocolError):

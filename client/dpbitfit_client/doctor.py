@@ -85,8 +85,8 @@ def _data(dataset: Dataset) -> str:
             count = len(set(read.units)) if read.units else len(read)
             if not part.declared_size / 2 <= count <= part.declared_size * 2:
                 raise InputError(
-                    f"{part.source}: declared-size is off by more than twice: the model learns "
-                    "too fast or too slowly; the budget holds all the same"
+                    f"{part.source}: declared-size is off by more than twice (a unit of privacy is "
+                    f"{part.unit!r}): the model learns too fast or too slowly; the budget holds"
                 )
     return "every record can be read, and every label is in the label set"
 

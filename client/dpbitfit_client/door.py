@@ -24,7 +24,7 @@ _BLOCK = 1 << 16
 
 
 class Door:
-    """Listens at ``path`` for members of ``group`` and for this user; ``behind`` is the guard.
+    """Listens at ``path`` for members of ``group``, this user and root; ``behind`` is the guard.
 
     Raises InputError where it cannot listen there, or somebody already does.
     """
@@ -46,8 +46,8 @@ class Door:
         self._path.unlink(missing_ok=True)
 
     def may_enter(self, uid: int) -> bool:
-        """Whether a user is this one, or a member of the group."""
-        if uid == os.geteuid():
+        """Whether a user is this one or root, who may become this one, or a member of the group."""
+        if uid in (0, os.geteuid()):
             return True
         try:
             user = pwd.getpwuid(uid)

@@ -28,6 +28,7 @@ from dpbitfit.errors import (
     DpbitfitError,
     IdentityError,
     LedgerError,
+    PolicyError,
     ProtocolError,
 )
 from dpbitfit.ledger import Account, Ledger, Name, exchange, figures
@@ -136,7 +137,7 @@ class Guard:
             raise IdentityError("the policy knows no such coordinator")
         names = [plan.dataset] if plan.dataset else list(self.policy.datasets)
         if len(names) != 1 or names[0] not in self.policy.datasets:
-            raise ProtocolError("the plan names none of this site's data sets")
+            raise PolicyError("the plan names none of this site's data sets")
         return self.policy.datasets[names[0]]
 
     def _enter(self, dataset: Dataset, plan: Plan, coordinator: str) -> Room:
@@ -277,7 +278,8 @@ def _refusing(refusal: Callable[[str], pb.Refusal]) -> Iterator[None]:
     except Refused:
         raise
     except DpbitfitError as error:
-        raise Refused(refusal(error.code)) from error
+        reason = str(error) if isinstance(error, PolicyError) else ""
+        raise Refused(refusal(error.code), reason) from error
     except Exception as error:
         raise Refused(refusal("internal")) from error
 

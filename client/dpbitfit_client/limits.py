@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from dpbitfit.errors import ProtocolError
+from dpbitfit.errors import PolicyError
 from dpbitfit.plan import HEADS, Plan
 from dpbitfit_client import rules
 from dpbitfit_client.toml_table import Table
@@ -35,7 +35,7 @@ class Limits:
         return self.max_rounds * self.max_steps_per_round
 
     def check(self, plan: Plan) -> None:
-        """Raise ProtocolError, naming what is outside, unless one plan is within the limits.
+        """Raise PolicyError, naming what is outside, unless one plan is within the limits.
 
         InputError for a plan that could not be run anywhere. What plans cost
         together, and the share, are for the ledger to check.
@@ -48,10 +48,10 @@ class Limits:
             ("max_length", plan.max_length, self.max_length),
         ):
             if not 0 < value <= most:
-                raise ProtocolError(f"the policy allows {name} up to {most:g}, not {value:g}")
+                raise PolicyError(f"the policy allows {name} up to {most:g}, not {value:g}")
         if plan.noise_multiplier < self.min_noise_multiplier:
             least = self.min_noise_multiplier
-            raise ProtocolError(
+            raise PolicyError(
                 f"the policy allows noise_multiplier from {least:g}, not {plan.noise_multiplier:g}"
             )
         for name, chosen, allowed in (
@@ -59,7 +59,7 @@ class Limits:
             ("head", plan.head, self.heads),
         ):
             if chosen not in allowed:
-                raise ProtocolError(f"the policy does not allow the {name} {chosen!r}")
+                raise PolicyError(f"the policy does not allow the {name} {chosen!r:.60}")
 
     @classmethod
     def read(cls, table: Table, most_epsilon: float, models: Sequence[str]) -> Self:

@@ -21,10 +21,13 @@ Reply = pb.DescribeReply | pb.TrainReply | pb.EvaluateReply
 
 
 class Refused(DpbitfitError):
-    """The guard refuses; ``refusal`` is all that leaves, ``code`` its fixed word."""
+    """The guard refuses; ``refusal`` is all that leaves, ``code`` its fixed word.
 
-    def __init__(self, refusal: pb.Refusal) -> None:
-        super().__init__(refusal.code)
+    A reason that quotes no record is part of the error's text, for the site itself.
+    """
+
+    def __init__(self, refusal: pb.Refusal, reason: str = "") -> None:
+        super().__init__(": ".join(filter(None, (refusal.code, reason))))
         self.refusal = refusal
 
     @property

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from dpbitfit.errors import BudgetError, InputError, ProtocolError
+from dpbitfit.errors import BudgetError, InputError, PolicyError
 from dpbitfit.models import model_digest, resolve_model
 from dpbitfit.plan import Plan
 from dpbitfit_client import rules
@@ -155,13 +155,13 @@ class Dataset:
     def check(self, plan: Plan) -> None:
         """Raise unless a plan protects what this dataset's budget counts.
 
-        ProtocolError for another unit or for insecure noise, BudgetError for
+        PolicyError for another unit or for insecure noise, BudgetError for
         another delta.
         """
         if plan.unit != self.unit:
-            raise ProtocolError(f"the policy's unit of privacy is {self.unit!r}")
+            raise PolicyError(f"the policy's unit of privacy is {self.unit!r}")
         if plan.noise != "discrete-gaussian":
-            raise ProtocolError("the policy allows cryptographic noise only")
+            raise PolicyError("the policy allows cryptographic noise only")
         if plan.delta != self.delta:
             raise BudgetError(f"the policy's budget is at delta {self.delta:g}")
 
@@ -233,13 +233,13 @@ class Policy:
         return str(self.models[model].folder())
 
     def limits(self, dataset: str, public_key: str) -> Limits:
-        """What the coordinator with that key may do; ProtocolError where that is nothing."""
+        """What the coordinator with that key may do; PolicyError where that is nothing."""
         name = self.coordinator(public_key)
         if name is None or dataset not in self.datasets:
-            raise ProtocolError("the policy knows no such coordinator or no such dataset")
+            raise PolicyError("the policy knows no such coordinator or no such dataset")
         limits = self.datasets[dataset].limits.get(name)
         if limits is None:
-            raise ProtocolError(f"the policy allows {name!r} nothing with {dataset!r}")
+            raise PolicyError(f"the policy allows {name!r} nothing with {dataset!r:.60}")
         return limits
 
     def _refuse_repeats(self, document: Document) -> None:

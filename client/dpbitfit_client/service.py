@@ -1,7 +1,8 @@
 """The guard as a gRPC service: deadlines, status codes, cancellation, and equal reply times.
 
 Beyond messages it gives away one thing, the time of its replies, which the guard
-holds back to the policy's slots. Its log holds codes only.
+holds back to the policy's slots. Its log holds codes, and what of a
+plan the policy does not allow.
 """
 
 import logging
@@ -29,6 +30,7 @@ from dpbitfit.errors import (
     LedgerBusy,
     LedgerError,
     ModelError,
+    PolicyError,
     ProtocolError,
 )
 from dpbitfit.tasks import Progress
@@ -55,6 +57,7 @@ STATUS = {
     LedgerError.code: grpc.StatusCode.FAILED_PRECONDITION,
     LedgerBusy.code: grpc.StatusCode.ABORTED,
     ProtocolError.code: grpc.StatusCode.FAILED_PRECONDITION,
+    PolicyError.code: grpc.StatusCode.FAILED_PRECONDITION,
     AnswerLost.code: grpc.StatusCode.DATA_LOSS,
     IdentityError.code: grpc.StatusCode.UNAUTHENTICATED,
 }
@@ -114,12 +117,12 @@ class Service(GuardServicer):
         try:
             return work()
         except Refused as refused:
-            refusal = refused.refusal
+            refusal, said = refused.refusal, str(refused)
         except Exception:  # gRPC would tell its text to whoever asked, and to the log
-            refusal = pb.Refusal(code="internal")
+            refusal, said = pb.Refusal(code="internal"), "internal"
         finally:
             self._waiting.release()
-        log.warning("refused: %s", refusal.code)
+        log.warning("refused: %s", said)
         return _abort(context, refusal)
 
 

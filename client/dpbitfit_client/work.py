@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dpbitfit import bias
 from dpbitfit.accounting import Counts, Mechanism, merged
-from dpbitfit.errors import ProtocolError
+from dpbitfit.errors import PolicyError
 from dpbitfit.noise import DiscreteGaussian
 from dpbitfit.plan import Plan
 from dpbitfit.tasks import Progress, TextRecords, TextTask
@@ -34,10 +34,10 @@ class Work(Protocol[Round_co]):
     purpose: str
 
     def part(self, dataset: Dataset) -> Dataset | Evaluation:
-        """The records that it is done on; ProtocolError where there are none for it."""
+        """The records that it is done on; PolicyError where there are none for it."""
 
     def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
-        """What once costs, and all that the plan will ask for; ProtocolError where it may not."""
+        """What once costs, and all that the plan will ask for; PolicyError where it may not."""
 
     def do(
         self, plan: Plan, dataset: Dataset, room: Room, biases: Vector, before: bytes | None
@@ -97,7 +97,7 @@ class Measuring:
     def part(self, dataset: Dataset) -> Dataset | Evaluation:
         """The records that are kept for it."""
         if dataset.evaluation is None:
-            raise ProtocolError("the policy allows no evaluation")
+            raise PolicyError("the policy allows no evaluation")
         return dataset.evaluation
 
     def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
@@ -150,9 +150,9 @@ def measure(
 
 
 def _chosen(plan: Plan, dataset: Dataset) -> dict[str, float]:
-    """The noise multiplier of each metric that a plan asks for; ProtocolError for another one."""
+    """The noise multiplier of each metric that a plan asks for; PolicyError for another one."""
     allowed = dataset.evaluation.metrics if dataset.evaluation else {}
     chosen = plan.metrics.split(",")
     if not plan.evaluations or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
-        raise ProtocolError("the policy does not allow these metrics")
+        raise PolicyError("the policy does not allow these metrics")
     return {name: allowed[name] for name in chosen}

@@ -6,7 +6,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from dpbitfit import codec, statements
-from dpbitfit.errors import GuardUnavailable, ProtocolError
+from dpbitfit.errors import GuardUnavailable, PolicyError, ProtocolError
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
@@ -55,8 +55,16 @@ def accepted(content: RecordDict) -> ConfigRecord:
     """A reply's statements; ProtocolError where there are none, or they are a refusal."""
     said = stated(content)
     if said.get("refused"):
-        raise ProtocolError(f"it refused with the code {str(said['refused'])[:40]!r}")
+        raise ProtocolError(refusal(said))
     return said
+
+
+def refusal(said: ConfigRecord) -> str:
+    """A site's refusal in words; why it refuses is for its own log alone."""
+    code = str(said["refused"])[:40]
+    if code == PolicyError.code:
+        return "its policy does not allow this plan: its guard's log names what"
+    return f"it refused with the code {code!r}"
 
 
 def position(content: RecordDict, key: str) -> Position:

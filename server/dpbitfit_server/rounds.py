@@ -71,7 +71,7 @@ def _statements(roster: Roster, number: int, site: Site, content: RecordDict) ->
     """
     said = roster.hear(site, content)
     if said.get("refused") and roster.release(site, said):
-        raise Untouched(f"it refused with the code {str(said['refused'])[:40]!r}")
+        raise Untouched(messages.refusal(said))
     if said.get("refused") == AnswerLost.code:
         raise AnswerLost("it has lost its answer")
     messages.accepted(content)

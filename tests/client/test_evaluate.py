@@ -37,9 +37,9 @@ def refused(site: Site, plan: Plan, **options: Any) -> str:
 def test_only_listed_metrics_are_measured_and_before_that_nothing_is_read(site: Site) -> None:
     plan = site.plan(MEASURED)
     for metrics in ("loss", "accuracy,loss", "accuracy,accuracy", "", "names", "accuracy,"):
-        assert refused(site, replace(plan, metrics=metrics)) == "protocol"
-    assert refused(site, replace(plan, evaluations=0)) == "protocol"
-    assert refused(site, replace(plan, noise_multiplier=0.5)) == "protocol"
+        assert refused(site, replace(plan, metrics=metrics)) == "policy"
+    assert refused(site, replace(plan, evaluations=0)) == "policy"
+    assert refused(site, replace(plan, noise_multiplier=0.5)) == "policy"
     assert refused(site, replace(plan, model_digest="2" * 64)) == "protocol"
     assert site.spent("letters:evaluation") == {}
     assert site.readings() == []

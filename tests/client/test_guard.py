@@ -243,7 +243,7 @@ HOSTILE = [
     ({"noise": "none"}, "bad-input"),
     ({"layout_digest": "x"}, "protocol"),
     ({"model_digest": "x"}, "protocol"),
-    ({"unit": "customer"}, "protocol"),
+    ({"unit": "customer"}, "policy"),
 ]
 
 
@@ -272,7 +272,7 @@ def test_private_evaluation_is_refused_where_no_policy_allows_it(
 ) -> None:
     asked = replace(plan, metrics="accuracy", evaluations=1)
     content = site.coordinator.request(asked, biases, purpose="evaluate")
-    assert refusal(site.ask("evaluate", content)) == "protocol"
+    assert refusal(site.ask("evaluate", content)) == "policy"
 
 
 @pytest.mark.parametrize("changed", ["plan", "round", "key", "biases", "run", "purpose"])

@@ -31,17 +31,17 @@ def site(corpus: Path) -> Iterator[Site]:
 
 NAN, INF = float("nan"), float("inf")
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"steps_per_round": 5001}, "protocol"),
+    ({"steps_per_round": 5001}, "policy"),
     ({"steps_per_round": 10**7}, "bad-input"),
     ({"steps_per_round": -1}, "bad-input"),
-    ({"rounds": 201}, "protocol"),
+    ({"rounds": 201}, "policy"),
     ({"rounds": 2**62}, "bad-input"),
-    ({"noise_multiplier": 0.99}, "protocol"),
+    ({"noise_multiplier": 0.99}, "policy"),
     ({"noise_multiplier": 0.0}, "bad-input"),
     ({"noise_multiplier": -20.0}, "bad-input"),
     ({"noise_multiplier": NAN}, "bad-input"),
     ({"noise_multiplier": INF}, "bad-input"),
-    ({"sampling_rate": 0.6}, "protocol"),
+    ({"sampling_rate": 0.6}, "policy"),
     ({"sampling_rate": 1.5}, "bad-input"),
     ({"sampling_rate": -0.1}, "bad-input"),
     ({"sampling_rate": NAN}, "bad-input"),
@@ -52,17 +52,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"clipping_norm": -1.0}, "bad-input"),
     ({"learning_rate": NAN}, "bad-input"),
     ({"logit_scale": 1e300}, "bad-input"),
-    ({"max_length": 601}, "protocol"),
+    ({"max_length": 601}, "policy"),
     ({"max_length": 0}, "bad-input"),
     ({"max_length": -(2**62)}, "bad-input"),
-    ({"noise": "fast-insecure"}, "protocol"),
+    ({"noise": "fast-insecure"}, "policy"),
     ({"noise": "none"}, "bad-input"),
     ({"clipping": "none"}, "bad-input"),
-    ({"head": "trained"}, "protocol"),
-    ({"model": "../../etc"}, "protocol"),
-    ({"unit": "customer"}, "protocol"),
-    ({"dataset": "salaries"}, "protocol"),
-    ({"dataset": "letters:evaluation"}, "protocol"),
+    ({"head": "trained"}, "policy"),
+    ({"model": "../../etc"}, "policy"),
+    ({"unit": "customer"}, "policy"),
+    ({"dataset": "salaries"}, "policy"),
+    ({"dataset": "letters:evaluation"}, "policy"),
     ({"evaluations": -1}, "bad-input"),
     ({"layout_digest": "2" * 64}, "protocol"),
     ({"model_digest": "2" * 64}, "protocol"),
@@ -72,6 +72,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 STATUS = {
     "bad-input": Code.INVALID_ARGUMENT,
     "protocol": Code.FAILED_PRECONDITION,
+    "policy": Code.FAILED_PRECONDITION,
     "budget": Code.RESOURCE_EXHAUSTED,
     "identity": Code.UNAUTHENTICATED,
 }
@@ -204,7 +205,7 @@ def test_nobody_spends_or_reads_on_another_coordinators_account(site: Site) -> N
 def test_a_given_up_key_that_is_replayed_late_does_not_stop_the_account(site: Site) -> None:
     """Else whoever carries the messages could make two honest ledgers seem to disagree."""
     old = site.request(replace(site.plan(), noise_multiplier=0.5))
-    with pytest.raises(Refused, match="protocol"):
+    with pytest.raises(Refused, match="policy"):
         site.relay().train(old)
     site.office.ledger.set_budget(site.office._account.name, 7.0, "so that its ledger has moved on")
     site.train()
@@ -324,13 +325,20 @@ def test_nobody_can_make_a_reply_of_this_site(site: Site) -> None:
     ledger.database.close()
 
 
-def test_the_log_tells_codes_only(site: Site, corpus: Path) -> None:
+def test_the_log_tells_what_is_not_allowed_and_nothing_of_the_records(
+    site: Site, corpus: Path
+) -> None:
     site.refused(replace(site.plan(), noise_multiplier=0.5))
+    site.refused(replace(site.plan(), model=f"x\n{'y' * 1000}"))
+    site.refused(replace(site.plan(), model_digest="2" * 64))
     said = site.log.read_text()
-    assert "refused: protocol" in said
+    assert "refused: policy: the policy allows noise_multiplier from 1, not 0.5\n" in said
+    assert "refused: policy: the policy does not allow the model 'x\\nyyy" in said
+    assert "refused: protocol\n" in said
+    assert "y" * 60 not in said
     texts = corpus.read_text().splitlines()[1:]
     assert len(texts) > 100
-    words = [corpus.name, "loaders", "Traceback", "noise_multiplier", *(t[:30] for t in texts)]
+    words = [corpus.name, "loaders", "Traceback", *(t[:30] for t in texts)]
     assert [word for word in words if word in said] == []
 
 

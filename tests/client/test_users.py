@@ -131,7 +131,7 @@ def test_a_bundle_with_its_own_packages_gets_what_the_policy_allows(site: Site) 
     assert asked.pop("good") == asked.pop("again")
     assert asked == {
         "unsigned": "UNAUTHENTICATED identity",
-        "little-noise": "FAILED_PRECONDITION protocol",
+        "little-noise": "FAILED_PRECONDITION policy",
         "other-model": "FAILED_PRECONDITION protocol",
     }
     assert site.spent() == {"committed": GOOD.steps_per_round}

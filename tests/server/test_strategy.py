@@ -251,9 +251,10 @@ def test_nobody_at_all_is_an_error_that_says_why(
     with pytest.raises(ProtocolError, match="nobody is online"):
         final(strategy(tmp_path), LocalGrid({}))
     nodes = sites("a")
-    nodes[100].described.update(refused="bad-input")
-    with pytest.raises(ProtocolError, match="bad-input"):
-        final(strategy(tmp_path), LocalGrid(nodes))
+    for code, why in (("bad-input", "the code 'bad-input'"), ("policy", "its guard's log names")):
+        nodes[100].described.update(refused=code)
+        with pytest.raises(ProtocolError, match=why):
+            final(strategy(tmp_path), LocalGrid(nodes))
 
 
 def test_a_plan_above_the_budget_is_refused_before_any_message(tmp_path: Path) -> None:

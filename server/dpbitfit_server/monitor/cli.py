@@ -97,6 +97,10 @@ def serve(
 def token(
     name: Annotated[str, typer.Argument(help="Whose it is: shown to its holder, and in the file.")],
 ) -> None:
-    """Make a token for the page. The line goes into --page-token-file, the token to its holder."""
+    """Make a token for the page, and print its line for --page-token-file.
+
+    The token itself, which its holder signs in with, is shown apart, as an error message is.
+    """
     secret, line = make_token(name)
-    typer.echo(f"token  {secret}\nline   {line}")
+    typer.echo(f"The token, for {name} alone: {secret}", err=True)
+    typer.echo(line)

@@ -158,7 +158,7 @@ def _parse(line: str) -> tuple[str, str]:
     name, _, digest = line.strip().rpartition(" ")
     is_hex = len(digest) == 64 and not digest.strip("0123456789abcdef")
     if not (is_hex and name.isprintable() and 0 < len(name.strip()) <= _LONGEST_NAME):
-        raise InputError("a line is NAME, a blank and what `dpbitfit monitor token NAME` says")
+        raise InputError("a line is what `dpbitfit monitor token NAME` prints")
     return digest, name.strip()
 
 

@@ -1,0 +1,167 @@
+"""What ``deploy/README.md`` says, done word for word on a machine that systemd has booted.
+
+One machine is coordinator and site here, so that they need no proxy between them.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+
+from dpbitfit.corpus import write_corpus
+from tests.conftest import ROOT
+
+from ..server.monitor.certificates import Authority
+from .machine import PLACE, Machine, machine
+
+DEPLOY = ROOT / "deploy"
+RECORDS = {"letters": 160, "letters-held-out": 160, "test": 40}
+PATIENTS = "40"
+COORDINATOR, SITE = "/var/lib/dpbitfit-coordinator", "/var/lib/dpbitfit"
+LEDGERS = {"dpbitfit-coordinator": COORDINATOR, "dpbitfit-guard": SITE}
+ADDRESS, GIVEN = "127.0.0.1:8000", f"{PLACE}/given"
+CONFIG = f'[superlink.SUPERLINK]\naddress = "{ADDRESS}"\nroot-certificates = "{GIVEN}/ca.crt"\n'
+# A small plan instead of the default one; its noise is what the policy asks for.
+PLAN = "sites=1 rounds=1 steps-per-round=2 noise-multiplier=1.0 max-length=24"
+MONITOR = "https://127.0.0.1:8443"
+# How a process of a unit's user, in that unit's own view of files and network, tries something.
+AS_UNIT = """
+pid=$(systemctl show --property MainPID --value {0})
+user=$(systemctl show --property User --value {0})
+nsenter --target $pid --mount --net -- setpriv --reuid $user --regid $user --clear-groups {1}
+"""
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def commands(heading: str) -> list[str]:
+    """The blocks of commands below a heading of deploy/README.md."""
+    chapters = re.split(r"^## ", (DEPLOY / "README.md").read_text(), flags=re.M)
+    (chapter,) = [one for one in chapters if one.startswith(f"{heading}\n")]
+    return re.findall(r"^```\n(.*?)^```$", chapter, re.M | re.S)
+
+
+def changed(text: str, *changes: tuple[str, str]) -> str:
+    """A text with other words, each of which stands there once."""
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def write_records(folder: Path) -> None:
+    """A site's records with their labels, others for its evaluations, and a public test file."""
+    for name, count in RECORDS.items():
+        path = folder / f"{name}.csv"
+        write_corpus(path, records=count, seed=len(name))
+        path.write_text(path.read_text().replace("customer", "patient", 1))
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A coordinator, a site and the monitor, each by its chapter."""
+    with machine(tmp_path_factory.mktemp("machine")) as made:
+        copytree(DEPLOY, made.given, dirs_exist_ok=True)
+        authority = Authority(made.given, "ca")
+        authority.issue("server")
+        authority.issue("site-1")
+        write_records(made.given)
+        (made.given / "config.toml").write_text(CONFIG)
+        start, init = commands("The coordinator, once")
+        made.run(start)
+        made.until(f"test -d {COORDINATOR}")
+        (key,) = re.findall(r"\b[0-9a-f]{64}\b", made.run(init))
+        example = made.given / "policy.example.toml"
+        here = [("0123456789abcdef" * 4, key), ("-slot-seconds = 600", "-slot-seconds = 1")]
+        here += [(f"-size = {declared}", f"-size = {PATIENTS}") for declared in (4000, 500)]
+        example.write_text(changed(example.read_text(), *here))
+        install, register, _ = commands("A site, once")
+        made.run(changed(install, ("coordinator.example:443", ADDRESS)))
+        made.until(f"curl -sf --cacert ca.crt https://{ADDRESS}/health")
+        made.run(f"cp /etc/dpbitfit/node.key.pub .; export FLWR_HOME={GIVEN}; {register}")
+        watch, _ = commands("Watching the coordinator")
+        made.run(f"exec 2> told.txt; {watch}")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def report(deployed: Machine) -> dict[str, Any]:
+    """The report of a run by its chapter."""
+    (run,) = commands("A run")
+    here = [("sites=2", PLAN), ("declared-size=4000", f"declared-size={PATIENTS}")]
+    here += [("/abs/labels", f"{GIVEN}/letters.labels"), ("/abs", GIVEN)]
+    said = deployed.run(f"export FLWR_HOME={GIVEN}; cd {PLACE}/checkout; {changed(run, *here)}")
+    assert "Traceback" not in said, said
+    return dict(json.loads(deployed.run(f"cat {COORDINATOR}/first/report.json")))
+
+
+def test_a_run_goes_through_every_unit(deployed: Machine, report: dict[str, Any]) -> None:
+    assert [line["replies"] for line in report["rounds"]] == [1]
+    (site,) = report["sites"]
+    for user, folder in LEDGERS.items():
+        ask = f"dpbitfit ledger accounts --tight --json --ledger {folder}/ledger.sqlite"
+        told = json.loads(deployed.run(f"runuser -u {user} -- {ask}"))
+        (spent,) = [one["accrued"]["epsilon"] for one in told if one["accrued"]["epsilon"]]
+        assert spent == site["epsilon"] > 0
+
+
+def test_the_monitor_tells_it_to_whom_it_should(deployed: Machine, report: dict[str, Any]) -> None:
+    ask = f"curl -s --cacert ca.crt {MONITOR}"
+    token = "$(cat /etc/dpbitfit-monitor/metrics.token)"
+    told = deployed.run(f'{ask}/metrics -H "Authorization: Bearer {token}"')
+    name = 'dpbitfit_client_epsilon{client="hospital-1/letters/patient",delta="1e-05"}'
+    assert f"{name} {report['sites'][0]['epsilon']}\n" in told
+    status = "-o /dev/null -w '%{http_code}'"
+    assert deployed.run(f"{ask}/metrics {status}") == "401"
+    (hers,) = re.findall(r"for Dr. Jensen alone: (\S+)", (deployed.given / "told.txt").read_text())
+    sign_in = f"{ask}/sign-in {status} -H 'Sec-Fetch-Site: same-origin' --data-urlencode token="
+    assert deployed.run(f"{sign_in}{hers}") == "303"
+    assert deployed.run(f"{sign_in}{hers}x") == "403"
+
+
+@pytest.mark.usefixtures("report")
+@pytest.mark.parametrize(
+    ("unit", "words", "may"),
+    [
+        ("guard", "cat /srv/letters.csv", True),
+        ("guard", f"curl -s --cacert {GIVEN}/ca.crt https://{ADDRESS}/health", False),
+        ("guard", "cat /run/credentials/dpbitfit-supernode.service/node.key", False),
+        ("supernode", f"curl -s --cacert {GIVEN}/ca.crt https://{ADDRESS}/health", True),
+        ("supernode", "cat /srv/letters.csv", False),
+        ("supernode", "ls /srv", False),
+        ("supernode", f"ls {SITE}", False),
+        ("supernode", f"ls {COORDINATOR}", False),
+        ("supernode", "cat /run/credentials/dpbitfit-guard.service/policy.toml", False),
+        ("superlink", f"ls {COORDINATOR}", False),
+        ("monitor", "cat /etc/dpbitfit-monitor/page.tokens", True),
+        ("monitor", "cat /etc/dpbitfit/superexec.secret", False),
+        ("monitor", f"ls {SITE}", False),
+    ],
+)
+def test_each_process_reaches_what_it_needs(
+    deployed: Machine, unit: str, words: str, may: bool
+) -> None:
+    tried = AS_UNIT.format(f"dpbitfit-{unit}", words)
+    assert (deployed.run(f"({tried}) && echo reached || true").endswith("reached\n")) == may
+
+
+def test_the_doctor_finds_nothing_wrong(deployed: Machine) -> None:
+    *_, doctor = commands("A site, once")
+    deployed.until("test -S /run/dpbitfit/guard.sock")
+    told = deployed.run(changed(doctor, ("coordinator.example:443", ADDRESS)))
+    assert {line.split()[0] for line in told.splitlines()} == {"ok"}
+
+
+@pytest.mark.usefixtures("report")
+def test_each_process_that_is_killed_comes_back(deployed: Machine) -> None:
+    for unit in ("superlink", "superexec", "guard", "supernode", "monitor"):
+        ask = f"systemctl show --property MainPID --value dpbitfit-{unit}"
+        before = deployed.run(ask).strip()
+        deployed.run(f"systemctl kill --signal KILL dpbitfit-{unit}")
+        deployed.until(f'systemctl -q is-active dpbitfit-{unit} && test "$({ask})" != {before}')
+    deployed.until(f"curl -s --cacert ca.crt {MONITOR}/healthz")
+    deployed.until("test -S /run/dpbitfit/guard.sock")
