@@ -1,13 +1,13 @@
 """What ``deploy/README.md`` says, done word for word on a machine that systemd has booted.
 
-One machine is coordinator and site here, so that they need no proxy between them.
+One machine is coordinator and site here. Without nginx they do without the proxy.
 """
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import pytest
@@ -23,7 +23,10 @@ RECORDS = {"letters": 160, "letters-held-out": 160, "test": 40}
 PATIENTS = "40"
 COORDINATOR, SITE = "/var/lib/dpbitfit-coordinator", "/var/lib/dpbitfit"
 LEDGERS = {"dpbitfit-coordinator": COORDINATOR, "dpbitfit-guard": SITE}
-ADDRESS, GIVEN = "127.0.0.1:8000", f"{PLACE}/given"
+GIVEN = f"{PLACE}/given"
+HAS_NGINX = shutil.which("nginx") is not None
+ADDRESS = "127.0.0.1:8000"
+NAME = ("coordinator.example:443", "localhost:443" if HAS_NGINX else ADDRESS)
 CONFIG = f'[superlink.SUPERLINK]\naddress = "{ADDRESS}"\nroot-certificates = "{GIVEN}/ca.crt"\n'
 # A small plan instead of the default one; its noise is what the policy asks for.
 PLAN = "sites=1 rounds=1 steps-per-round=2 noise-multiplier=1.0 max-length=24"
@@ -65,22 +68,24 @@ def write_records(folder: Path) -> None:
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A coordinator, a site and the monitor, each by its chapter."""
     with machine(tmp_path_factory.mktemp("machine")) as made:
-        copytree(DEPLOY, made.given, dirs_exist_ok=True)
+        shutil.copytree(DEPLOY, made.given, dirs_exist_ok=True)
         authority = Authority(made.given, "ca")
         authority.issue("server")
         authority.issue("site-1")
         write_records(made.given)
         (made.given / "config.toml").write_text(CONFIG)
-        start, init = commands("The coordinator, once")
+        start, init, proxy = commands("The coordinator, once")
         made.run(start)
         made.until(f"test -d {COORDINATOR}")
+        if HAS_NGINX:
+            made.run(f"sed -i s/coordinator.example/localhost/ nginx/dpbitfit.conf; {proxy}")
         (key,) = re.findall(r"\b[0-9a-f]{64}\b", made.run(init))
         example = made.given / "policy.example.toml"
         here = [("0123456789abcdef" * 4, key), ("-slot-seconds = 600", "-slot-seconds = 1")]
         here += [(f"-size = {declared}", f"-size = {PATIENTS}") for declared in (4000, 500)]
         example.write_text(changed(example.read_text(), *here))
         install, register, _ = commands("A site, once")
-        made.run(changed(install, ("coordinator.example:443", ADDRESS)))
+        made.run(changed(install, NAME))
         made.until(f"curl -sf --cacert ca.crt https://{ADDRESS}/health")
         made.run(f"cp /etc/dpbitfit/node.key.pub .; export FLWR_HOME={GIVEN}; {register}")
         watch, _ = commands("Watching the coordinator")
@@ -149,10 +154,27 @@ def test_each_process_reaches_what_it_needs(
     assert (deployed.run(f"({tried}) && echo reached || true").endswith("reached\n")) == may
 
 
+@pytest.mark.skipif(not HAS_NGINX, reason="no nginx: it is in Debian's package nginx-light")
+def test_sites_reach_nothing_but_the_fleet(deployed: Machine) -> None:
+    def status(url: str) -> str:
+        ask = "curl -s -o /dev/null -w '%{http_code}' --cacert ca.crt --path-as-is -X POST"
+        return deployed.run(f"{ask} https://{url}")
+
+    outside = NAME[1]
+    assert status(f"{ADDRESS}/v1/control/list-runs") not in ("404", "000")
+    assert status(f"{outside}/v1/fleet/activate-node") == status(
+        f"{ADDRESS}/v1/fleet/activate-node"
+    )
+    for path in ("v1/control/list-runs", "v1/runtime/pull-task-input", "docs", ""):
+        assert status(f"{outside}/{path}") == "404"
+    for up in ("..", "%2e%2e", "%2e%2e%2f%2e%2e/v1", "x/..//.."):
+        assert status(f"{outside}/v1/fleet/{up}/control/list-runs") in ("400", "404")
+
+
 def test_the_doctor_finds_nothing_wrong(deployed: Machine) -> None:
     *_, doctor = commands("A site, once")
     deployed.until("test -S /run/dpbitfit/guard.sock")
-    told = deployed.run(changed(doctor, ("coordinator.example:443", ADDRESS)))
+    told = deployed.run(changed(doctor, NAME))
     assert {line.split()[0] for line in told.splitlines()} == {"ok"}
 
 

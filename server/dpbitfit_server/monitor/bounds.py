@@ -5,7 +5,6 @@ The smallest takes about a second of computing, so it is made where nobody waits
 """
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TypeVar
@@ -14,7 +13,6 @@ from dpbitfit import accounting
 from dpbitfit.accounting import Bound, Counts
 from dpbitfit.errors import AccountingError
 from dpbitfit.ledger import figures
-from dpbitfit_server.monitor.heap import forget_transforms
 
 Place = tuple[Counts, float]
 Value = TypeVar("Value")
@@ -23,7 +21,7 @@ _MOST = 65536  # bounds that are remembered, and bags that wait
 
 
 class Bounds:
-    """Bounds by bag and delta, for many threads; ``refine`` makes the smallest ones."""
+    """Bounds by bag and delta, for many threads; somebody makes the smallest ones that wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,42 +53,44 @@ class Bounds:
 
     def keep(self, bounds: Iterable[tuple[Place, Bound]]) -> None:
         """Take over smallest bounds that were made elsewhere."""
-        with self._lock:
-            for place, bound in bounds:
-                _remember(self._exact, place, bound)
-                self._waiting.pop(place, None)
+        for place, bound in bounds:
+            self.found(place, bound)
 
     @property
     def waiting(self) -> int:
         """How many bounds could be smaller."""
         return len(self._waiting)
 
-    def refine(self) -> bool:
-        """Make the most urgent of the smallest bounds; False where none waits."""
+    def urgent(self, seconds: float = 0.0) -> Place | None:
+        """What waits most urgently for its smallest bound; None where nothing came to wait."""
+        self._news.wait(seconds)
         with self._lock:
             if not self._waiting:
                 self._news.clear()
-                return False
-            counts, delta = max(self._waiting, key=lambda place: self._waiting[place])
-        made: Bound | AccountingError
-        try:
-            made = accounting.epsilon(dict(counts), delta)
-        except AccountingError as error:
-            made = error
-        with self._lock:
-            _remember(self._exact, (counts, delta), made)
-            self._waiting.pop((counts, delta), None)
-        return True
+                return None
+            return max(self._waiting, key=lambda place: self._waiting[place])
 
-    def refine_until(self, stop: threading.Event) -> None:
-        """Refine whatever comes to wait, until ``stop`` is set; half of the time at most."""
-        while not stop.is_set():
-            began = time.monotonic()
-            if self.refine():
-                forget_transforms()
-                stop.wait(time.monotonic() - began)
-            else:
-                self._news.wait(0.5)
+    def found(self, place: Place, made: Bound | AccountingError) -> None:
+        """Take over what was made for a place; there is nothing smaller to wait for."""
+        with self._lock:
+            _remember(self._exact, place, made)
+            self._waiting.pop(place, None)
+
+    def refine(self) -> bool:
+        """Make the most urgent of the smallest bounds; False where none waits."""
+        place = self.urgent()
+        if place is not None:
+            self.found(place, smallest(place))
+        return place is not None
+
+
+def smallest(place: Place) -> Bound | AccountingError:
+    """The smallest bound, or why there is none."""
+    counts, delta = place
+    try:
+        return accounting.epsilon(dict(counts), delta)
+    except AccountingError as error:
+        return error
 
 
 def _remember(kept: OrderedDict[Place, Value], place: Place, value: Value) -> None:

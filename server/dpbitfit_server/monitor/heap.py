@@ -1,4 +1,4 @@
-"""A process that serves for months and stays as small as it was on its first day."""
+"""A process that works for months and stays as small as it was on its first day."""
 
 import ctypes
 from contextlib import suppress

@@ -13,6 +13,7 @@ from dpbitfit_server.monitor import alerts
 from dpbitfit_server.monitor.alerts import Alert, Alerts
 from dpbitfit_server.monitor.certificates import CertificateView, read_certificates
 from dpbitfit_server.monitor.reader import Reader
+from dpbitfit_server.monitor.refining import refine_until
 from dpbitfit_server.monitor.runs import Runs, RunView
 
 RUNS_SECONDS = 1.0  # runs that were read no longer ago are not read again
@@ -60,9 +61,9 @@ class Monitor:
 
     @contextmanager
     def refining(self) -> Iterator[None]:
-        """Makes the smallest bounds in a thread of its own while the block runs."""
+        """Has the smallest bounds made by another process while the block runs."""
         stop = threading.Event()
-        thread = threading.Thread(target=self.reader.bounds.refine_until, args=(stop,), daemon=True)
+        thread = threading.Thread(target=refine_until, args=(self.reader.bounds, stop), daemon=True)
         thread.start()
         try:
             yield
