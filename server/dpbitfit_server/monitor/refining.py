@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from dpbitfit.ledger import figures
 from dpbitfit_server.monitor.bounds import Bounds, smallest
 from dpbitfit_server.monitor.heap import forget_transforms, keep_small
 
@@ -48,8 +47,8 @@ def _refine(bounds: Bounds, helper: Connection, stop: threading.Event) -> None:
                     return
             bounds.found(place, helper.recv())
         except (EOFError, OSError):
-            _log.warning("a bound stays the quick one: the process that made it smaller has ended")
-            bounds.found(place, figures.quick([place[0]], place[1])[0])
+            _log.warning("the process that makes the smallest bounds has ended: this one makes one")
+            bounds.found(place, smallest(place))  # only a smallest bound raises an alert
             return
         worked, left = time.monotonic(), left - 1
 

@@ -63,16 +63,14 @@ def killed(questions: Connection) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_where_the_other_process_is_killed_the_quick_bound_stays(
+def test_a_bound_whose_process_is_killed_is_the_smallest_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    quick = figures.quick([PLACE[0]], PLACE[1])[0]
     with refined() as bounds:
         with monkeypatch.context() as patched:
             patched.setattr(refining, "_answer", killed)
             bounds.get(*PLACE)
-            assert bounds.news.get(timeout=SECONDS) == (PLACE, quick)
-        assert bounds.get(*PLACE) == quick
+            assert bounds.news.get(timeout=SECONDS) == (PLACE, smallest(PLACE))
         bounds.get(*OTHER)
         assert bounds.news.get(timeout=SECONDS) == (OTHER, smallest(OTHER))
 
