@@ -15,7 +15,7 @@ from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.figures import QUICK, RunStanding, Standing
 
 errors = Console(stderr=True)
-_BAR = 16  # characters
+BAR = 16  # characters
 BAR_LEGEND = "█ accrued, ▒ guaranteed, · left of the budget; ≤ a quick upper bound"
 
 
@@ -155,13 +155,13 @@ def bar(accrued: float, guaranteed: float, budget: float) -> Text:
     """Accrued, guaranteed and left, as parts of the budget."""
 
     def cells(epsilon: float) -> int:
-        return min(_BAR, round(_BAR * epsilon / budget))
+        return min(BAR, round(BAR * epsilon / budget))
 
     spent = cells(accrued)
     approved = max(spent, cells(guaranteed))
     drawn = Text("█" * spent, style="red" if guaranteed > budget else "green")
     drawn.append("▒" * (approved - spent), style="yellow")
-    return drawn.append("·" * (_BAR - approved), style="dim")
+    return drawn.append("·" * (BAR - approved), style="dim")
 
 
 def plain(text: str) -> Text:

@@ -60,27 +60,24 @@ def budget(
 
 
 def page(view: Overview, alerts: tuple[Alert, ...]) -> Group:
-    """A line for each account, and the alerts below."""
-    table = Table(caption=f"{view.at:%Y-%m-%d %H:%M:%S} UTC; {pages.BAR_LEGEND}", box=SIMPLE_HEAD)
-    table.add_column("account", overflow="fold", min_width=14)
-    table.add_column("", no_wrap=True)
-    for title in ("accrued", "guaranteed", "left", "budget", "delta", "rounds left"):
-        table.add_column(title, min_width=5)
-    table.add_column("last seen")
-    table.add_column("state", min_width=8)
+    """Each account with its bar, in 80 columns where there are no more, and the alerts below."""
+    caption = f"{view.at:%Y-%m-%d %H:%M:%S} UTC; {pages.BAR_LEGEND}"
+    table = Table(caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("account", overflow="fold", min_width=pages.BAR)
+    for title in ("accrued", "guaranteed", "left", "budget\nat delta", "rounds left"):
+        table.add_column(title)
+    table.add_column("state\nlast seen")
     for one in view.accounts:
         figures = (one.accrued.bound.epsilon, one.guaranteed.bound.epsilon)
+        seen = "never" if one.last_seen is None else _ago(view.at - one.last_seen)
         table.add_row(
-            pages.plain(str(one.name)),
-            pages.bar(*figures, one.budget),
+            Group(pages.plain(str(one.name)), pages.bar(*figures, one.budget)),
             f"{'' if one.accrued_is_exact else '≤ '}{one.accrued.bound.epsilon:.3f}",
             pages.short(one.guaranteed.bound),
             f"{one.left:.3f}",
-            f"{one.budget:g}",
-            f"{one.delta:g}",
+            f"{one.budget:g}\n{one.delta:g}",
             "?" if one.rounds_left is None else str(one.rounds_left),
-            "never" if one.last_seen is None else _ago(view.at - one.last_seen),
-            Text(one.state, style=_STYLES.get(one.state, "red")),
+            Text.assemble((one.state, _STYLES.get(one.state, "red")), f"\n{seen}"),
         )
     for lost in view.unreadable:
         blank = [""] * (len(table.columns) - 2)

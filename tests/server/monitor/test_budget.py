@@ -10,7 +10,7 @@ from dpbitfit_server.monitor import budget
 
 from dpbitfit import accounting
 from dpbitfit.cli import main
-from dpbitfit.ledger import Account, Ledger, schema
+from dpbitfit.ledger import Account, Ledger, Name, schema
 from tests.dpbitfit.ledger.samples import DELTA, NAME, OTHER, STEP
 
 Run = Callable[..., tuple[int, str, str]]
@@ -37,6 +37,21 @@ def test_every_account_with_its_bar(north: Account, south: Account, run: Run) ->
         assert said in out
     assert "≤ 0" not in out
     assert "≤ 0" in run("--quick")[1]
+
+
+def test_eighty_columns_cut_nothing_off(
+    north: Account, run: Run, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = Name("harbour-university-hospital", "discharge letters", "patient")
+    ledger.open_account(long, DELTA, 12.25)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run("--quick")[1]
+    assert "…" not in out
+    squeezed = "".join(line[:17].strip() for line in out.splitlines()).replace(" ", "")
+    assert str(long).replace(" ", "") in squeezed
+    for said in ("12.25", "1e-05", "last seen", "ok", "0 min ago", "never"):
+        assert said in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_json_says_the_same_and_more(north: Account, south: Account, run: Run) -> None:
