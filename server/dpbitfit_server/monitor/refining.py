@@ -28,9 +28,14 @@ _log = logging.getLogger(__name__)
 def refine_until(bounds: Bounds, stop: threading.Event) -> None:
     """Make the smallest bounds that wait, until ``stop`` is set."""
     while not stop.is_set():
-        if bounds.urgent(POLL_SECONDS) is not None:
+        if bounds.urgent(POLL_SECONDS) is None:
+            continue
+        try:
             with _helper() as helper:
                 _refine(bounds, helper, stop)
+        except (EOFError, OSError):
+            _log.warning("the process that makes the smallest bounds has ended: this one makes one")
+            bounds.refine()  # only a smallest bound raises an alert
 
 
 def _refine(bounds: Bounds, helper: Connection, stop: threading.Event) -> None:
@@ -40,16 +45,11 @@ def _refine(bounds: Bounds, helper: Connection, stop: threading.Event) -> None:
         place = bounds.urgent(POLL_SECONDS)
         if place is None:
             continue
-        try:
-            helper.send(place)
-            while not helper.poll(POLL_SECONDS):
-                if stop.is_set():
-                    return
-            bounds.found(place, helper.recv())
-        except (EOFError, OSError):
-            _log.warning("the process that makes the smallest bounds has ended: this one makes one")
-            bounds.found(place, smallest(place))  # only a smallest bound raises an alert
-            return
+        helper.send(place)
+        while not helper.poll(POLL_SECONDS):
+            if stop.is_set():
+                return
+        bounds.found(place, helper.recv())
         worked, left = time.monotonic(), left - 1
 
 
