@@ -74,10 +74,12 @@ class Served:
             "page, a run": lambda: self.get(f"/runs/{RUN}"),
         }
 
-    def memory(self) -> float:
-        """MB, of the monitor and of the process that makes its bounds."""
-        alive = [self.process, *self.process.children(recursive=True)]
-        return sum(one.memory_info().rss for one in alive) / 1e6
+    def memory(self, when: str) -> dict[str, float]:
+        """MB, of the monitor and of what makes its smallest bounds."""
+        helpers = self.process.children(recursive=True)
+        made = sum(one.memory_info().rss for one in helpers)
+        own = self.process.memory_info().rss
+        return {f"memory {when}, MB": own / 1e6, f"memory {when}, for bounds, MB": made / 1e6}
 
     def get(self, path: str) -> bytes:
         answer: bytes = self.browser.open(self.url + path, timeout=60).read()
@@ -155,10 +157,11 @@ def soak(of: Served, minutes: int) -> dict[str, float]:
         end, used = time.monotonic() + 60, []
         while time.monotonic() < end:
             asked(of, 1)
-            used.append(of.memory())
-        found[f"memory in minute {minute}, median, MB"] = statistics.median(used)
-        found[f"memory in minute {minute}, most, MB"] = max(used)
-        print(f"{minute} of {minutes}: {statistics.median(used):.0f} MB", file=sys.stderr)
+            used.append(of.memory(f"in minute {minute}, most"))
+        most = {name: max(one[name] for one in used) for name in used[0]}
+        found |= most
+        told = " and ".join(f"{value:.0f}" for value in most.values())
+        print(f"{minute} of {minutes}: {told} MB at most", file=sys.stderr)
     return found
 
 
@@ -174,17 +177,17 @@ def measure(
         of = stack.enter_context(served(url, out))
         found["start to first answer, s"] = time.perf_counter() - began
         time.sleep(15)  # for the smallest bounds
-        found["memory at first, MB"] = of.memory()
+        found |= of.memory("at first")
         for _ in range(STREAMS):
             threading.Thread(target=lambda: _drain(of.client), daemon=True).start()
         found |= asked(of, repeats)
-        found["memory with 50 streams, MB"] = of.memory()
+        found |= of.memory("with 50 streams")
         context = multiprocessing.get_context("spawn")
         stop = context.Event()
         writer = context.Process(target=write_rounds, args=(url, out, rounds, stop))
         writer.start()
         found |= asked(of, repeats, ", while a run writes")
-        found["memory at last, MB"] = of.memory()
+        found |= of.memory("at last")
         found |= soak(of, minutes)
         stop.set()
         writer.join()
