@@ -10,7 +10,7 @@ from dpbitfit_server.monitor.page.listing import Choice, Page
 from dpbitfit_server.monitor.reader import Reader
 from dpbitfit_server.monitor.runs import RoundView
 from dpbitfit_server.monitor.views import State, UnreadableAccount
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpbitfit.ledger import Account, Name
@@ -90,8 +90,11 @@ ROUNDS = st.builds(
     refused=st.integers(0, 10**6),
     seconds=st.floats(0, 1e15),
 )
+CLOSE = [RoundView(at, 9, None, loss, None, 0, 0, 0, 0, 0.0) for at, loss in enumerate((5e-324, 0))]
 
 
+@example(CLOSE[:1])
+@example(CLOSE)
 @given(st.lists(ROUNDS, max_size=60, unique_by=lambda one: one.number))
 def test_a_chart_stays_in_its_frame(rounds: list[RoundView]) -> None:
     rounds.sort(key=lambda one: one.number)

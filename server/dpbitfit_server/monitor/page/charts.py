@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 466, 18, 206
 EDGES = ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")
 _MOST_DOTS = 40
+_LEAST_SPAN = 1e-9  # values that lie closer, for their size, are one value
 
 Value = tuple[float, float | None]
 
@@ -126,7 +127,7 @@ class _Scale:
     @classmethod
     def linear(cls, low: float, high: float, length: float, whole: bool = False) -> "_Scale":
         """From ``low`` to ``high``, with round ticks about every 45 of ``length``."""
-        step = _round_step((high - low) / (length / 45)) if high > low else 1.0
+        step = _round_step((high - low) / (length / 45))
         step = max(1.0, step) if whole else step
         first, last = math.floor(low / step), math.ceil(high / step - 1e-9)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
@@ -161,7 +162,9 @@ def _draw(
     known += [limit[0]] if limit else []
     low = min([0.0, *known] if from_zero else known, default=0.0)
     high = max(known, default=1.0)
-    high = high if high > low else low + (abs(low) or 1.0)
+    least = _LEAST_SPAN * max(1.0, abs(low), abs(high))
+    if high - low < least:
+        high = low + (abs(low) if abs(low) > least else 1.0)
     are_counts = all(isinstance(value, int) for value in known)
     y = _Scale.linear(low, high, BOTTOM - TOP, whole=are_counts and from_zero)
 
