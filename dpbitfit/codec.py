@@ -4,6 +4,8 @@ One array, because every Flower array is its own request: a hundred small ones
 cost twice the bytes and five times the time of one.
 """
 
+import io
+
 import numpy as np
 from flwr.common import Array, ArrayRecord
 from numpy.typing import NDArray
@@ -11,8 +13,6 @@ from numpy.typing import NDArray
 from dpbitfit.errors import ProtocolError
 
 KEY = "biases"
-_HEADER = b"\x93NUMPY\x01\x00"
-_HEADER_BYTES = 128
 
 
 def encode(vector: NDArray[np.float32]) -> ArrayRecord:
@@ -37,16 +37,22 @@ def raw(record: ArrayRecord) -> bytes:
     array = record[KEY]
     if array.dtype != "float32" or len(array.shape) != 1:
         raise ProtocolError("the biases are not one row of float32 values")
-    # The declared type and shape come from the sender; so does the payload.
-    if len(array.data) != 4 * array.shape[0] + _HEADER_BYTES or not array.data.startswith(_HEADER):
+    # The declared type and shape come from the sender; so does the payload, whose
+    # header is compared, never parsed: NumPy reads it as Python.
+    header = _header(array.shape[0])
+    if len(array.data) != len(header) + 4 * array.shape[0]:
         raise ProtocolError("the biases' payload has the wrong length")
-    try:
-        values = array.numpy()
-    except ValueError as error:
-        raise ProtocolError("the biases' payload cannot be read") from error
-    if values.dtype != np.dtype("<f4") or values.shape != tuple(array.shape):
+    if not array.data.startswith(header):
         raise ProtocolError("the biases' payload is not what it says")
-    return values.tobytes()
+    return array.data[len(header) :]
+
+
+def _header(values: int) -> bytes:
+    """What NumPy writes before a row of so many float32 values."""
+    file = io.BytesIO()
+    told = {"descr": "<f4", "fortran_order": False, "shape": (values,)}
+    np.lib.format.write_array_header_1_0(file, told)
+    return file.getvalue()
 
 
 def vector(packed: bytes, parameters: int, max_norm: float = np.inf) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from flwr.common import Array, ArrayRecord
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -22,6 +22,7 @@ def test_a_vector_survives(vector: np.ndarray) -> None:
     assert (decode(encode(vector), len(vector)) == vector).all()
 
 
+@example(np.zeros(1, dtype=np.float32), b"(" + bytes(4))  # a header that NumPy cannot parse
 @given(vectors, st.binary(max_size=400))
 def test_a_damaged_payload_is_refused_or_is_a_valid_vector(
     vector: np.ndarray, noise: bytes
