@@ -34,6 +34,20 @@ def test_a_damaged_payload_is_refused_or_is_a_valid_vector(
         assert np.isfinite(decode(record, len(vector))).all()
 
 
+@given(vectors, st.data())
+def test_a_header_that_is_another_in_one_byte_is_refused(
+    vector: np.ndarray, data: st.DataObject
+) -> None:
+    array = encode(vector)["biases"]
+    damaged = bytearray(array.data)
+    damaged[data.draw(st.integers(0, len(damaged) - vector.nbytes - 1))] ^= data.draw(
+        st.integers(1, 255)
+    )
+    record = ArrayRecord({"biases": Array(array.dtype, array.shape, array.stype, bytes(damaged))})
+    with pytest.raises(ProtocolError):
+        decode(record, len(vector))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(ProtocolError, match="finite"):

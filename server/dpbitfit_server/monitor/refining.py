@@ -34,7 +34,7 @@ def refine_until(bounds: Bounds, stop: threading.Event) -> None:
             with _helper() as helper:
                 _refine(bounds, helper, stop)
         except (EOFError, OSError):
-            _log.warning("the process that makes the smallest bounds has ended: this one makes one")
+            _log.warning("the process for the smallest bounds was ended or cannot be started")
             bounds.refine()  # only a smallest bound raises an alert
 
 

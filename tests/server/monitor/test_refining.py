@@ -5,10 +5,11 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import active_children
 from multiprocessing.connection import Connection
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -63,12 +64,17 @@ def killed(questions: Connection) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_bound_whose_process_is_killed_is_the_smallest_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
+def absent(_method: str) -> NoReturn:
+    raise OSError("no process can be started")
+
+
+@pytest.mark.parametrize(("what", "fails"), [("_answer", killed), ("get_context", absent)])
+def test_a_bound_that_no_other_process_makes_is_the_smallest_all_the_same(
+    what: str, fails: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with refined() as bounds:
         with monkeypatch.context() as patched:
-            patched.setattr(refining, "_answer", killed)
+            patched.setattr(refining, what, fails)
             bounds.get(*PLACE)
             assert bounds.news.get(timeout=SECONDS) == (PLACE, smallest(PLACE))
         bounds.get(*OTHER)
