@@ -131,7 +131,18 @@ def extra_array(site: Site, content: RecordDict) -> RecordDict:
     return reply
 
 
+def torn_header(site: Site, content: RecordDict) -> RecordDict:
+    reply = Site.train(site, content)
+    assert isinstance(reply, RecordDict)
+    array = reply.array_records["update"]["biases"]
+    torn = array.data.replace(b" \n", b"(\n", 1)  # NumPy looks for the bracket's end
+    assert torn != array.data
+    reply["update"] = ArrayRecord({"biases": Array(array.dtype, array.shape, array.stype, torn)})
+    return reply
+
+
 ODD: dict[str, Callable[[Site, RecordDict], Any]] = {
+    "a torn header": torn_header,
     "no content": lambda *_: RecordDict(),
     "an array more": extra_array,
     "float64": lambda site, content: RecordDict(
