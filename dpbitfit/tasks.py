@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,24 +17,37 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from dpbitfit import bias
+from dpbitfit.batches import deterministic, filled, micro_batches, padded_length
 from dpbitfit.bias import BiasLayout
 from dpbitfit.errors import InputError, ModelError
 from dpbitfit.models import resolve_model
 from dpbitfit.plan import HEADS
 from dpbitfit.selfcheck import check_gradients
 from dpbitfit.tables import Examples
-from dpbitfit.training import micro_batches
 
 _EVALUATION_TOKENS = 8192
 
 Progress = Callable[[int, int], None]
-# Public synthetic texts of different lengths for the check at attach time.
-_PROBES = (
-    "the card has not come",
-    "why was I charged twice for one payment last week",
-    "hello",
-    "please tell me how long a transfer to another country takes and what it costs",
+# A public text: pieces of it are the probes of the check at attach time.
+_PROBE_TEXT = (
+    "the card has not come and I was charged twice for one payment last week: what is the rate of "
+    "my new loan, how long does a transfer to another country take, and whom do I ask about a fee"
 )
+_PROBES_OF_A_LENGTH = 3
+_PROBE_LENGTHS = (8, 20, 64)  # tokens, as far as the model reads so many
+
+
+class SteadyLinear(nn.Linear):
+    """A linear layer whose output for a record [d] does not depend on how many there are.
+
+    A product of few rows takes another kernel, whose sums round differently.
+    """
+
+    _MORE_ROWS = 8
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Outputs [B, K] of inputs [B, d]."""
+        return super().forward(functional.pad(input, (0, 0, 0, self._MORE_ROWS)))[: len(input)]
 
 
 class TextClassifier(nn.Module):
@@ -76,7 +89,7 @@ class TextTask:
     """A classifier with its tokenizer, its public label set and what of it trains.
 
     ``digest`` is that of the pretrained weights and of the settings that both
-    sides must share.
+    sides must share. ``canonical_rows`` is what this machine needs: see ``batches``.
     """
 
     model: TextClassifier
@@ -85,6 +98,7 @@ class TextTask:
     layout: BiasLayout
     max_length: int
     digest: str = ""
+    canonical_rows: int = 1
 
     @classmethod
     def load(
@@ -127,9 +141,22 @@ class TextTask:
         bias.freeze(model)
         task.digest = _digest(backbone, [*labels], head, logit_scale, max_length)
         task._read_longest()
-        probes = task.records(Examples(list(_PROBES), np.arange(4, dtype=np.int64) % len(labels)))
-        check_gradients(model, task.layout, lambda chosen: probes.losses(model, chosen))
+        probes = task._probes()
+        task.canonical_rows = check_gradients(
+            model, task.layout, lambda chosen: probes.losses(model, chosen), probes.lengths
+        )
         return task
+
+    def _probes(self) -> "TextRecords":
+        """Public records of a few lengths, some of each, none beginning like another."""
+        ids = self._tokens([_PROBE_TEXT])[0]
+        tokens = [
+            [ids[(start + place) % len(ids)] for place in range(min(length, self.max_length))]
+            for length in _PROBE_LENGTHS
+            for start in range(_PROBES_OF_A_LENGTH)
+        ]
+        labels = np.arange(len(tokens), dtype=np.int64) % len(self.labels)
+        return TextRecords(self, tokens, labels)
 
     def _read_longest(self) -> None:
         """Read a text of the most tokens; ModelError where the model cannot.
@@ -148,7 +175,7 @@ class TextTask:
         texts = [name.replace("_", " ").replace("-", " ") for name in self.labels]
         with torch.no_grad():
             vectors = self.model.embed(**self._pad(self._tokens(texts)))  # [K, d]
-        head = nn.Linear(vectors.shape[1], len(texts), bias=kind == "trained")
+        head = SteadyLinear(vectors.shape[1], len(texts), bias=kind == "trained")
         with torch.no_grad():
             head.weight.copy_(vectors)
             if head.bias is not None:
@@ -157,28 +184,42 @@ class TextTask:
 
     def records(self, examples: Examples) -> "TextRecords":
         """The examples, tokenised once."""
-        return TextRecords(self, examples)
+        return TextRecords(self, self._tokens(examples.texts), examples.labels, examples.units)
 
     def logits(self, records: "TextRecords", progress: Progress | None = None) -> Tensor:
         """Logits [n, K]; ``progress`` is told of each batch, and may end it."""
-        tokens, done = records.tokens, 0
-        found = torch.empty((len(tokens), len(self.labels)))
-        with torch.no_grad():
-            for batch in micro_batches(range(len(tokens)), records.lengths, _EVALUATION_TOKENS):
-                found[batch] = self.model(**self._pad([tokens[i] for i in batch])).cpu()
-                done += len(batch)
-                if progress is not None:
-                    progress(done, len(tokens))
-        return found
+        logits = torch.empty((len(records.tokens), len(self.labels)))
+        for batch, found in self._logits(records, progress):
+            logits[batch] = found
+        return logits
 
     def score(
         self, records: "TextRecords", progress: Progress | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """For each record [n]: 1 where the best label is right, else 0; and its cross-entropy."""
-        logits = self.logits(records, progress)
-        correct = (logits.argmax(dim=1) == records.labels).double()
-        losses = functional.cross_entropy(logits, records.labels, reduction="none").double()
-        return correct.numpy(), losses.numpy()
+        """For each record [n]: 1 where the best label is right, else 0; and its cross-entropy.
+
+        Both are functions of the record alone, to the bit.
+        """
+        correct, losses = np.empty((2, len(records.tokens)))
+        for batch, logits in self._logits(records, progress):
+            labels = records.labels[batch]
+            correct[batch] = logits.argmax(dim=1) == labels
+            losses[batch] = functional.cross_entropy(logits, labels, reduction="none")
+        return correct, losses
+
+    def _logits(
+        self, records: "TextRecords", progress: Progress | None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Micro-batches of all records, each with its logits [B, K]."""
+        done, canonical = 0, self.canonical_rows
+        everything = range(len(records.tokens))
+        with torch.no_grad(), deterministic():
+            for batch in micro_batches(everything, records.lengths, canonical, _EVALUATION_TOKENS):
+                logits = self.model(**records.inputs(filled(batch, canonical)))[: len(batch)]
+                yield batch, logits.float().cpu()
+                done += len(batch)
+                if progress is not None:
+                    progress(done, len(records.tokens))
 
     def save(self, directory: Path) -> None:
         """Write backbone and tokenizer for ``from_pretrained``, and head and labels beside."""
@@ -198,9 +239,9 @@ class TextTask:
         return found
 
     def _pad(self, tokens: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        longest = max(len(ids) for ids in tokens)
-        ids = torch.full((len(tokens), longest), int(self.tokenizer.pad_token_id))
-        mask = torch.zeros((len(tokens), longest), dtype=torch.long)
+        length = padded_length(max(len(ids) for ids in tokens), self.max_length)
+        ids = torch.full((len(tokens), length), int(self.tokenizer.pad_token_id))
+        mask = torch.zeros((len(tokens), length), dtype=torch.long)
         for row, values in enumerate(tokens):
             ids[row, : len(values)] = torch.tensor(values)
             mask[row, : len(values)] = 1
@@ -211,20 +252,37 @@ class TextTask:
 class TextRecords:
     """One site's tokenised records: a ``training.PrivateRecords``."""
 
-    def __init__(self, task: TextTask, examples: Examples) -> None:
+    def __init__(
+        self,
+        task: TextTask,
+        tokens: Sequence[Sequence[int]],
+        labels: NDArray[np.int64],
+        units: Sequence[str] | None = None,
+    ) -> None:
         self._task = task
-        self.tokens = task._tokens(examples.texts)
-        self.labels = torch.from_numpy(examples.labels)
-        self.lengths = np.array([len(ids) for ids in self.tokens], dtype=np.int64)
-        owners: Sequence[str | int] = examples.units or range(len(examples))
+        self.tokens = tokens
+        self.labels = torch.from_numpy(labels)
+        self.lengths = np.array(
+            [padded_length(len(ids), task.max_length) for ids in tokens], dtype=np.int64
+        )
         members: dict[str | int, list[int]] = {}
+        owners: Sequence[str | int] = units or range(len(tokens))
         for record, owner in enumerate(owners):
             members.setdefault(owner, []).append(record)
         self.units = [np.array(records, dtype=np.int64) for records in members.values()]
 
+    @property
+    def canonical_rows(self) -> int:
+        """Of how many rows a micro-batch is a whole multiple."""
+        return self._task.canonical_rows
+
+    def inputs(self, records: Sequence[int]) -> dict[str, Tensor]:
+        """What the model reads [B, T] of some records of one padded length."""
+        return self._task._pad([self.tokens[i] for i in records])
+
     def losses(self, model: nn.Module, records: Sequence[int]) -> Tensor:
-        """Cross-entropy [B] of some records, one for each."""
-        logits = model(**self._task._pad([self.tokens[i] for i in records]))
+        """Cross-entropy [B] of some records of one padded length, one for each."""
+        logits = model(**self.inputs(records))
         labels = self.labels[list(records)].to(logits.device)
         return functional.cross_entropy(logits.float(), labels, reduction="none")
 

@@ -5,7 +5,9 @@
 
 *Formal guarantee*: each step is the Gaussian mechanism with the plan's noise
 multiplier on a Poisson sample at the plan's rate, for adding or removing one
-unit; what follows the noise is post-processing.
+unit; what follows the noise is post-processing. A unit's clipped row is a function
+of that unit and the biases alone, to the bit (see ``batches``), so that as integers
+on the noise's grid the sum with a unit less the sum without it is that row.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpbitfit import bias
+from dpbitfit.batches import deterministic, filled, micro_batches
 from dpbitfit.bias import BiasLayout
 from dpbitfit.clipping import clip
 from dpbitfit.errors import InputError
@@ -36,14 +39,18 @@ class PrivateRecords(Protocol):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each record [n]."""
+        """Tokens [n] that each record is padded to: a function of that record alone."""
+
+    @property
+    def canonical_rows(self) -> int:
+        """Of how many rows a micro-batch must be a whole multiple; see ``batches``."""
 
     @property
     def units(self) -> Sequence[NDArray[np.int64]]:
         """The records of each unit of privacy; every record in exactly one."""
 
     def losses(self, model: nn.Module, records: Sequence[int]) -> Tensor:
-        """The losses [B] of some records, one for each, none depending on another."""
+        """The losses [B] of records of one padded length, each depending on its record alone."""
 
 
 @dataclass
@@ -79,7 +86,7 @@ def train_round(
     divisor = plan.sampling_rate * declared_size
     values = biases.astype(np.float64)  # [P]
     model.eval()  # dropout off
-    with PerRecordGradients(model, layout) as recorder:
+    with deterministic(), PerRecordGradients(model, layout) as recorder:
         for step in range(plan.steps_per_round):
             bias.unpack(model, layout, values.astype(np.float32))
             sample = sampler.draw()
@@ -109,9 +116,7 @@ def clipped_sum(
     pending: dict[int, NDArray[np.float32]] = {}
     waiting = {int(unit): len(records.units[unit]) for unit in sample}
     owner = {int(record): int(unit) for unit in sample for record in records.units[unit]}
-    for batch in micro_batches(sorted(owner), records.lengths, token_budget):
-        with recorder.records(len(batch)):
-            rows = recorder.rows(records.losses(model, batch)).cpu().numpy()  # [B, P]
+    for batch, rows in gradient_rows(model, recorder, records, sorted(owner), token_budget):
         complete = []
         for record, row in zip(batch, rows, strict=True):
             unit = owner[record]
@@ -127,21 +132,20 @@ def clipped_sum(
     return total
 
 
-def micro_batches(
-    records: Sequence[int], lengths: NDArray[np.int64], token_budget: int
-) -> Iterator[list[int]]:
-    """Cut records, sorted by length, into batches of at most ``token_budget`` padded tokens.
-
-    Sorting wastes no padding; a record longer than the budget has a batch of its own.
-    """
-    batch: list[int] = []
-    for record in sorted(records, key=lambda r: int(lengths[r])):
-        if batch and int(lengths[record]) * (len(batch) + 1) > token_budget:
-            yield batch
-            batch = []
-        batch.append(record)
-    if batch:
-        yield batch
+def gradient_rows(
+    model: nn.Module,
+    recorder: PerRecordGradients,
+    records: PrivateRecords,
+    chosen: Sequence[int],
+    token_budget: int,
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    """Micro-batches of the chosen records, each with its gradient rows [B, P]."""
+    canonical = records.canonical_rows
+    for batch in micro_batches(chosen, records.lengths, canonical, token_budget):
+        full = filled(batch, canonical)
+        with recorder.records(len(full)):
+            rows = recorder.rows(records.losses(model, full))[: len(batch)]
+        yield batch, rows.cpu().numpy()
 
 
 def _descend(

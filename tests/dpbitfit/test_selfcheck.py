@@ -1,23 +1,27 @@
 """Models whose private gradients would be wrong are refused when they are attached."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpbitfit.bias import BiasLayout, select
+from dpbitfit.bias import BiasLayout, pack, select
 from dpbitfit.errors import ModelError
-from dpbitfit.selfcheck import check_gradients
+from dpbitfit.selfcheck import CANONICAL_ROWS, check_gradients
 
 from .models import MODELS, build, losses
+
+ONE_LENGTH = np.ones(4, dtype=np.int64)  # four probes that are padded alike
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_ordinary_models_pass(name: str) -> None:
     model = build(name)
-    check_gradients(model, select(model), losses(model, name))
+    assert check_gradients(model, select(model), losses(model, name), ONE_LENGTH) in CANONICAL_ROWS
 
 
 class Shape(nn.Module):
@@ -94,7 +98,7 @@ def test_what_would_be_wrong_is_refused(kind: Callable[[], nn.Module], says: str
         return functional.cross_entropy(logits, labels[list(records)], reduction="none")
 
     with pytest.raises(ModelError, match=says):
-        check_gradients(model, select(model), of)
+        check_gradients(model, select(model), of, ONE_LENGTH)
 
 
 def test_a_mean_loss_spread_over_the_records_is_refused() -> None:
@@ -105,7 +109,7 @@ def test_a_mean_loss_spread_over_the_records_is_refused() -> None:
         return of(records) / len(records)  # what a model's own mean loss does
 
     with pytest.raises(ModelError, match="mixes records"):
-        check_gradients(model, select(model), coupled)
+        check_gradients(model, select(model), coupled, ONE_LENGTH)
 
 
 def test_a_bias_that_no_record_reaches_is_refused() -> None:
@@ -118,4 +122,108 @@ def test_a_bias_that_no_record_reaches_is_refused() -> None:
     layout = select(model)
     assert isinstance(layout, BiasLayout)
     with pytest.raises(ModelError, match=r"unused\.bias"):
-        check_gradients(model, layout, of)
+        check_gradients(model, layout, of, ONE_LENGTH)
+
+
+class OneRowIsWrong(torch.autograd.Function):
+    """The identity, whose backward pass halves the gradient of one record of a batch."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, records: Tensor) -> Tensor:
+        ctx.save_for_backward(records)
+        return states.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (records,) = ctx.saved_tensors
+        halved = (len(records) > 1) & (records == 2)
+        return torch.where(halved.reshape(-1, 1, 1), gradient / 2, gradient), None
+
+
+def test_every_row_is_compared_with_ordinary_autograd() -> None:
+    """Alike in every batch but that of one record, so that only that comparison tells."""
+    torch.manual_seed(0)
+    model = Shape()
+    data, labels = torch.randn(4, 4, 5), torch.tensor([0, 1, 2, 0])
+
+    def of(records: Sequence[int]) -> Tensor:
+        chosen = torch.tensor(list(records))
+        states = OneRowIsWrong.apply(model.first(data[chosen]), chosen)
+        logits = model.last(states.tanh()).mean(dim=1)
+        return functional.cross_entropy(logits, labels[chosen], reduction="none")
+
+    with pytest.raises(ModelError, match=r"first\.bias"):
+        check_gradients(model, select(model), of, ONE_LENGTH)
+
+
+class RoundsByTheBatch(Shape):
+    """A layer whose sums depend on the batch by a rounding error, below a size or at any."""
+
+    exact_from = 1000
+
+    def between(self, states: Tensor) -> Tensor:
+        if len(states) < self.exact_from:
+            states = states * (1 + 1e-7 * len(states))
+        return states.tanh()
+
+
+def probes_of(model: nn.Module) -> Callable[[Sequence[int]], Tensor]:
+    data, labels = torch.randn(4, 4, 5), torch.tensor([0, 1, 2, 0])
+
+    def of(records: Sequence[int]) -> Tensor:
+        logits = model(data[list(records)])
+        return functional.cross_entropy(logits, labels[list(records)], reduction="none")
+
+    return of
+
+
+def test_the_size_from_which_rows_are_exact_is_found() -> None:
+    torch.manual_seed(0)
+    model = RoundsByTheBatch()
+    model.exact_from = 5
+    assert check_gradients(model, select(model), probes_of(model), ONE_LENGTH) == 8
+
+
+def test_a_model_that_is_exact_at_no_size_is_refused_with_the_layer_and_the_device() -> None:
+    torch.manual_seed(0)
+    model = RoundsByTheBatch()
+    with pytest.raises(ModelError, match="last: on cpu its rounding changes with the batch"):
+        check_gradients(model, select(model), probes_of(model), ONE_LENGTH)
+
+
+class MixesWhereItOverflows(Shape):
+    """Records mix once a logit is too large, which ordinary biases never make it."""
+
+    def forward(self, records: Tensor) -> Tensor:
+        logits = super().forward(records)
+        return logits * (1 + 1e-6 * len(records)) if logits.abs().max() > 1e9 else logits
+
+
+def test_rows_are_compared_at_overflowing_biases_too() -> None:
+    torch.manual_seed(0)
+    model = MixesWhereItOverflows()
+    data = torch.randn(4, 4, 5)
+    with pytest.raises(ModelError, match="on cpu its rounding changes with the batch"):
+        check_gradients(
+            model,
+            select(model),
+            lambda records: model(data[list(records)]).sin().sum(dim=1),
+            ONE_LENGTH,
+        )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_damaged_weights_are_refused(value: float) -> None:
+    model = build("bert")
+    with torch.no_grad():
+        next(model.parameters())[3:].fill_(value)
+    with pytest.raises(ModelError, match="not finite"):
+        check_gradients(model, select(model), losses(model, "bert"), ONE_LENGTH)
+
+
+def test_the_models_own_biases_are_back_after_the_check() -> None:
+    model = build("bert")
+    layout = select(model)
+    before = pack(model, layout)
+    check_gradients(model, layout, losses(model, "bert"), ONE_LENGTH)
+    assert (pack(model, layout) == before).all()

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dpbitfit import bias, training
@@ -18,7 +15,7 @@ from dpbitfit.errors import InputError
 from dpbitfit.gradients import PerRecordGradients
 from dpbitfit.noise import DiscreteGaussian, make_noise
 from dpbitfit.plan import Plan
-from dpbitfit.training import OptimizerState, clipped_sum, micro_batches, train_round
+from dpbitfit.training import OptimizerState, clipped_sum, train_round
 
 WIDTH = 400
 NORM, SIGMA = 0.5, 2.0
@@ -55,6 +52,7 @@ class Records:
     directions: Tensor
     units: Sequence[np.ndarray]
     lengths: np.ndarray
+    canonical_rows: int = 1
 
     @classmethod
     def of(cls, directions: Any, units: Sequence[Sequence[int]] | None = None) -> "Records":
@@ -187,16 +185,6 @@ def test_a_record_that_is_not_finite_adds_nothing() -> None:
     records.directions[3] = torch.nan
     clean = [i for i in range(10) if i != 3]
     assert summed(records, range(10)) == pytest.approx(summed(records, clean), abs=1e-9)
-
-
-@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40), budget=st.integers(1, 200))
-def test_micro_batches_hold_every_record_once_within_the_budget(
-    lengths: list[int], budget: int
-) -> None:
-    batches = list(micro_batches(range(len(lengths)), np.array(lengths), budget))
-    assert sorted(chain(*batches)) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
 
 
 def test_adam_follows_kingma_and_ba_on_the_noised_gradient() -> None:
