@@ -41,6 +41,8 @@ def explain(policy: Policy) -> str:
 NEVER = (
     "Records, texts and labels of records, and the names in a column of persons.",
     "How many records or persons there are; the declared sizes stand for that.",
+    "Whether a record can be used: the guard reads all of them before it answers anything, and "
+    "does not start where one cannot.",
     "Losses and gradients of training, and any metric that is not listed above.",
     "What went wrong in words: a refusal is one of a few fixed codes.",
 )

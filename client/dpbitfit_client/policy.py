@@ -152,6 +152,11 @@ class Dataset:
         """What the ledger calls the records for evaluation."""
         return f"{self.name}:evaluation"
 
+    @property
+    def parts(self) -> "tuple[Dataset | Evaluation, ...]":
+        """The records that train, and those that are only measured on, where there are any."""
+        return (self,) if self.evaluation is None else (self, self.evaluation)
+
     def check(self, plan: Plan) -> None:
         """Raise unless a plan protects what this dataset's budget counts.
 

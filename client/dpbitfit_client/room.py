@@ -1,7 +1,7 @@
 """What a guard keeps warm: one data set with one model, loaded and tokenised once.
 
-The model is loaded for whoever may ask; records are read when a round is about to
-be charged for them, and not before.
+The model is loaded for whoever may ask; records are tokenised in a round that has
+been charged for them, and not before: what goes wrong with one is no free answer.
 """
 
 from collections import OrderedDict
@@ -9,25 +9,25 @@ from collections.abc import Callable
 
 from dpbitfit.errors import ProtocolError
 from dpbitfit.plan import Plan
-from dpbitfit.tables import Examples, read_labels
 from dpbitfit.tasks import TextRecords, TextTask
 from dpbitfit_client.policy import Dataset, Evaluation
+from dpbitfit_client.records import Records
 
 MOST_ROOMS = 2  # each holds a model
 
 
 class Room:
-    """A task, and the records of its data set that were read so far."""
+    """A task, and what of its data set's records was tokenised so far."""
 
-    def __init__(self, task: TextTask, read: Callable[[Dataset | Evaluation], Examples]) -> None:
+    def __init__(self, task: TextTask, records: Records) -> None:
         self.task = task
-        self._read = read
+        self._kept = records
         self._records: dict[str, TextRecords] = {}
 
     def records(self, part: Dataset | Evaluation) -> TextRecords:
         """The records that train it, or those that are only measured on."""
         if part.source not in self._records:
-            self._records[part.source] = self.task.records(self._read(part))
+            self._records[part.source] = self.task.records(self._kept.examples(part))
         return self._records[part.source]
 
     def agree(self, plan: Plan) -> None:
@@ -39,14 +39,10 @@ class Room:
 class Rooms:
     """The rooms that were used last, by data set and by what a plan asks of the model."""
 
-    def __init__(
-        self,
-        folder: Callable[[str], str],
-        examples: Callable[[Dataset, Dataset | Evaluation], Examples],
-    ) -> None:
-        """``folder`` says where a model of some name lies, ``examples`` reads a data set's part."""
+    def __init__(self, folder: Callable[[str], str], records: Records) -> None:
+        """``folder`` says where a model of some name lies."""
         self._folder = folder
-        self._examples = examples
+        self._records = records
         self._rooms: OrderedDict[tuple[str | float, ...], Room] = OrderedDict()
 
     def enter(self, dataset: Dataset, plan: Plan) -> Room:
@@ -60,7 +56,7 @@ class Rooms:
         return room
 
     def _load(self, dataset: Dataset, plan: Plan) -> Room:
-        labels = read_labels(dataset.labels)
+        labels = self._records.labels(dataset)
         where = self._folder(plan.model)
         task = TextTask.load(where, labels, plan.head, plan.logit_scale, plan.max_length)
-        return Room(task, lambda part: self._examples(dataset, part))
+        return Room(task, self._records)

