@@ -68,6 +68,7 @@ def _limits(limits: Limits, delta: float) -> dict[str, Any]:
         **asdict(limits),
         "models": list(limits.models),
         "heads": list(limits.heads),
+        "max_bias_distance": limits.max_bias_distance or None,
         "max_steps": limits.max_steps,
         "cost": cost,
         "binds": "budget" if over else "limits",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dpbitfit_client.describe import describe
+from dpbitfit_client.limits import MOST_DISTANCE
 from dpbitfit_client.policy import Policy
 
 __all__ = ["describe", "explain"]
@@ -84,6 +85,12 @@ def _limits_words(who: str, limits: dict[str, Any], delta: float) -> str:
         else "within its share, so that the limits bind first: further plans may follow until the "
         "share is spent"
     )
+    distance = (
+        f"{limits['max_bias_distance']:g} from its pretrained value"
+        if limits["max_bias_distance"]
+        else "where honest training by the plan takes it, with a margin of ten times, and "
+        f"{MOST_DISTANCE:g} from its pretrained value at most"
+    )
     return (
         f"{who} may train, for at most epsilon {limits['epsilon']:g} over all its plans. One plan "
         f"has a noise multiplier of at least {limits['min_noise_multiplier']:g}, samples at most "
@@ -91,7 +98,8 @@ def _limits_words(who: str, limits: dict[str, Any], delta: float) -> str:
         f"{limits['max_rounds']:,} rounds of {limits['max_steps_per_round']:,} steps; at these "
         f"extremes it would cost {figure} at delta {delta:g}, {binds}. "
         f"Models: {', '.join(limits['models'])}; heads: {', '.join(limits['heads'])}; texts of at "
-        f"most {limits['max_length']:,} tokens."
+        f"most {limits['max_length']:,} tokens. A round may start from any biases of which none is "
+        f"further than {distance}."
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpbitfit import codec, statements
+from dpbitfit import statements
 from dpbitfit.accounting import Counts
 from dpbitfit.errors import (
     AnswerLost,
@@ -152,7 +152,9 @@ class Guard:
             payload = self._kept(request)
             if payload is None:
                 room.agree(request.plan)
-                biases = codec.vector(request.biases, room.task.layout.size)
+                limits = self.policy.limits(dataset.name, request.coordinator)
+                distance = limits.bias_distance(request.plan, dataset.declared_size)
+                biases = room.biases(request.biases, distance)
                 once, whole = work.steps(request.plan, dataset)
                 self._approve(request, dataset, account, once, whole)
                 self.ledger.reserve(request.run, request.round, {account.id: request.key}, once)

@@ -7,7 +7,11 @@ been charged for them, and not before: what goes wrong with one is no free answe
 from collections import OrderedDict
 from collections.abc import Callable
 
-from dpbitfit.errors import ProtocolError
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit import codec
+from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
 from dpbitfit.tasks import TextRecords, TextTask
 from dpbitfit_client.policy import Dataset, Evaluation
@@ -29,6 +33,21 @@ class Room:
         if part.source not in self._records:
             self._records[part.source] = self.task.records(self._kept.examples(part))
         return self._records[part.source]
+
+    def biases(self, packed: bytes, most: float) -> NDArray[np.float32]:
+        """The biases [P] that a round starts from.
+
+        Raises ProtocolError as ``codec.vector``, PolicyError where one is further than
+        ``most`` from its pretrained value.
+        """
+        found = codec.vector(packed, self.task.layout.size)
+        distance = float(np.abs(found.astype(np.float64) - self.task.pretrained).max())
+        if distance > most:
+            raise PolicyError(
+                f"the policy allows a bias up to {most:g} from its pretrained value, "
+                f"not {distance:.3g}"
+            )
+        return found
 
     def agree(self, plan: Plan) -> None:
         """ProtocolError unless the plan is for this very model and label set."""

@@ -42,6 +42,7 @@ POLICY: dict[str, Any] = {
                     "models": ["minilm"],
                     "heads": ["labels", "trained"],
                     "max-length": 64,
+                    "max-bias-distance": 4.0,
                 }
             },
             "evaluation": {

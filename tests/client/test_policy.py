@@ -63,6 +63,7 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     (*LIMITS, "epsilon"): lambda policy: limits(policy).epsilon == 8.0,
     (*LIMITS, "heads"): lambda policy: limits(policy).heads == ("labels",),
     (*LIMITS, "max-length"): lambda policy: limits(policy).max_length == 128,
+    (*LIMITS, "max-bias-distance"): lambda policy: limits(policy).max_bias_distance == 0,
 }
 # Names that a site chooses: another one is no fault of the name.
 CHOSEN = {("coordinators", "trial-office"), ("models", "minilm"), LETTERS}
@@ -97,6 +98,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     (*LIMITS, "models"): [[], ["other"], ["minilm", "minilm"], [[]], ["minilm", 3]],
     (*LIMITS, "heads"): [[], ["other"], ["labels", "labels"], [math.nan]],
     (*LIMITS, "max-length"): NOT_COUNTS,
+    (*LIMITS, "max-bias-distance"): [*NOT_NUMBERS, 1e-4, 1000.1],
     (*EVALUATION, "path"): [*NOT_PATHS, POLICY["datasets"]["letters"]["path"]],
     (*EVALUATION, "unit-column"): ["", "record", "a/b"],
     (*EVALUATION, "declared-size"): NOT_COUNTS,
@@ -134,7 +136,8 @@ def test_every_key_is_read(file: Path) -> None:
     assert (data.source, data.unit, data.declared_size) == ("/srv/letters.csv", "patient", 4000)
     assert (data.text_column, data.label_column) == ("body", "topic")
     assert (data.epsilon, data.delta) == (8.0, 1e-5)
-    assert limits(policy) == Limits(6.0, 0.8, 0.2, 20, 50, ("minilm",), ("labels", "trained"), 64)
+    heads = ("labels", "trained")
+    assert limits(policy) == Limits(6.0, 0.8, 0.2, 20, 50, ("minilm",), heads, 64, 4.0)
     assert data.evaluation_name == "letters:evaluation"
     assert data.evaluation == Evaluation(
         "/srv/held-out.parquet", "patient", 500, 1.0, 1e-6, {"accuracy": 20.0}
@@ -402,6 +405,20 @@ def test_a_plan_outside_the_limits_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=named):
         check(file, replace(PLAN, **change))
+
+
+def test_a_bias_may_be_as_far_from_its_pretrained_value_as_honest_training_takes_it(
+    file: Path,
+) -> None:
+    """But no learning rate that a coordinator names makes that far, and a run may go on."""
+    own = limits(read(file, changed((*LIMITS, "max-bias-distance"), ...)))
+    plan = replace(PLAN, rounds=10, steps_per_round=2, learning_rate=0.02)
+    assert own.bias_distance(plan, 4000) == plan.largest_distance(4000) == 10 * 20 * 0.02
+    for optimizer in ("adam", "sgd"):
+        greedy = replace(plan, learning_rate=1e6, clipping_norm=1e6, optimizer=optimizer)
+        assert own.bias_distance(greedy, 4000) == 10
+    assert own.bias_distance(replace(plan, rounds=1, learning_rate=1e-9), 4000) == 1
+    assert limits(read(file)).bias_distance(plan, 4000) == 4  # what the policy says
 
 
 def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -> None:
