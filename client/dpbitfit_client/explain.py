@@ -51,9 +51,11 @@ NEVER = (
 
 def _dataset_words(dataset: dict[str, Any]) -> list[str]:
     unit, delta = dataset["unit"], dataset["delta"]
+    others = dataset["shares_account_with"]
+    them = f"them and on {', '.join(others)} together (one account)" if others else "them"
     lines = _paragraph(
         f"The records of {dataset['records']}, declared as {dataset['declared_size']:,} units. "
-        f"{_unit_words(unit)} All that is trained on them under this policy may cost at "
+        f"{_unit_words(unit)} All that is trained on {them} under this policy may cost at "
         f"most epsilon {dataset['most_epsilon']:g} at delta {delta:g} ({dataset['adjacency']}), "
         "whatever is asked, by whom and how often: the ledger keeps count, and the budget is the "
         "cap."

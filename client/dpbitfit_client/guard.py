@@ -27,6 +27,7 @@ from dpbitfit.errors import (
     AnswerLost,
     DpbitfitError,
     IdentityError,
+    InputError,
     LedgerError,
     PolicyError,
     ProtocolError,
@@ -62,7 +63,8 @@ class Guard:
         self.ledger = Ledger(policy.site.ledger, create=True)
         self._accounts = {}
         for name, one in policy.datasets.items():
-            self._accounts["train", name] = self._open(name, one)
+            self._refuse_forgetting(one)
+            self._accounts["train", name] = self._open(one.account, one)
             if one.evaluation is not None:
                 self._accounts["evaluate", name] = self._open(one.evaluation_name, one.evaluation)
         self._rooms = Rooms(policy.folder, self.records)
@@ -114,6 +116,23 @@ class Guard:
             datasets=self.policy.datasets,
             busy=self._turn.busy,
         )
+
+    def _refuse_forgetting(self, dataset: Dataset) -> None:
+        """InputError where losses of a data set lie in another account than it has now."""
+        if dataset.account == dataset.name:
+            return
+        for account in self.ledger.accounts():
+            site, name, _ = account.name
+            own = name.removesuffix(":evaluation") == dataset.name
+            if (
+                own
+                and site == self.policy.site.name
+                and self.ledger.holdings([account.id])[account.id]
+            ):
+                raise InputError(
+                    f"datasets.{dataset.name}.account: the ledger's {account.name} holds losses "
+                    f"that {dataset.account!r} would not: let the others name {dataset.name!r}"
+                )
 
     def _open(self, name: str, part: Dataset | Evaluation) -> Account:
         """The account of some records, with the budget that the policy says."""
@@ -227,7 +246,7 @@ class Guard:
     def _statements(self, dataset: Dataset, room: Room) -> pb.Statements:
         return pb.Statements(
             site=self.policy.site.name,
-            dataset=dataset.name,
+            dataset=dataset.account,  # so that its coordinator keeps one account as well
             unit=dataset.unit,
             declared_size=dataset.declared_size,
             layout_digest=room.task.layout.digest,

@@ -32,6 +32,7 @@ POLICY: dict[str, Any] = {
             "declared-size": 4000,
             "epsilon": 8.0,
             "delta": 1e-5,
+            "account": "patients",
             "coordinators": {
                 "trial-office": {
                     "epsilon": 6,

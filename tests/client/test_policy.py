@@ -57,6 +57,7 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     (*LETTERS, "label-column"): lambda policy: letters(policy).label_column == "label",
     (*LETTERS, "unit-column"): lambda policy: letters(policy).unit == "record",
     (*LETTERS, "coordinators"): lambda policy: not letters(policy).limits,
+    (*LETTERS, "account"): lambda policy: letters(policy).account == "letters",
     LIMITS: lambda policy: not letters(policy).limits,
     EVALUATION: lambda policy: letters(policy).evaluation is None,
     (*EVALUATION, "unit-column"): lambda policy: letters(policy).evaluation.unit == "record",
@@ -88,6 +89,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     (*LETTERS, "labels"): ["", "letters.txt", "one", "one,one", "/srv/labels.csv"],
     (*LETTERS, "unit-column"): ["", "record", "a/b", "x" * 201],
     (*LETTERS, "declared-size"): NOT_COUNTS,
+    (*LETTERS, "account"): ["", "a/b", "letters:evaluation", "x" * 181],
     (*LETTERS, "epsilon"): NOT_BUDGETS,
     (*LETTERS, "delta"): [*NOT_NUMBERS, 1, 1.5, 1e-100],
     (*LIMITS, "epsilon"): [*NOT_BUDGETS, 8.001],
@@ -138,7 +140,7 @@ def test_every_key_is_read(file: Path) -> None:
     assert (data.epsilon, data.delta) == (8.0, 1e-5)
     heads = ("labels", "trained")
     assert limits(policy) == Limits(6.0, 0.8, 0.2, 20, 50, ("minilm",), heads, 64, 4.0)
-    assert data.evaluation_name == "letters:evaluation"
+    assert (data.account, data.evaluation_name) == ("patients", "patients:evaluation")
     assert data.evaluation == Evaluation(
         "/srv/held-out.parquet", "patient", 500, 1.0, 1e-6, {"accuracy": 20.0}
     )
@@ -308,6 +310,43 @@ def test_one_key_or_source_has_one_name(file: Path, tmp_path: Path) -> None:
         again = {key: value for key, value in again.items() if value is not ...}
         said = refusal(file, changed(("datasets", "again"), again))
         assert "datasets.again.path: is also datasets.letters.path" in said
+
+
+def other_dataset(**values: Any) -> dict[str, Any]:
+    """The policy with another dataset of the same account, other records and these values."""
+    notes = changed(("path",), "/srv/notes.csv", value_of(LETTERS))
+    notes = changed(("evaluation", "path"), "/srv/notes-held-out.csv", notes)
+    for name, value in values.items():
+        notes = changed(tuple(name.replace("_", "-").split("__")), value, notes)
+    return changed(("datasets", "notes"), notes)
+
+
+def test_datasets_of_one_account_have_one_unit_and_one_budget(file: Path) -> None:
+    assert read(file, other_dataset()).datasets["notes"].account == "patients"
+    for name, value, theirs in (
+        ("unit-column", "customer", "'patient'"),
+        ("epsilon", 9.0, "8.0"),
+        ("delta", 1e-6, "1e-05"),
+    ):
+        values = other_dataset(**{name: value})
+        key = ("datasets", "notes", name)
+        line = written(values)[1][key]
+        said = f"{file}:{line}: {named(key)}: must be that of datasets.letters, {theirs}"
+        assert said in refusal(file, values)
+        assert read(file, other_dataset(**{name: value, "account": "others"}))
+    without = other_dataset(unit_column=...)
+    assert "datasets.notes.unit-column: must be that of" in refusal(file, without)
+    measured = changed(("datasets", "notes", "evaluation", "epsilon"), 2.0, other_dataset())
+    assert "datasets.notes.evaluation.epsilon: must be that of datasets.letters.evaluation" in (
+        refusal(file, measured)
+    )
+
+
+def test_an_account_with_a_datasets_name_is_that_datasets(file: Path) -> None:
+    own = changed((*LETTERS, "account"), "notes", other_dataset(account=...))
+    assert read(file, own).datasets["notes"].account == "notes"
+    crossed = changed((*LETTERS, "account"), "notes", other_dataset(account="others"))
+    assert "datasets.letters.account: notes has another account" in refusal(file, crossed)
 
 
 def test_a_source_is_a_path_or_a_loader(file: Path) -> None:
