@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dpbitfit_client.describe import describe
-from dpbitfit_client.limits import MOST_DISTANCE
+from dpbitfit_client.limits import LEAST_DISTANCE, MOST_DISTANCE
 from dpbitfit_client.policy import Policy
 
 __all__ = ["describe", "explain"]
@@ -88,10 +88,10 @@ def _limits_words(who: str, limits: dict[str, Any], delta: float) -> str:
         "share is spent"
     )
     distance = (
-        f"{limits['max_bias_distance']:g} from its pretrained value"
+        f"{limits['max_bias_distance']:g}"
         if limits["max_bias_distance"]
-        else "where honest training by the plan takes it, with a margin of ten times, and "
-        f"{MOST_DISTANCE:g} from its pretrained value at most"
+        else "ten times what honest training by the plan can reach (at least "
+        f"{LEAST_DISTANCE:g}, at most {MOST_DISTANCE:g})"
     )
     return (
         f"{who} may train, for at most epsilon {limits['epsilon']:g} over all its plans. One plan "
@@ -101,7 +101,7 @@ def _limits_words(who: str, limits: dict[str, Any], delta: float) -> str:
         f"extremes it would cost {figure} at delta {delta:g}, {binds}. "
         f"Models: {', '.join(limits['models'])}; heads: {', '.join(limits['heads'])}; texts of at "
         f"most {limits['max_length']:,} tokens. A round may start from any biases of which none is "
-        f"further than {distance}."
+        f"further from its pretrained value than {distance}."
     )
 
 

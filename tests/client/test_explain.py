@@ -47,7 +47,7 @@ def test_everything_that_decides_is_said(file: Path) -> None:
         "50 rounds of 20 steps",
         "heads: labels, trained",
         "64 tokens",
-        "none is further than 4 from its pretrained value",
+        "none is further from its pretrained value than 4.",
         "biases and of its head",
         "The accuracy on the evaluation records of letters, with noise of multiplier 20",
         f"the digest {'cd' * 32}",
@@ -196,7 +196,10 @@ def test_a_record_level_unit_says_what_it_does_not_protect(file: Path) -> None:
 def test_a_distance_that_follows_from_the_plan_is_said_to(file: Path) -> None:
     policy = read(file, changed((*LIMITS, "max-bias-distance"), ...))
     assert letters(policy)["coordinators"]["trial-office"]["max_bias_distance"] is None
-    assert "a margin of ten times, and 10 from its pretrained value at most" in words(policy)
+    assert (
+        "than ten times what honest training by the plan can reach (at least 1, at most 10)."
+        in words(policy)
+    )
 
 
 def test_a_cost_that_nobody_bounds_is_over_every_budget(
