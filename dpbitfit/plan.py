@@ -77,6 +77,19 @@ class Plan:
             step = self.clipping_norm * (1 + noise / (self.sampling_rate * declared_size))
         return 10 * self.steps_per_round * self.learning_rate * step
 
+    def largest_distance(self, declared_size: int) -> float:
+        """A public bound on how far honest training takes one value over the whole plan.
+
+        Adam's step is about ``learning_rate``, and below 7.3 of it whatever the
+        gradients are (by Cauchy-Schwarz on its moments); SGD's is the noised mean
+        gradient. Ten steps of that size for each of the plan's, at the first rate.
+        """
+        step = 1.0
+        if self.optimizer == "sgd":
+            noise = self.noise_multiplier / (self.sampling_rate * declared_size)
+            step = self.clipping_norm * (1 + noise)
+        return 10 * self.steps * self.learning_rate * step
+
     @property
     def digest(self) -> str:
         """SHA-256 of the plan's canonical JSON; both sides compare it."""

@@ -76,7 +76,8 @@ def read_examples(
     """Labelled texts from ``source``; ``labels`` is the public label set.
 
     Raises InputError, with the row's number, for a text, label, unit or site
-    that is empty or not a number or text, and for a label outside the set.
+    that is empty or not a number or text, or not Unicode, and for a label outside
+    the set.
     """
     wanted = [text_column, label_column, *filter(None, (unit_column, site_column))]
     table = read_columns(source, wanted)
@@ -131,7 +132,7 @@ def _load(source: str, columns: Sequence[str]) -> Mapping[str, Sequence[Any]]:
             return _columns(json_lines.read_json(source))
         if suffix == ".parquet":
             return _columns(parquet.read_table(source))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{source}: cannot be read: {_reason(error)}") from error
     module, colon, function = source.partition(":")
     if not colon:
@@ -161,5 +162,16 @@ def _strings(source: str | Path, column: str, values: Sequence[Any]) -> list[str
         text = "" if bad else str(value).strip()
         if not text or text.lower() == "nan":
             raise InputError(f"{source}: row {row}: column {column!r} is empty or NaN")
+        if not _is_unicode(text):  # no tokenizer would read it
+            raise InputError(f"{source}: row {row}: column {column!r} is no Unicode text")
         texts.append(text)
     return texts
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

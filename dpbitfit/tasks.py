@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,7 +89,8 @@ class TextTask:
     """A classifier with its tokenizer, its public label set and what of it trains.
 
     ``digest`` is that of the pretrained weights and of the settings that both
-    sides must share. ``canonical_rows`` is what this machine needs: see ``batches``.
+    sides must share; ``pretrained`` [P] is what trains, before any of it has;
+    ``canonical_rows`` is what this machine needs: see ``batches``.
     """
 
     model: TextClassifier
@@ -99,6 +100,7 @@ class TextTask:
     max_length: int
     digest: str = ""
     canonical_rows: int = 1
+    pretrained: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @classmethod
     def load(
@@ -139,6 +141,7 @@ class TextTask:
         trained_head = ("head.weight",) if head == "trained" else ()
         task.layout = bias.select(model, train_also=trained_head)
         bias.freeze(model)
+        task.pretrained = bias.pack(model, task.layout)
         task.digest = _digest(backbone, [*labels], head, logit_scale, max_length)
         task._read_longest()
         probes = task._probes()

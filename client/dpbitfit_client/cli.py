@@ -19,6 +19,8 @@ from dpbitfit_client.doctor import examine
 from dpbitfit_client.explain import explain
 from dpbitfit_client.policy import Policy
 
+LOOK_SECONDS = 5.0  # between two looks whether the records' files have changed
+
 app = typer.Typer(help="The site's guard: its records, its policy, its ledger.")
 
 PolicyFile = Annotated[Path, typer.Option("--policy", help="The site's policy file.")]
@@ -38,9 +40,12 @@ def serve(policy: PolicyFile) -> None:
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
-    with serving(read):
-        logging.getLogger("dpbitfit.guard").info("serving %s", read.site.socket)
-        stop.wait()
+    log = logging.getLogger("dpbitfit.guard")
+    with serving(read) as guard:
+        log.info("serving %s", read.site.socket)
+        while not stop.wait(LOOK_SECONDS):
+            for change in guard.records.changes():
+                log.warning("%s", change)
 
 
 @app.command()

@@ -32,13 +32,16 @@ def describe(policy: Policy) -> dict[str, Any]:
         "round_seconds": site.round_seconds,
         "coordinators": dict(policy.coordinators),
         "models": {name: asdict(model) for name, model in policy.models.items()},
-        "datasets": {name: _dataset(one) for name, one in policy.datasets.items()},
+        "datasets": {name: _dataset(policy, one) for name, one in policy.datasets.items()},
         "warnings": _warnings(policy),
     }
 
 
-def _dataset(dataset: Dataset) -> dict[str, Any]:
+def _dataset(policy: Policy, dataset: Dataset) -> dict[str, Any]:
+    sharing = [one.name for one in _sharing(policy, dataset) if one is not dataset]
     return {
+        "account": dataset.account,
+        "shares_account_with": sharing,
         "records": dataset.source,
         "labels": dataset.labels,
         "unit": dataset.unit,
@@ -46,7 +49,7 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
         "declared_size": dataset.declared_size,
         "epsilon": dataset.epsilon,
         "delta": dataset.delta,
-        "most_epsilon": _most(dataset),
+        "most_epsilon": _most(policy, dataset),
         "coordinators": {
             name: _limits(limits, dataset.delta) for name, limits in dataset.limits.items()
         },
@@ -54,11 +57,29 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _most(dataset: Dataset) -> float:
-    """The most that any requests can spend: shares add up, but never past the budget."""
-    shares = [limits.epsilon for limits in dataset.limits.values()]
+def _sharing(policy: Policy, dataset: Dataset) -> list[Dataset]:
+    """The data sets of its account, itself among them."""
+    return [one for one in policy.datasets.values() if one.account == dataset.account]
+
+
+def _most(policy: Policy, dataset: Dataset) -> float:
+    """The most that any requests can spend of its account."""
+    shares: dict[str, float] = {}
+    for one in _sharing(policy, dataset):
+        for who, limits in one.limits.items():
+            shares[who] = max(limits.epsilon, shares.get(who, 0.0))
     # Shares of several hold at delta each: at one delta, only the common budget bounds them.
-    return sum(shares, 0.0) if len(shares) < 2 else dataset.epsilon
+    return sum(shares.values(), 0.0) if len(shares) < 2 else dataset.epsilon
+
+
+def _most_of_all(policy: Policy) -> tuple[float, float]:
+    """Epsilon and delta that a person with records everywhere can lose in all."""
+    found = {}
+    for one in policy.datasets.values():
+        found[one.account] = (_most(policy, one), one.delta)
+        if one.evaluation is not None:
+            found[one.evaluation_name] = (one.evaluation.epsilon, one.evaluation.delta)
+    return sum(epsilon for epsilon, _ in found.values()), sum(delta for _, delta in found.values())
 
 
 def _limits(limits: Limits, delta: float) -> dict[str, Any]:
@@ -68,6 +89,7 @@ def _limits(limits: Limits, delta: float) -> dict[str, Any]:
         **asdict(limits),
         "models": list(limits.models),
         "heads": list(limits.heads),
+        "max_bias_distance": limits.max_bias_distance or None,
         "max_steps": limits.max_steps,
         "cost": cost,
         "binds": "budget" if over else "limits",
@@ -113,13 +135,21 @@ def _warnings(policy: Policy) -> list[str]:
             f"Everybody on this machine may look into {Path(policy.site.ledger).parent}, where the "
             "ledger and its key lie: chmod o-rwx."
         )
+    if len({one.account for one in policy.datasets.values()}) > 1:
+        most, delta = _most_of_all(policy)
+        found.append(
+            f"The datasets {', '.join(policy.datasets)} do not all share one account: a person "
+            f"with records in all of them can lose epsilon {most:g} in all, evaluations included, "
+            f"at delta {delta:g}. Where the same people may be in several, let these name one "
+            "account."
+        )
     for name, dataset in policy.datasets.items():
         found += _budget_warnings(f"Dataset {name}", dataset)
         if dataset.evaluation:
             found.append(
                 f"Dataset {name}: noised metrics on private records are allowed; whoever has "
                 "records for training and for evaluation can lose epsilon "
-                f"{_most(dataset) + dataset.evaluation.epsilon:g} in all, at delta "
+                f"{_most(policy, dataset) + dataset.evaluation.epsilon:g} in all, at delta "
                 f"{dataset.delta + dataset.evaluation.delta:g}."
             )
             found += _budget_warnings(f"The evaluation of {name}", dataset.evaluation)

@@ -20,7 +20,9 @@ from cryptography import x509
 
 from dpbitfit.errors import DpbitfitError, InputError
 from dpbitfit.ledger import Ledger
+from dpbitfit.tables import read_labels
 from dpbitfit_client.policy import AllowedModel, Dataset, Policy
+from dpbitfit_client.records import read_part
 from dpbitfit_client.relay import Relay
 
 SECONDS = 10.0
@@ -77,17 +79,15 @@ def _model(model: AllowedModel) -> str:
 
 
 def _data(dataset: Dataset) -> str:
-    from dpbitfit_client.guard import read_part
-
-    for part in (dataset, dataset.evaluation):
-        if part is not None:
-            read = read_part(dataset, part)
-            count = len(set(read.units)) if read.units else len(read)
-            if not part.declared_size / 2 <= count <= part.declared_size * 2:
-                raise InputError(
-                    f"{part.source}: declared-size is off by more than twice (a unit of privacy is "
-                    f"{part.unit!r}): the model learns too fast or too slowly; the budget holds"
-                )
+    labels = read_labels(dataset.labels)
+    for part in dataset.parts:
+        read = read_part(dataset, part, labels)
+        count = len(set(read.units)) if read.units else len(read)
+        if not part.declared_size / 2 <= count <= part.declared_size * 2:
+            raise InputError(
+                f"{part.source}: declared-size is off by more than twice (a unit of privacy is "
+                f"{part.unit!r}): the model learns too fast or too slowly; the budget holds"
+            )
     return "every record can be read, and every label is in the label set"
 
 

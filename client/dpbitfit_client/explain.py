@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dpbitfit_client.describe import describe
+from dpbitfit_client.limits import LEAST_DISTANCE, MOST_DISTANCE
 from dpbitfit_client.policy import Policy
 
 __all__ = ["describe", "explain"]
@@ -41,6 +42,8 @@ def explain(policy: Policy) -> str:
 NEVER = (
     "Records, texts and labels of records, and the names in a column of persons.",
     "How many records or persons there are; the declared sizes stand for that.",
+    "Whether a record can be used: the guard reads all of them before it answers anything, and "
+    "does not start where one cannot.",
     "Losses and gradients of training, and any metric that is not listed above.",
     "What went wrong in words: a refusal is one of a few fixed codes.",
 )
@@ -48,9 +51,11 @@ NEVER = (
 
 def _dataset_words(dataset: dict[str, Any]) -> list[str]:
     unit, delta = dataset["unit"], dataset["delta"]
+    others = dataset["shares_account_with"]
+    them = f"them and on {', '.join(others)} together (one account)" if others else "them"
     lines = _paragraph(
         f"The records of {dataset['records']}, declared as {dataset['declared_size']:,} units. "
-        f"{_unit_words(unit)} All that is trained on them under this policy may cost at "
+        f"{_unit_words(unit)} All that is trained on {them} under this policy may cost at "
         f"most epsilon {dataset['most_epsilon']:g} at delta {delta:g} ({dataset['adjacency']}), "
         "whatever is asked, by whom and how often: the ledger keeps count, and the budget is the "
         "cap."
@@ -82,6 +87,12 @@ def _limits_words(who: str, limits: dict[str, Any], delta: float) -> str:
         else "within its share, so that the limits bind first: further plans may follow until the "
         "share is spent"
     )
+    distance = (
+        f"{limits['max_bias_distance']:g}"
+        if limits["max_bias_distance"]
+        else "ten times what honest training by the plan can reach (at least "
+        f"{LEAST_DISTANCE:g}, at most {MOST_DISTANCE:g})"
+    )
     return (
         f"{who} may train, for at most epsilon {limits['epsilon']:g} over all its plans. One plan "
         f"has a noise multiplier of at least {limits['min_noise_multiplier']:g}, samples at most "
@@ -89,7 +100,8 @@ def _limits_words(who: str, limits: dict[str, Any], delta: float) -> str:
         f"{limits['max_rounds']:,} rounds of {limits['max_steps_per_round']:,} steps; at these "
         f"extremes it would cost {figure} at delta {delta:g}, {binds}. "
         f"Models: {', '.join(limits['models'])}; heads: {', '.join(limits['heads'])}; texts of at "
-        f"most {limits['max_length']:,} tokens."
+        f"most {limits['max_length']:,} tokens. A round may start from any biases of which none is "
+        f"further from its pretrained value than {distance}."
     )
 
 

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpbitfit import codec, statements
+from dpbitfit import statements
 from dpbitfit.accounting import Counts
 from dpbitfit.errors import (
     AnswerLost,
     DpbitfitError,
     IdentityError,
+    InputError,
     LedgerError,
     PolicyError,
     ProtocolError,
@@ -34,24 +35,18 @@ from dpbitfit.errors import (
 from dpbitfit.ledger import Account, Ledger, Name, exchange, figures
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
-from dpbitfit.tables import Examples, read_examples, read_labels
 from dpbitfit.tasks import Progress
 from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy import Dataset, Evaluation, Policy
+from dpbitfit_client.records import Read, Records, read_part
 from dpbitfit_client.request import Request, read_question
 from dpbitfit_client.room import Room, Rooms
 from dpbitfit_client.turn import Turn
 from dpbitfit_client.work import Measuring, Round_co, Training, Work
 
 WAIT_SECONDS = 600  # for a round that this process or another one of the site still trains
-
-
-def read_part(dataset: Dataset, part: Dataset | Evaluation) -> Examples:
-    """A data set's records, for training or for evaluation; InputError where they are unusable."""
-    columns = (dataset.text_column, dataset.label_column, read_labels(dataset.labels))
-    return read_examples(part.source, *columns, part.unit_column)
 
 
 def go_on(_done: int, _of: int) -> None:
@@ -61,19 +56,18 @@ def go_on(_done: int, _of: int) -> None:
 class Guard:
     """A site's policy and ledger, and the rooms in which its records are trained on."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        examples: Callable[[Dataset, Dataset | Evaluation], Examples] = read_part,
-    ) -> None:
+    def __init__(self, policy: Policy, read: Read = read_part) -> None:
+        """Read every record that the policy names; InputError where one is unusable."""
         self.policy = policy
+        self.records = Records(policy, read)
         self.ledger = Ledger(policy.site.ledger, create=True)
         self._accounts = {}
         for name, one in policy.datasets.items():
-            self._accounts["train", name] = self._open(name, one)
+            self._refuse_forgetting(one)
+            self._accounts["train", name] = self._open(one.account, one)
             if one.evaluation is not None:
                 self._accounts["evaluate", name] = self._open(one.evaluation_name, one.evaluation)
-        self._rooms = Rooms(policy.folder, examples)
+        self._rooms = Rooms(policy.folder, self.records)
         self._turn = Turn(policy.site.reply_slot_seconds)
 
     def close(self) -> None:
@@ -123,6 +117,23 @@ class Guard:
             busy=self._turn.busy,
         )
 
+    def _refuse_forgetting(self, dataset: Dataset) -> None:
+        """InputError where losses of a data set lie in another account than it has now."""
+        if dataset.account == dataset.name:
+            return
+        for account in self.ledger.accounts():
+            site, name, _ = account.name
+            own = name.removesuffix(":evaluation") == dataset.name
+            if (
+                own
+                and site == self.policy.site.name
+                and self.ledger.holdings([account.id])[account.id]
+            ):
+                raise InputError(
+                    f"datasets.{dataset.name}.account: the ledger's {account.name} holds losses "
+                    f"that {dataset.account!r} would not: let the others name {dataset.name!r}"
+                )
+
     def _open(self, name: str, part: Dataset | Evaluation) -> Account:
         """The account of some records, with the budget that the policy says."""
         account = Name(self.policy.site.name, name, part.unit)
@@ -152,7 +163,7 @@ class Guard:
         with _refusing(lambda code: pb.Refusal(code=code, key=asked.key)):
             request = Request.read(asked, work.purpose)
             dataset = self._known(request.plan, request.coordinator)
-            part = work.part(dataset)
+            work.part(dataset)
             account = self._accounts[work.purpose, dataset.name]
         refusing = _refusing(lambda code: self._refusal(code, account, request))
         with refusing, self._alone(began):
@@ -160,10 +171,11 @@ class Guard:
             payload = self._kept(request)
             if payload is None:
                 room.agree(request.plan)
-                biases = codec.vector(request.biases, room.task.layout.size)
+                limits = self.policy.limits(dataset.name, request.coordinator)
+                distance = limits.bias_distance(request.plan, dataset.declared_size)
+                biases = room.biases(request.biases, distance)
                 once, whole = work.steps(request.plan, dataset)
                 self._approve(request, dataset, account, once, whole)
-                room.records(part)  # read only now; where they are unusable, nothing is spent
                 self.ledger.reserve(request.run, request.round, {account.id: request.key}, once)
                 payload = self._do(work, request, dataset, account, room, biases)
             reply = work.reply(payload)
@@ -234,7 +246,7 @@ class Guard:
     def _statements(self, dataset: Dataset, room: Room) -> pb.Statements:
         return pb.Statements(
             site=self.policy.site.name,
-            dataset=dataset.name,
+            dataset=dataset.account,  # so that its coordinator keeps one account as well
             unit=dataset.unit,
             declared_size=dataset.declared_size,
             layout_digest=room.task.layout.digest,

@@ -10,6 +10,9 @@ from dpbitfit_client import rules
 from dpbitfit_client.toml_table import Table
 
 MOST_STEPS = 10**6  # of a plan: what takes an accountant seconds, not minutes
+# Of a bias from its pretrained value, unless the policy says otherwise. A run may begin
+# where another ended; and who makes a plan chooses its learning rate as well.
+LEAST_DISTANCE, MOST_DISTANCE = 1.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Limits:
     """What one coordinator may ask of one dataset.
 
     ``epsilon`` is its share of the budget, at the dataset's delta, over all its
-    plans; the other numbers bound each single plan. ``max_length`` is in tokens.
+    plans; the other numbers bound each single plan. ``max_length`` is in tokens;
+    ``max_bias_distance`` is 0 where it follows from the plan.
     """
 
     epsilon: float
@@ -28,6 +32,7 @@ class Limits:
     models: tuple[str, ...]
     heads: tuple[str, ...]
     max_length: int
+    max_bias_distance: float = 0.0
 
     @property
     def max_steps(self) -> int:
@@ -61,6 +66,12 @@ class Limits:
             if chosen not in allowed:
                 raise PolicyError(f"the policy does not allow the {name} {chosen!r:.60}")
 
+    def bias_distance(self, plan: Plan, declared_size: int) -> float:
+        """How far any bias that a round starts from may be from its pretrained value."""
+        if self.max_bias_distance:
+            return self.max_bias_distance
+        return min(max(plan.largest_distance(declared_size), LEAST_DISTANCE), MOST_DISTANCE)
+
     @classmethod
     def read(cls, table: Table, most_epsilon: float, models: Sequence[str]) -> Self:
         limits = cls(
@@ -72,6 +83,7 @@ class Limits:
             table.chosen("models", models),
             table.chosen("heads", HEADS, ("labels",)),
             table.whole("max-length", 10**5, 128),
+            table.number("max-bias-distance", rules.DISTANCE, 0.0),
         )
         if limits.epsilon > most_epsilon:
             table.fault("epsilon", f"must be at most the dataset's, {most_epsilon:g}")

@@ -127,7 +127,8 @@ class Dataset:
     ``source`` is a file or ``package.module:function``, ``labels`` the public label
     set as ``read_labels`` takes it. ``declared_size`` is a public constant that
     stands for the number of units. ``epsilon``, at ``delta``, is the budget of
-    every coordinator together; ``limits`` is by a coordinator's name.
+    every coordinator together; ``limits`` is by a coordinator's name. Data sets of one
+    ``account`` add up their losses there: a unit may have records in several of them.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Dataset:
     delta: float
     limits: Mapping[str, Limits]
     evaluation: Evaluation | None
+    account: str
 
     @property
     def unit(self) -> str:
@@ -150,7 +152,12 @@ class Dataset:
     @property
     def evaluation_name(self) -> str:
         """What the ledger calls the records for evaluation."""
-        return f"{self.name}:evaluation"
+        return f"{self.account}:evaluation"
+
+    @property
+    def parts(self) -> "tuple[Dataset | Evaluation, ...]":
+        """The records that train, and those that are only measured on, where there are any."""
+        return (self,) if self.evaluation is None else (self, self.evaluation)
 
     def check(self, plan: Plan) -> None:
         """Raise unless a plan protects what this dataset's budget counts.
@@ -183,6 +190,7 @@ class Dataset:
             table.number("delta", rules.DELTA),
             {who: Limits.read(one, epsilon, models) for who, one in allowed.items()},
             Evaluation.read(one) if (one := table.optional("evaluation")) else None,
+            table.text("account", rules.NAME, name),
         )
         table.done()
         return dataset
@@ -221,6 +229,7 @@ class Policy:
         )
         root.done()
         policy._refuse_repeats(document)
+        policy._refuse_unlike_parts(document)
         document.check()
         return policy
 
@@ -252,6 +261,25 @@ class Policy:
             for key, value in values:
                 if value and first.setdefault(value, key) != key:
                     document.fault(key, f"{said} {dotted(first[value])}; use one name for both")
+
+    def _refuse_unlike_parts(self, document: Document) -> None:
+        """Records that share an account, which has one unit, one budget and one delta."""
+        first: dict[str, tuple[Key, Dataset | Evaluation]] = {}
+        for name, dataset in self.datasets.items():
+            for part in dataset.parts:
+                training = part is dataset
+                table: Key = ("datasets", name) if training else ("datasets", name, "evaluation")
+                account = dataset.account if training else dataset.evaluation_name
+                where, other = first.setdefault(account, (table, part))
+                for key in ("unit", "epsilon", "delta"):
+                    mine, theirs = getattr(part, key), getattr(other, key)
+                    if mine < theirs or mine > theirs:  # a number at fault is neither
+                        said = f"must be that of {dotted(where)}, {theirs!r}: they share an account"
+                        document.fault((*table, "unit-column" if key == "unit" else key), said)
+            owner = self.datasets.get(dataset.account, dataset)
+            if owner.account != dataset.account:
+                said = f"{owner.name} has another account: name that one, or another name"
+                document.fault(("datasets", name, "account"), said)
 
     def _sources(self) -> Iterator[tuple[Key, str]]:
         """Where every record comes from, with the key that says so."""

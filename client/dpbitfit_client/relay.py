@@ -17,7 +17,7 @@ from dpbitfit_client.message import Refused
 
 MOST_BYTES = 64 << 20  # of a message, either way
 REFUSAL = "dpbitfit-refusal-bin"  # trailing metadata
-DESCRIBE_SECONDS = 900.0  # the first question loads the model and the records
+DESCRIBE_SECONDS = 900.0  # the first question loads the model
 
 Config = Mapping[str, Any]
 

@@ -1,34 +1,53 @@
 """What a guard keeps warm: one data set with one model, loaded and tokenised once.
 
-The model is loaded for whoever may ask; records are read when a round is about to
-be charged for them, and not before.
+The model is loaded for whoever may ask; records are tokenised in a round that has
+been charged for them, and not before: what goes wrong with one is no free answer.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
 
-from dpbitfit.errors import ProtocolError
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit import codec
+from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
-from dpbitfit.tables import Examples, read_labels
 from dpbitfit.tasks import TextRecords, TextTask
 from dpbitfit_client.policy import Dataset, Evaluation
+from dpbitfit_client.records import Records
 
 MOST_ROOMS = 2  # each holds a model
 
 
 class Room:
-    """A task, and the records of its data set that were read so far."""
+    """A task, and what of its data set's records was tokenised so far."""
 
-    def __init__(self, task: TextTask, read: Callable[[Dataset | Evaluation], Examples]) -> None:
+    def __init__(self, task: TextTask, records: Records) -> None:
         self.task = task
-        self._read = read
+        self._kept = records
         self._records: dict[str, TextRecords] = {}
 
     def records(self, part: Dataset | Evaluation) -> TextRecords:
         """The records that train it, or those that are only measured on."""
         if part.source not in self._records:
-            self._records[part.source] = self.task.records(self._read(part))
+            self._records[part.source] = self.task.records(self._kept.examples(part))
         return self._records[part.source]
+
+    def biases(self, packed: bytes, most: float) -> NDArray[np.float32]:
+        """The biases [P] that a round starts from.
+
+        Raises ProtocolError as ``codec.vector``, PolicyError where one is further than
+        ``most`` from its pretrained value.
+        """
+        found = codec.vector(packed, self.task.layout.size)
+        distance = float(np.abs(found.astype(np.float64) - self.task.pretrained).max())
+        if distance > most:
+            raise PolicyError(
+                f"the policy allows a bias up to {most:g} from its pretrained value, "
+                f"not {distance:.3g}"
+            )
+        return found
 
     def agree(self, plan: Plan) -> None:
         """ProtocolError unless the plan is for this very model and label set."""
@@ -39,14 +58,10 @@ class Room:
 class Rooms:
     """The rooms that were used last, by data set and by what a plan asks of the model."""
 
-    def __init__(
-        self,
-        folder: Callable[[str], str],
-        examples: Callable[[Dataset, Dataset | Evaluation], Examples],
-    ) -> None:
-        """``folder`` says where a model of some name lies, ``examples`` reads a data set's part."""
+    def __init__(self, folder: Callable[[str], str], records: Records) -> None:
+        """``folder`` says where a model of some name lies."""
         self._folder = folder
-        self._examples = examples
+        self._records = records
         self._rooms: OrderedDict[tuple[str | float, ...], Room] = OrderedDict()
 
     def enter(self, dataset: Dataset, plan: Plan) -> Room:
@@ -60,7 +75,7 @@ class Rooms:
         return room
 
     def _load(self, dataset: Dataset, plan: Plan) -> Room:
-        labels = read_labels(dataset.labels)
+        labels = self._records.labels(dataset)
         where = self._folder(plan.model)
         task = TextTask.load(where, labels, plan.head, plan.logit_scale, plan.max_length)
-        return Room(task, lambda part: self._examples(dataset, part))
+        return Room(task, self._records)

@@ -146,7 +146,7 @@ def serving(policy: Policy) -> Iterator[Guard]:
     """Serve a policy's guard on its socket until the block ends.
 
     Rounds that are still trained then are ended, and stay spent. Raises InputError
-    or LedgerError where the policy cannot be served.
+    or LedgerError where the policy cannot be served, or a record not be used.
     """
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would log what a caller makes fail
     guard = Guard(policy)

@@ -69,8 +69,9 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
     """
     name, examples = _part(run, int(node["partition-id"]))
     units = len(set(examples.units)) if examples.units else len(examples)
+    name_of_data = str(run["dataset"]) or Path(str(run["data"])).stem
     dataset = SimulatedDataset(
-        name=str(run["dataset"]) or Path(str(run["data"])).stem,
+        name=name_of_data,
         source=str(run["data"]),
         text_column=str(run["text-column"]),
         label_column=str(run["label-column"]),
@@ -81,6 +82,7 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
         delta=float(run["delta"]),
         limits={},
         evaluation=None,
+        account=name_of_data,
     )
     ledger = _ledgers_of(run) / f"{quote(name, safe='')}.sqlite"
     site = SiteRules(name, str(ledger), Path(), "", 0, math.inf)

@@ -32,6 +32,7 @@ POLICY: dict[str, Any] = {
             "declared-size": 4000,
             "epsilon": 8.0,
             "delta": 1e-5,
+            "account": "patients",
             "coordinators": {
                 "trial-office": {
                     "epsilon": 6,
@@ -42,6 +43,7 @@ POLICY: dict[str, Any] = {
                     "models": ["minilm"],
                     "heads": ["labels", "trained"],
                     "max-length": 64,
+                    "max-bias-distance": 4.0,
                 }
             },
             "evaluation": {

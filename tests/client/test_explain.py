@@ -47,6 +47,7 @@ def test_everything_that_decides_is_said(file: Path) -> None:
         "50 rounds of 20 steps",
         "heads: labels, trained",
         "64 tokens",
+        "none is further from its pretrained value than 4.",
         "biases and of its head",
         "The accuracy on the evaluation records of letters, with noise of multiplier 20",
         f"the digest {'cd' * 32}",
@@ -107,6 +108,36 @@ def test_an_evaluation_has_its_own_cost(file: Path) -> None:
     assert "evaluation records" not in words(none)
 
 
+def notes(**values: Any) -> dict[str, Any]:
+    """The policy with a second dataset, without evaluation."""
+    more = {**POLICY["datasets"]["letters"], "path": "/srv/notes.csv", **values}
+    return changed(("datasets", "notes"), {k: v for k, v in more.items() if k != "evaluation"})
+
+
+def test_people_in_several_datasets_lose_in_each_unless_they_share_an_account(file: Path) -> None:
+    """Epsilon 6 of each dataset's only coordinator, and 1 of the evaluation."""
+
+    def warned(policy: Policy) -> list[str]:
+        return [one for one in describe(policy)["warnings"] if "share one account" in one]
+
+    assert not warned(read(file))
+    (apart,) = warned(read(file, notes(account="others")))
+    assert "The datasets letters, notes do not all share one account" in apart
+    assert "can lose epsilon 13 in all, evaluations included, at delta 2.1e-05" in apart
+    policy = read(file, notes())
+    assert not warned(policy)
+    assert letters(policy)["shares_account_with"] == ["notes"]
+    assert letters(policy)["most_epsilon"] == 6
+    assert "trained on them and on notes together (one account) under this policy" in words(policy)
+
+
+def test_who_spends_through_another_dataset_of_the_account_counts_too(file: Path) -> None:
+    two = changed(("coordinators", "b", "public-key"), "ef" * 32, notes())
+    share = POLICY["datasets"]["letters"]["coordinators"]["trial-office"]
+    two = changed(("datasets", "notes", "coordinators"), {"b": share}, two)
+    assert letters(read(file, two))["most_epsilon"] == 8
+
+
 @pytest.mark.parametrize(
     ("key", "value", "warning"),
     [
@@ -160,6 +191,15 @@ def test_a_record_level_unit_says_what_it_does_not_protect(file: Path) -> None:
     policy = read(file, changed((*LETTERS, "unit-column"), ...))
     assert letters(policy)["adjacency"] == "add or remove one record"
     assert "somebody with many records is protected less" in words(policy)
+
+
+def test_a_distance_that_follows_from_the_plan_is_said_to(file: Path) -> None:
+    policy = read(file, changed((*LIMITS, "max-bias-distance"), ...))
+    assert letters(policy)["coordinators"]["trial-office"]["max_bias_distance"] is None
+    assert (
+        "than ten times what honest training by the plan can reach (at least 1, at most 10)."
+        in words(policy)
+    )
 
 
 def test_a_cost_that_nobody_bounds_is_over_every_budget(

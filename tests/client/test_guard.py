@@ -354,3 +354,31 @@ def test_optimizer_moments_go_on_within_a_run_only(
     site.coordinator.run = "run-2"
     site.train(plan, biases, key="c" * 16)
     assert step() == 2
+
+
+def test_an_honest_run_is_nowhere_near_the_farthest_that_biases_may_be(
+    site: Site, task: TextTask, run_config: dict[str, Any]
+) -> None:
+    """The run configuration as it is; and where another run may go on from its end."""
+    rounds, steps = run_config["rounds"], run_config["steps-per-round"]
+    honest = replace(
+        PLAN,
+        layout_digest=task.layout.digest,
+        model_digest=task.digest,
+        rounds=rounds,
+        steps_per_round=steps,
+        clipping=run_config["clipping"],
+        clipping_norm=run_config["clipping-norm"],
+        learning_rate=run_config["learning-rate"],
+    )
+    biases = task.pretrained
+    for number in range(rounds):
+        reply = site.train(honest, biases, key=f"{number:016}")
+        biases = biases + codec.decode(reply.array_records["update"], len(biases))
+    limits = site.guard.policy.limits(next(iter(site.guard.policy.datasets)), "")
+    distance = np.abs(biases - task.pretrained).max()
+    assert 0 < distance < limits.bias_distance(honest, 50) / 10
+    site.coordinator.run = "run-2"
+    last = replace(honest, rounds=1, steps_per_round=1, noise_multiplier=20.0, learning_rate=1e-3)
+    assert "update" in site.train(last, biases)
+    assert refusal(site.train(last, biases + 1, key="z" * 16)) == "policy"

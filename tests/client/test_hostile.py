@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 from dpbitfit_client import message
@@ -106,7 +107,7 @@ def untouched(site: Site, refusal: pb.Refusal) -> bool:
     return True
 
 
-def test_whatever_is_outside_the_policy_is_refused_before_a_record_is_read(site: Site) -> None:
+def test_whatever_is_outside_the_policy_is_refused_before_a_record_is_touched(site: Site) -> None:
     """Each with its code and status; none spends; none keeps the next good one from its answer."""
     for change, code in WRONG:
         asked = site.request(replace(site.plan(), **change))
@@ -121,11 +122,36 @@ def test_whatever_is_outside_the_policy_is_refused_before_a_record_is_read(site:
         refusal = site.refused(site.plan(), biases=bad)
         assert refusal.code == "protocol"
         assert untouched(site, refusal)
-    assert site.readings() == []
     assert site.spent() == {}
     assert site.train().update
-    assert site.readings() == ["train"]
+    assert site.readings() == ["train", "evaluate"]  # at the start, and for no question
     assert site.spent() == {"committed": 1}
+
+
+@pytest.mark.parametrize("purpose", ["train", "evaluate"])
+def test_biases_that_honest_training_cannot_reach_are_refused_untouched(
+    site: Site, purpose: str
+) -> None:
+    """With such biases float32's rounding or overflow could tell of single records."""
+    plan = replace(site.plan(), metrics="accuracy", evaluations=1)
+    before, ask = site.spent(), getattr(site.relay(), purpose)
+    for scale in (10.5, 1e2, 1e4, 1e6, 3e38):
+        one, all_of_them = site.biases().copy(), site.biases().copy()
+        one[-1] = -scale
+        all_of_them += np.float32(scale) * np.resize([1, -1], len(one)).astype(np.float32)
+        for biases in (one, all_of_them):
+            for rate in (plan.learning_rate, 1e6):  # which a coordinator chooses
+                chosen = replace(plan, learning_rate=rate)
+                with pytest.raises(Refused) as refused:
+                    ask(site.request(chosen, purpose, biases=biases))
+                assert refused.value.code == "policy"
+                assert untouched(site, refused.value.refusal)
+    assert site.spent() == before
+    assert "the policy allows a bias up to 10 from its pretrained value" in site.log.read_text()
+    site.office.run = f"far-{purpose}"
+    far = site.biases() + np.float32(9.5)
+    assert ask(site.request(plan, purpose, biases=far)).key
+    site.office.run = "run-1"
 
 
 def test_each_refusal_has_its_status(site: Site) -> None:

@@ -43,8 +43,11 @@ PLAN = Plan(
 )
 DECLARED = 60
 LIMITS = ("datasets", "letters", "coordinators", "office")
-TEXTS = [f"my {word} has been {state}" for word in ("card", "loan", "bank", "fee") for state in
-         ("lost", "late", "sold", "paid", "sent", "held")]  # alike in length
+TEXTS = [
+    f"my {word} has been {state}"
+    for word in ("card", "loan", "bank", "fee")
+    for state in ("lost", "late", "sold", "paid", "sent", "held")
+]  # alike in length
 CANARY = "hello, my pension is eight days late, so please answer me very soon indeed, many thanks"
 
 
@@ -94,7 +97,10 @@ def test_a_canary_moves_what_a_guard_releases_by_no_more_than_its_own_row(
         everyone = range(len(TEXTS) + 1)
         for batch, found in gradient_rows(task.model, recorder, records, everyone, 4096):
             rows[batch] = clip(found, PLAN.clipping, PLAN.clipping_norm)
-    with site(corpus, tmp_path, TEXTS) as without, site(corpus, tmp_path, [*TEXTS, CANARY]) as whole:
+    with (
+        site(corpus, tmp_path, TEXTS) as without,
+        site(corpus, tmp_path, [*TEXTS, CANARY]) as whole,
+    ):
         moved = mean_gradient(whole, chosen) - mean_gradient(without, chosen)  # [P]
     # Where the companions' rows fell away, or all changed, that is what the sum moved along.
     along = rows[:-1].sum(axis=0)

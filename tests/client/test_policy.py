@@ -57,12 +57,14 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     (*LETTERS, "label-column"): lambda policy: letters(policy).label_column == "label",
     (*LETTERS, "unit-column"): lambda policy: letters(policy).unit == "record",
     (*LETTERS, "coordinators"): lambda policy: not letters(policy).limits,
+    (*LETTERS, "account"): lambda policy: letters(policy).account == "letters",
     LIMITS: lambda policy: not letters(policy).limits,
     EVALUATION: lambda policy: letters(policy).evaluation is None,
     (*EVALUATION, "unit-column"): lambda policy: letters(policy).evaluation.unit == "record",
     (*LIMITS, "epsilon"): lambda policy: limits(policy).epsilon == 8.0,
     (*LIMITS, "heads"): lambda policy: limits(policy).heads == ("labels",),
     (*LIMITS, "max-length"): lambda policy: limits(policy).max_length == 128,
+    (*LIMITS, "max-bias-distance"): lambda policy: limits(policy).max_bias_distance == 0,
 }
 # Names that a site chooses: another one is no fault of the name.
 CHOSEN = {("coordinators", "trial-office"), ("models", "minilm"), LETTERS}
@@ -87,6 +89,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     (*LETTERS, "labels"): ["", "letters.txt", "one", "one,one", "/srv/labels.csv"],
     (*LETTERS, "unit-column"): ["", "record", "a/b", "x" * 201],
     (*LETTERS, "declared-size"): NOT_COUNTS,
+    (*LETTERS, "account"): ["", "a/b", "letters:evaluation", "x" * 181],
     (*LETTERS, "epsilon"): NOT_BUDGETS,
     (*LETTERS, "delta"): [*NOT_NUMBERS, 1, 1.5, 1e-100],
     (*LIMITS, "epsilon"): [*NOT_BUDGETS, 8.001],
@@ -97,6 +100,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     (*LIMITS, "models"): [[], ["other"], ["minilm", "minilm"], [[]], ["minilm", 3]],
     (*LIMITS, "heads"): [[], ["other"], ["labels", "labels"], [math.nan]],
     (*LIMITS, "max-length"): NOT_COUNTS,
+    (*LIMITS, "max-bias-distance"): [*NOT_NUMBERS, 1e-4, 1000.1],
     (*EVALUATION, "path"): [*NOT_PATHS, POLICY["datasets"]["letters"]["path"]],
     (*EVALUATION, "unit-column"): ["", "record", "a/b"],
     (*EVALUATION, "declared-size"): NOT_COUNTS,
@@ -134,8 +138,9 @@ def test_every_key_is_read(file: Path) -> None:
     assert (data.source, data.unit, data.declared_size) == ("/srv/letters.csv", "patient", 4000)
     assert (data.text_column, data.label_column) == ("body", "topic")
     assert (data.epsilon, data.delta) == (8.0, 1e-5)
-    assert limits(policy) == Limits(6.0, 0.8, 0.2, 20, 50, ("minilm",), ("labels", "trained"), 64)
-    assert data.evaluation_name == "letters:evaluation"
+    heads = ("labels", "trained")
+    assert limits(policy) == Limits(6.0, 0.8, 0.2, 20, 50, ("minilm",), heads, 64, 4.0)
+    assert (data.account, data.evaluation_name) == ("patients", "patients:evaluation")
     assert data.evaluation == Evaluation(
         "/srv/held-out.parquet", "patient", 500, 1.0, 1e-6, {"accuracy": 20.0}
     )
@@ -307,6 +312,43 @@ def test_one_key_or_source_has_one_name(file: Path, tmp_path: Path) -> None:
         assert "datasets.again.path: is also datasets.letters.path" in said
 
 
+def other_dataset(**values: Any) -> dict[str, Any]:
+    """The policy with another dataset of the same account, other records and these values."""
+    notes = changed(("path",), "/srv/notes.csv", value_of(LETTERS))
+    notes = changed(("evaluation", "path"), "/srv/notes-held-out.csv", notes)
+    for name, value in values.items():
+        notes = changed(tuple(name.replace("_", "-").split("__")), value, notes)
+    return changed(("datasets", "notes"), notes)
+
+
+def test_datasets_of_one_account_have_one_unit_and_one_budget(file: Path) -> None:
+    assert read(file, other_dataset()).datasets["notes"].account == "patients"
+    for name, value, theirs in (
+        ("unit-column", "customer", "'patient'"),
+        ("epsilon", 9.0, "8.0"),
+        ("delta", 1e-6, "1e-05"),
+    ):
+        values = other_dataset(**{name: value})
+        key = ("datasets", "notes", name)
+        line = written(values)[1][key]
+        said = f"{file}:{line}: {named(key)}: must be that of datasets.letters, {theirs}"
+        assert said in refusal(file, values)
+        assert read(file, other_dataset(**{name: value, "account": "others"}))
+    without = other_dataset(unit_column=...)
+    assert "datasets.notes.unit-column: must be that of" in refusal(file, without)
+    measured = changed(("datasets", "notes", "evaluation", "epsilon"), 2.0, other_dataset())
+    assert "datasets.notes.evaluation.epsilon: must be that of datasets.letters.evaluation" in (
+        refusal(file, measured)
+    )
+
+
+def test_an_account_with_a_datasets_name_is_that_datasets(file: Path) -> None:
+    own = changed((*LETTERS, "account"), "notes", other_dataset(account=...))
+    assert read(file, own).datasets["notes"].account == "notes"
+    crossed = changed((*LETTERS, "account"), "notes", other_dataset(account="others"))
+    assert "datasets.letters.account: notes has another account" in refusal(file, crossed)
+
+
 def test_a_source_is_a_path_or_a_loader(file: Path) -> None:
     loaded = changed(
         (*LETTERS, "path"), ..., changed((*LETTERS, "loader"), "hospital.letters:load")
@@ -402,6 +444,20 @@ def test_a_plan_outside_the_limits_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=named):
         check(file, replace(PLAN, **change))
+
+
+def test_a_bias_may_be_as_far_from_its_pretrained_value_as_honest_training_takes_it(
+    file: Path,
+) -> None:
+    """But no learning rate that a coordinator names makes that far, and a run may go on."""
+    own = limits(read(file, changed((*LIMITS, "max-bias-distance"), ...)))
+    plan = replace(PLAN, rounds=10, steps_per_round=2, learning_rate=0.02)
+    assert own.bias_distance(plan, 4000) == plan.largest_distance(4000) == 10 * 20 * 0.02
+    for optimizer in ("adam", "sgd"):
+        greedy = replace(plan, learning_rate=1e6, clipping_norm=1e6, optimizer=optimizer)
+        assert own.bias_distance(greedy, 4000) == 10
+    assert own.bias_distance(replace(plan, rounds=1, learning_rate=1e-9), 4000) == 1
+    assert limits(read(file)).bias_distance(plan, 4000) == 4  # what the policy says
 
 
 def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -> None:

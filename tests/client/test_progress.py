@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from dpbitfit_client import message
 from dpbitfit_client.guard import Guard
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy import Policy
 
-from .sites import GOOD, Site, fresh_key, made
+from .sites import GOOD, Site, fresh_key, made, pretrained
 
 PLAN = replace(GOOD, steps_per_round=2, metrics="accuracy", evaluations=1)
 
@@ -34,7 +33,6 @@ def ended(site: Site) -> Iterator[Ask]:
         guard = Guard(Policy.read(site.policy))
         said = guard.describe(message.question(site.office.question(PLAN))).statements
         plan = replace(PLAN, layout_digest=said.layout_digest, model_digest=said.model_digest)
-        biases = np.zeros(said.parameters, dtype=np.float32)
 
         def ask(purpose: str, nth: int) -> Refused:
             told = []
@@ -44,7 +42,7 @@ def ended(site: Site) -> Iterator[Ask]:
                 if len(told) == nth:
                     raise InterruptedError
 
-            content = site.office.request(plan, biases, fresh_key(), purpose)
+            content = site.office.request(plan, pretrained(), fresh_key(), purpose)
             answer = guard.train if purpose == "train" else guard.evaluate
             with pytest.raises(Refused) as refused:
                 answer(message.request(content), progress)

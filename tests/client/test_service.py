@@ -214,7 +214,7 @@ def test_replies_leave_at_whole_slots_and_nobody_sees_in_between(corpus: Path) -
 
 
 def test_what_fails_unforeseen_leaves_as_a_code_only(
-    corpus: Path, caplog: pytest.LogCaptureFixture
+    corpus: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gRPC would send an exception's text to whoever asked, and log it."""
 
@@ -235,6 +235,8 @@ def test_what_fails_unforeseen_leaves_as_a_code_only(
 
     with made(corpus) as site:
         site.write()
+        for name in ("DPBITFIT_TOUCHED", "DPBITFIT_LETTERS"):
+            monkeypatch.setenv(name, site.environment[name])
         guard = Guard(Policy.read(site.policy))
 
         def fail(*_: object) -> pb.DescribeReply:

@@ -3,10 +3,14 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.plan import Plan
+from dpbitfit.training import BETA_FIRST, BETA_SECOND, OptimizerState, _descend
 
 PLAN = Plan(
     layout_digest="0" * 64,
@@ -67,3 +71,24 @@ def test_the_largest_update_is_finite_and_grows_with_the_steps(optimizer: str) -
     longer = replace(plan, steps_per_round=2 * plan.steps_per_round)
     assert 0 < plan.largest_update(100, 50) < math.inf
     assert longer.largest_update(100, 50) == pytest.approx(2 * plan.largest_update(100, 50))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.booleans())
+def test_no_gradients_take_adam_as_far_as_the_largest_distance(
+    gradients: list[float], worst: bool
+) -> None:
+    """Nor those that take it furthest: each the more, as the moments forget at different rates."""
+    if worst:
+        gradients = [(BETA_SECOND / BETA_FIRST) ** k for k in range(len(gradients))]
+    plan = replace(PLAN, rounds=len(gradients), steps_per_round=1, learning_rate=0.5)
+    values, state = np.zeros(1), OptimizerState()
+    for gradient in gradients:
+        values, state = _descend(values, np.array([gradient]), plan, state)
+    assert abs(values[0]) < plan.largest_distance(50)
+    assert plan.largest_distance(50) == 10 * len(gradients) * 0.5
+
+
+def test_the_largest_distance_of_sgd_is_that_of_noised_mean_gradients() -> None:
+    plan = replace(PLAN, optimizer="sgd", learning_rate=0.5, clipping_norm=2.0)
+    step = 0.5 * 2.0 * (1 + 1.0 / (0.1 * 50))  # rate, norm, noise of a mean over 5 units
+    assert plan.largest_distance(50) == pytest.approx(10 * 12 * step)

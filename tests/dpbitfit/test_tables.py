@@ -98,6 +98,21 @@ def test_nan_and_numbers_are_no_text(tmp_path: Path) -> None:
         read_examples(number, "text", "label", LABELS)
 
 
+def test_text_that_is_no_unicode_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tokenizer would read it: a round would fail at that record."""
+    rows = {"text": ["fine", "half a pair: \ud800"], "label": ["card", "card"]}
+    monkeypatch.setattr("tests.dpbitfit.test_tables.rows_of_a_loader", lambda: rows, raising=False)
+    with pytest.raises(InputError, match="row 2: column 'text' is no Unicode text"):
+        read_examples("tests.dpbitfit.test_tables:rows_of_a_loader", "text", "label", LABELS)
+    bytes_of = pa.array([SECRET.encode() + b"\xff"]).buffers()
+    column = pa.Array.from_buffers(pa.string(), 1, bytes_of)
+    parquet.write_table(pa.table({"text": column, "label": ["card"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="cannot be read: it is damaged"):
+        read_examples(tmp_path / "a.parquet", "text", "label", LABELS)
+
+
 @pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.parquet", "data.xls", "data"])
 def test_what_cannot_be_read_says_so_without_quoting_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=name):

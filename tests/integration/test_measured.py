@@ -113,9 +113,11 @@ def node(site: Guard) -> Callable[[Message], RecordDict]:
     return answer
 
 
-def strategy(coordinator: Ledger, labels: Path, folder: Path) -> tuple[PrivateStrategy, np.ndarray]:
+def strategy(
+    coordinator: Ledger, labels: Path, folder: Path, plan: Plan = PLAN
+) -> tuple[PrivateStrategy, np.ndarray]:
     task = TextTask.load("minilm", read_labels(str(labels)), "labels", max_length=24)
-    plan = replace(PLAN, layout_digest=task.layout.digest, model_digest=task.digest)
+    plan = replace(plan, layout_digest=task.layout.digest, model_digest=task.digest)
     made = PrivateStrategy(FedAvg(), plan, task.layout.size, 8.0, folder, coordinator)
     return made, bias.pack(task.model, task.layout)
 
