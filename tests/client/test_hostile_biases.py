@@ -6,9 +6,8 @@ noise, over twenty rounds with the canary and twenty without.
 """
 
 import csv
-from contextlib import contextmanager
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
