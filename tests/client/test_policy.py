@@ -404,6 +404,13 @@ def test_a_plan_outside_the_limits_is_refused_by_name(
         check(file, replace(PLAN, **change))
 
 
+def test_a_head_that_is_not_listed_is_refused(file: Path) -> None:
+    policy = read(file, changed((*LIMITS, "heads"), ["labels"]))
+    policy.limits("letters", PUBLIC).check(PLAN)
+    with pytest.raises(ProtocolError, match="head 'trained'"):
+        policy.limits("letters", PUBLIC).check(replace(PLAN, head="trained"))
+
+
 def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -> None:
     policy = read(tmp_path / "policy.toml", EXAMPLE.read_text())
     model = policy.models["minilm"]

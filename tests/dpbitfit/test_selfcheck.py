@@ -97,6 +97,28 @@ def test_what_would_be_wrong_is_refused(kind: Callable[[], nn.Module], says: str
         check_gradients(model, select(model), of)
 
 
+@pytest.mark.parametrize("odd", range(4))
+def test_every_probe_is_compared_with_autograd(odd: int) -> None:
+    """Fails where only some rows are: a layer may go wrong for one kind of record alone."""
+
+    class UsesABiasForOneRecord(Shape):
+        def forward(self, records: Tensor) -> Tensor:
+            states = self.first(records).tanh()
+            marked = (records[:, :1, :1] > 10).to(states.dtype)
+            return self.last(states + marked * self.first.bias).mean(dim=1)
+
+    torch.manual_seed(0)
+    model = UsesABiasForOneRecord()
+    data = torch.randn(4, 4, 5)
+    data[odd, 0, 0] = 11.0
+
+    def of(records: Sequence[int]) -> Tensor:
+        return model(data[list(records)]).pow(2).sum(dim=1)
+
+    with pytest.raises(ModelError, match=r"first\.bias"):
+        check_gradients(model, select(model), of)
+
+
 def test_a_mean_loss_spread_over_the_records_is_refused() -> None:
     model = build("bert")
     of = losses(model, "bert")
