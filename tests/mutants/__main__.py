@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from concurrent.futures import as_completed
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"there is no mutant {unknown[0]!r}")
     chosen = [one for one in mutants if not asked.names or one.name in asked.names]
     results: list[Result] = []
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background shell ignores the first
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
         trials = Trials(ROOT, Path(folder), asked.jobs, asked.seconds)
         try:
