@@ -205,7 +205,7 @@ def test_nobody_spends_or_reads_on_another_coordinators_account(site: Site) -> N
 def test_a_coordinator_spends_no_more_than_its_share(site: Site) -> None:
     """A plan that one coordinator's share pays for, and another's does not; the budget would."""
     before = site.spent()
-    costs = replace(site.plan(), noise_multiplier=1.5, sampling_rate=0.1, rounds=200)
+    costs = replace(site.plan(), noise_multiplier=2.0, sampling_rate=0.1, rounds=200)
     assert 2.0 < accounting.epsilon({costs.mechanism: costs.steps}, 1e-5).epsilon < 5.0
     site.other.run = "too-much"
     site.office.run = "enough"
