@@ -126,7 +126,7 @@ def simulate(
         float, typer.Option(help="Without a test file: the part held out and treated as public.")
     ] = 0.2,
     declared_size: Annotated[
-        int, typer.Option(help="Public size of every site; 0: its size to one digit.")
+        int, typer.Option(help="Public size of every site; 0: made from the data, to one digit.")
     ] = 0,
     model: Annotated[str, typer.Option(help="Folder, hub id, or minilm.")] = "minilm",
     head: Annotated[str, typer.Option(help="labels (fixed) or trained.")] = "labels",
@@ -235,7 +235,10 @@ def _check(config: dict[str, Any]) -> int:
     if config["site-column"]:
         sites = len(natural_sites(examples))
     else:
-        sites = len(split(examples, config["sites"], config["skew"], config["seed"]))
+        parts = split(examples, config["sites"], config["skew"], config["seed"])
+        sites = len(parts)
+        if empty := sum(not len(part) for part in parts):
+            console.print(f"note: {empty} of {sites} sites have no record and add noise alone")
     steps = config["rounds"] * config["steps-per-round"]
     calibration.calibrate(config["target-epsilon"], config["delta"], config["sampling-rate"], steps)
     return sites

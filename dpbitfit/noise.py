@@ -61,7 +61,8 @@ class DiscreteGaussian:
         _check(clipping_norm, noise_multiplier)
         deviation = clipping_norm * noise_multiplier
         # A power of two, so that scaling to and from the grid is exact; a public constant.
-        self.step = 2.0 ** math.floor(math.log2(deviation) - GRID_BITS)
+        # frexp gives the deviation's own power of two; a logarithm may round up to the next.
+        self.step = math.ldexp(1.0, math.frexp(deviation)[1] - 1 - GRID_BITS)
         self.sigma = deviation / self.step
         self._source = source or RandomSource()
 

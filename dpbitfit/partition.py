@@ -1,6 +1,13 @@
-"""Dealing one data set out to simulated sites. Seeded: a partition is no secret."""
+"""Dealing one data set out to simulated sites. Seeded: a partition is no secret.
 
-from collections.abc import Sequence
+*Formal guarantee*: where a unit goes (to the test set, to which site) follows from
+the seed and the unit alone, never from its row or from the others. So files that
+differ in one unit give sites that differ in that unit.
+"""
+
+import hashlib
+import json
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,52 +15,49 @@ from numpy.typing import NDArray
 from dpbitfit.errors import InputError
 from dpbitfit.tables import Examples
 
-Indices = NDArray[np.int64]
-
 
 def hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Split into (training, public test); all records of a unit fall on one side.
 
-    Raises InputError unless both sides get at least one unit.
+    A unit is tested with probability ``fraction``, so that the sizes are roughly
+    right. Raises InputError unless both sides get at least one unit.
     """
     if not 0 < fraction < 1:
         raise InputError(f"the test fraction must be between 0 and 1, not {fraction!r}")
-    groups = _units(examples)
-    order = np.random.default_rng(seed).permutation(len(groups))
-    tested = round(fraction * len(groups))
-    if not 0 < tested < len(groups):
+    tested = _uniforms(examples, seed, "test") < fraction
+    if tested.all() or not tested.any():
         raise InputError(f"a test fraction of {fraction:g} leaves the test or the sites nothing")
-    test, train = order[:tested], order[tested:]
-    return examples.take(_join(groups, train)), examples.take(_join(groups, test))
+    return examples.take(np.flatnonzero(~tested)), examples.take(np.flatnonzero(tested))
 
 
 def split(examples: Examples, sites: int, skew: float, seed: int) -> list[Examples]:
-    """Deal the units out to ``sites``.
+    """Deal the units out to ``sites``; one with few units may get none.
 
     ``skew`` 0 deals at random; above 0, each label's units follow a Dirichlet
     distribution over the sites with concentration 1 / skew (Hsu et al. 2019,
-    arXiv 1909.06335). Raises InputError for fewer units than sites.
+    arXiv 1909.06335), a unit of several labels that of its most frequent one.
+    Raises InputError for fewer units than sites.
     """
     if sites < 1:
         raise InputError(f"there must be at least one site, not {sites}")
     if not 0 <= skew <= 1e6:
         raise InputError(f"the skew must be 0 or more, not {skew!r}")
-    groups = _units(examples)
-    if sites > len(groups):
+    if sites > count_units(examples):
         raise InputError(f"{sites} sites are more than there are records or units to share")
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(groups))
+    uniforms = _uniforms(examples, seed, "site")
     if skew == 0:
-        owner = np.arange(len(groups)) % sites
+        owner = (uniforms * sites).astype(np.int64)
     else:
-        owner = np.empty(len(groups), dtype=np.int64)
-        labels = np.array([examples.labels[groups[unit][0]] for unit in order])
-        for label in np.unique(labels):
+        labels = _labels(examples)
+        owner = np.empty(len(examples), dtype=np.int64)
+        for label in np.unique(labels).tolist():
+            # A generator for each label: which others there are must not matter.
+            generator = np.random.default_rng(_hash(seed, "shares", label))
             shares = generator.dirichlet(np.full(sites, 1 / skew))
-            members = np.flatnonzero(labels == label)
-            owner[members] = generator.choice(sites, size=len(members), p=shares)
-        _fill_empty(owner, sites)
-    return [examples.take(_join(groups, order[owner == site])) for site in range(sites)]
+            bounds = np.cumsum(shares)[:-1]  # the last site gets what rounding leaves
+            members = labels == label
+            owner[members] = np.searchsorted(bounds, uniforms[members], side="right")
+    return [examples.take(np.flatnonzero(owner == site)) for site in range(sites)]
 
 
 def natural_sites(examples: Examples) -> dict[str, Examples]:
@@ -66,23 +70,46 @@ def natural_sites(examples: Examples) -> dict[str, Examples]:
     return {site: examples.take(members[site]) for site in sorted(members)}
 
 
-def _units(examples: Examples) -> list[Indices]:
-    """The records of each unit; without units, each record is its own."""
+def count_units(examples: Examples) -> int:
+    """How many units there are; without units, each record is its own."""
+    return len(examples) if examples.units is None else len(set(examples.units))
+
+
+def _uniforms(examples: Examples, seed: int, purpose: str) -> NDArray[np.float64]:
+    """A number in [0, 1) for each record [n], the same for all of a unit."""
+    names: list[object]
+    if examples.units is not None:
+        names = list(examples.units)
+    else:
+        # Equal records are told apart by rank: which of them is which makes no difference.
+        seen: Counter[object] = Counter()
+        names = []
+        for content in zip(
+            examples.texts,
+            examples.labels.tolist(),
+            examples.sites or [""] * len(examples),
+            strict=True,
+        ):
+            names.append((*content, seen[content]))
+            seen[content] += 1
+    return np.array([(_hash(seed, purpose, name) >> 11) * 2.0**-53 for name in names])
+
+
+def _labels(examples: Examples) -> NDArray[np.int64]:
+    """For each record [n] its unit's most frequent label, the first of equally frequent ones."""
     if examples.units is None:
-        return list(np.arange(len(examples), dtype=np.int64).reshape(-1, 1))
-    members: dict[str, list[int]] = {}
-    for index, unit in enumerate(examples.units):
-        members.setdefault(unit, []).append(index)
-    return [np.array(indices, dtype=np.int64) for indices in members.values()]
+        return examples.labels
+    counts: dict[str, Counter[int]] = {}
+    for unit, label in zip(examples.units, examples.labels.tolist(), strict=True):
+        counts.setdefault(unit, Counter())[label] += 1
+    chosen = {
+        unit: min(found, key=lambda label: (-found[label], label)) for unit, found in counts.items()
+    }
+    return np.array([chosen[unit] for unit in examples.units], dtype=np.int64)
 
 
-def _join(groups: Sequence[Indices], chosen: Indices) -> Indices:
-    return np.sort(np.concatenate([groups[unit] for unit in chosen]))
-
-
-def _fill_empty(owner: Indices, sites: int) -> None:
-    """Give every site without a unit one from the site with the most."""
-    for site in range(sites):
-        if not (owner == site).any():
-            largest = np.bincount(owner, minlength=sites).argmax()
-            owner[np.flatnonzero(owner == largest)[0]] = site
+def _hash(seed: int, purpose: str, name: object) -> int:
+    """A 64-bit hash of a name, keyed by the seed."""
+    key = hashlib.sha256(str(seed).encode()).digest()
+    said = json.dumps([purpose, name]).encode()
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8, key=key).digest())

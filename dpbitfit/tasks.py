@@ -236,6 +236,8 @@ class TextTask:
         (directory / "labels.json").write_text(json.dumps(described, indent=2))
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []  # a simulated site may have no record; a tokenizer fails on none
         found: list[list[int]] = self.tokenizer(
             list(texts), truncation=True, max_length=self.max_length
         )["input_ids"]

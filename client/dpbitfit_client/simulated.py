@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dpbitfit.errors import InputError
-from dpbitfit.partition import hold_out, natural_sites, split
+from dpbitfit.partition import count_units, hold_out, natural_sites, split
 from dpbitfit.plan import HEADS, Plan
 from dpbitfit.tables import Examples, read_examples, read_labels
 from dpbitfit_client.guard import Guard
@@ -67,8 +67,7 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
 
     Raises InputError for data that cannot be used or settings that are missing.
     """
-    name, examples = _part(run, int(node["partition-id"]))
-    units = len(set(examples.units)) if examples.units else len(examples)
+    name, examples, size = _part(run, int(node["partition-id"]))
     name_of_data = str(run["dataset"]) or Path(str(run["data"])).stem
     dataset = SimulatedDataset(
         name=name_of_data,
@@ -77,7 +76,7 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
         label_column=str(run["label-column"]),
         labels=str(run["labels"]),
         unit_column=str(run["unit-column"]) or None,
-        declared_size=int(run["declared-size"]) or _to_one_digit(units),
+        declared_size=int(run["declared-size"]) or size,
         epsilon=float(run["budget"]) or float(run["target-epsilon"]),
         delta=float(run["delta"]),
         limits={},
@@ -90,8 +89,8 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
     return policy, examples
 
 
-def _part(run: Config, index: int) -> tuple[str, Examples]:
-    """The name and the records of one of the data set's sites."""
+def _part(run: Config, index: int) -> tuple[str, Examples, int]:
+    """The name and the records of one of the data set's sites, and a size to declare."""
     labels = read_labels(str(run["labels"]))
     examples = read_examples(
         str(run["data"]),
@@ -111,7 +110,12 @@ def _part(run: Config, index: int) -> tuple[str, Examples]:
     if index >= len(sites):
         raise InputError(f"the data has {len(sites)} sites and the simulation more nodes")
     name = list(sites)[index]
-    return name, sites[name]
+    # A site that the data names has a size of its own; dealt out, all are meant to be alike.
+    if run["site-column"]:
+        units: float = count_units(sites[name])
+    else:
+        units = count_units(examples) / len(sites)
+    return name, sites[name], _to_one_digit(units)
 
 
 def _ledgers_of(run: Config) -> Path:
@@ -119,7 +123,7 @@ def _ledgers_of(run: Config) -> Path:
     return Path(str(run["site-ledgers"]) or Path(str(run["out"])) / "ledger" / "sites")
 
 
-def _to_one_digit(count: int) -> int:
+def _to_one_digit(count: float) -> int:
     """A size that a researcher would declare: the count's first digit, the rest zeros."""
     digit = 10 ** math.floor(math.log10(count))
     return int(round(count / digit) * digit)

@@ -57,7 +57,7 @@ def describe_run(
             "sampling": "Poisson",
             "clipping": plan.clipping,
             "clipping_norm": plan.clipping_norm,
-            "declared_size": "given" if settings.declared_size else "the shard's, to one digit",
+            "declared_size": "given" if settings.declared_size else "from the data, to one digit",
             "not_covered": "public: labels, model, test records, who takes part, timing",
         },
         "sites": [_describe_site(strategy, name) for name in sorted(strategy.roster.sites)],

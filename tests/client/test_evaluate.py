@@ -12,10 +12,12 @@ from dpbitfit_client.guard import go_on
 from dpbitfit_client.message import Refused
 
 from dpbitfit import statements
+from dpbitfit.accounting import Mechanism, merged
 from dpbitfit.noise import DiscreteGaussian
 from dpbitfit.plan import Plan
 from dpbitfit.signing import verify
 
+from .policies import POLICY, changed, read
 from .sites import GOOD, Site, fresh_key, served
 
 # About twenty measurements at noise multiplier 20 cost epsilon 1 at 1e-5.
@@ -59,6 +61,21 @@ def test_a_measurement_is_signed_charged_to_its_own_account_and_kept(site: Site)
     assert site.spent("letters:evaluation") == {"committed": 1}
     assert site.spent() == before
     assert refused(site, plan, key=key, biases=site.biases() + 1) == "protocol"
+    assert site.refused(plan, key=key).code == "protocol"  # nor is it good for training
+    assert site.spent() == before
+
+
+def test_a_key_that_has_trained_measures_nothing(site: Site) -> None:
+    """The same plan, run, round and biases: only what they are for is another thing."""
+    plan, key = site.plan(MEASURED), fresh_key()
+    measured = site.spent("letters:evaluation")
+    site.office.run = "for-both"
+    try:
+        site.train(plan, key=key)
+        assert refused(site, plan, key=key) == "protocol"
+    finally:
+        site.office.run = "run-1"
+    assert site.spent("letters:evaluation") == measured
 
 
 def test_a_plan_measures_as_often_as_it_says_and_the_budget_ends_it(site: Site) -> None:
@@ -88,6 +105,23 @@ def test_it_works_no_longer_than_the_policy_says(corpus: Path) -> None:
         key = fresh_key()
         assert refused(site, site.plan(MEASURED), key=key) == "cancelled"
         assert site.outcome(key) in (("committed", "ended early"), ("void", ""))
+
+
+@pytest.mark.parametrize("noise", [(20.0, 30.0), (20.0, 20.0)])
+def test_every_metric_is_charged(noise: tuple[float, float], tmp_path: Path) -> None:
+    """Each is a mechanism of its own, as often as the plan measures; two alike are two."""
+    accuracy, loss = noise
+    metrics = {"accuracy": accuracy, "loss": loss}
+    values = POLICY
+    for name, sigma in metrics.items():
+        key = ("datasets", "letters", "evaluation", "metrics", name, "noise-multiplier")
+        values = changed(key, sigma, values)
+    plan = replace(MEASURED, metrics="accuracy,loss")
+    once, whole = work.Measuring(go_on).steps(
+        plan, read(tmp_path / "policy.toml", values).datasets["letters"]
+    )
+    assert once == merged((Mechanism(sigma, 1.0), 1) for sigma in noise)
+    assert whole == merged((Mechanism(sigma, 1.0), plan.evaluations) for sigma in noise)
 
 
 class Records:

@@ -132,7 +132,7 @@ def test_a_description_holds_public_constants_only(described: ConfigRecord) -> N
     assert described["evaluation"] == "{}"
     assert described["site"] == "site-1"
     assert described["parameters"] == 23_424
-    assert described["declared_size"] == 50  # 48 records: to one digit, never the count
+    assert described["declared_size"] == 50  # half the records to one digit, never the count
 
 
 def test_a_trained_round_is_one_array_and_statements(

@@ -14,7 +14,7 @@ from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.message import Refused
 from dpbitfit_client.relay import MOST_BYTES
 
-from dpbitfit import statements
+from dpbitfit import accounting, statements
 from dpbitfit.errors import GuardUnavailable, IdentityError
 from dpbitfit.signing import Signer, verify
 
@@ -226,6 +226,23 @@ def test_nobody_spends_or_reads_on_another_coordinators_account(site: Site) -> N
     asked = message.question(site.other.question(site.plan()))
     assert site.relay().describe(asked).rounds_left == -1
     assert site.spent() == before
+
+
+def test_a_coordinator_spends_no_more_than_its_share(site: Site) -> None:
+    """A plan that one coordinator's share pays for, and another's does not; the budget would."""
+    before = site.spent()
+    costs = replace(site.plan(), noise_multiplier=2.0, sampling_rate=0.1, rounds=200)
+    assert 2.0 < accounting.epsilon({costs.mechanism: costs.steps}, 1e-5).epsilon < 5.0
+    site.other.run = "too-much"
+    site.office.run = "enough"
+    try:
+        refusal = site.refused(costs, by=site.other)
+        assert refusal.code == "budget"
+        assert untouched(site, refusal)
+        assert site.spent() == before
+        assert site.train(costs).update
+    finally:
+        site.office.run = site.other.run = "run-1"
 
 
 def test_a_given_up_key_that_is_replayed_late_does_not_stop_the_account(site: Site) -> None:

@@ -460,6 +460,13 @@ def test_a_bias_may_be_as_far_from_its_pretrained_value_as_honest_training_takes
     assert limits(read(file)).bias_distance(plan, 4000) == 4  # what the policy says
 
 
+def test_a_head_that_is_not_listed_is_refused(file: Path) -> None:
+    policy = read(file, changed((*LIMITS, "heads"), ["labels"]))
+    policy.limits("letters", PUBLIC).check(PLAN)
+    with pytest.raises(ProtocolError, match="head 'trained'"):
+        policy.limits("letters", PUBLIC).check(replace(PLAN, head="trained"))
+
+
 def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -> None:
     policy = read(tmp_path / "policy.toml", EXAMPLE.read_text())
     model = policy.models["minilm"]

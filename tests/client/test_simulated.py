@@ -1,5 +1,6 @@
 """Which records a simulated site holds, and what it declares."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ def test_simulated_sites_share_the_records_that_are_not_held_out(
     parts = sites({**run_config, "sites": 3}, 3)
     assert list(parts) == ["site-1", "site-2", "site-3"]
     texts = [text for _, examples in parts.values() for text in examples.texts]
-    assert len(texts) == 96  # 120 less the fifth that is held out
+    assert len(texts) == pytest.approx(96, abs=18)  # 120 less about a fifth that is held out
     assert {dataset.epsilon for dataset, _ in parts.values()} == {8.0}
     with pytest.raises(InputError, match="3 sites"):
         sites({**run_config, "sites": 3}, 4)
@@ -34,6 +35,30 @@ def test_simulated_sites_share_the_records_that_are_not_held_out(
 def test_a_declared_size_is_taken_as_given(run_config: dict[str, Any]) -> None:
     parts = sites({**run_config, "declared-size": 77}, 2)
     assert [dataset.declared_size for dataset, _ in parts.values()] == [77, 77]
+
+
+def test_a_size_to_declare_is_an_equal_share_to_one_digit(run_config: dict[str, Any]) -> None:
+    """Of all the records, not a site's own: how many it got is its own affair."""
+    parts = sites({**run_config, "sites": 3, "skew": 10.0}, 3)
+    counts = [len(examples) for _, examples in parts.values()]
+    share = sum(counts) / 3
+    assert min(counts) < share - 5
+    assert [dataset.declared_size for dataset, _ in parts.values()] == [round(share, -1)] * 3
+
+
+def test_a_record_that_comes_is_the_only_difference(
+    run_config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Fails when records go by their row: a neighbouring file then moves many of them."""
+    header, *rows = Path(run_config["data"]).read_text().splitlines()
+    more = tmp_path / "more.csv"
+    more.write_text("\n".join([header, "I have come,card_lost,customer-1", *rows]))
+
+    def dealt(config: dict[str, Any]) -> set[tuple[str, str]]:
+        return {(name, text) for name, (_, held) in sites(config, 2).items() for text in held.texts}
+
+    (came,) = dealt({**run_config, "data": str(more)}) ^ dealt(run_config)
+    assert came[1] == "I have come"
 
 
 def test_a_persons_records_stay_at_one_site(run_config: dict[str, Any]) -> None:
@@ -45,5 +70,6 @@ def test_a_persons_records_stay_at_one_site(run_config: dict[str, Any]) -> None:
 
 def test_natural_sites_have_the_names_of_the_data(run_config: dict[str, Any]) -> None:
     named = {**run_config, "site-column": "label"}
-    ((name, (_, examples)),) = sites(named, 1).items()
+    ((name, (dataset, examples)),) = sites(named, 1).items()
     assert set(examples.sites or ()) == {name}
+    assert dataset.declared_size == len(examples) < 10  # its own, not a share of the whole

@@ -103,6 +103,23 @@ def test_accountants_that_contradict_each_other_publish_nothing(
         epsilon({Mechanism(1.234, 0.0123): 77}, 1e-5)
 
 
+def test_what_is_published_of_prv_is_its_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its estimate, in the middle, may lie below what the mechanism costs."""
+
+    class Far:
+        """PRV's accountant with its three figures far apart."""
+
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def compute_epsilon(self, **_: object) -> tuple[float, float, float]:
+            return 0.1, 0.2, 0.3
+
+    monkeypatch.setattr(accounting, "PRVAccountant", Far)
+    bound = epsilon({Mechanism(1.3579, 0.0123): 77}, 1e-5)
+    assert (bound.accountant, bound.lower, bound.epsilon) == ("PRV", 0.1, 0.3)
+
+
 NOT_NUMBERS = [math.nan, math.inf, -1.0, 0.0]
 
 

@@ -1,8 +1,10 @@
 """The noise has the variance that is accounted, on a grid that hides what was summed."""
 
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -45,12 +47,13 @@ def test_small_discrete_gaussians_have_the_exact_probabilities(sigma: float) -> 
 
 
 @given(rows=arrays(np.float64, (4, 6), elements=st.floats(-1, 1)), sigma=st.floats(0.1, 100))
+@example(rows=np.ones((4, 6)), sigma=math.nextafter(1, 0))
 def test_rounding_never_lengthens_a_row_and_is_fine(rows: np.ndarray, sigma: float) -> None:
     noise = DiscreteGaussian(1.0, sigma)
     rounded = noise.round_toward_zero(rows)
     assert (np.abs(rounded * noise.step) <= np.abs(rows)).all()
     assert (np.abs(rounded * noise.step - rows) < noise.step).all()
-    assert sigma / noise.step >= 2**GRID_BITS
+    assert 2**GRID_BITS <= noise.sigma == sigma / noise.step < 2 ** (GRID_BITS + 1)
 
 
 def test_the_sum_reappears_under_the_noise() -> None:

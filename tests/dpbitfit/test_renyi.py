@@ -54,6 +54,22 @@ def test_quick_bounds_are_never_below_the_tight_one(bag: Counts, delta: float) -
     assert quick_epsilons([bag], delta)[0] >= composed(PLDAccountant(), bag).get_epsilon(delta)
 
 
+@pytest.mark.parametrize(
+    ("bag", "delta"),
+    [
+        (((Mechanism(0.7, 0.01), 500),), 1e-5),  # order 4
+        (((Mechanism(1.0, 0.01), 100),), 1e-14),  # order 14
+        (((Mechanism(5.0, 0.1), 100),), 1e-5),  # order 27
+        (((Mechanism(20.0, 0.05), 100),), 1e-6),  # order 185
+        (((Mechanism(300.0, 1.0), 1),), 1e-7),  # order 1,700
+    ],
+)
+def test_the_orders_are_as_good_as_all_of_them(bag: Counts, delta: float) -> None:
+    """Fails where orders are left out that some compositions need."""
+    every = RdpAccountant(orders=[*range(2, 300), *range(300, 4100, 100)])
+    assert quick_epsilons([bag], delta)[0] <= 1.1 * composed(every, bag).get_epsilon(delta)
+
+
 def test_nothing_costs_nothing() -> None:
     assert quick_epsilons([(), ()], 1e-5) == [0.0, 0.0]
     assert quick_epsilons([], 1e-5) == []

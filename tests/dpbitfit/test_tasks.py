@@ -20,8 +20,10 @@ from transformers import (
 
 from dpbitfit import bias
 from dpbitfit.errors import InputError, ModelError
+from dpbitfit.plan import Plan
 from dpbitfit.tables import Examples
 from dpbitfit.tasks import TextTask
+from dpbitfit.training import OptimizerState, train_round
 
 WORDS = ["[PAD]", "[UNK]", "card", "loan", "lost", "new", "rate", "my", "is", "what", "the"]
 LABELS = ("card_lost", "loan_rate")
@@ -86,6 +88,17 @@ def test_a_trained_head_starts_as_strong(minilm: TextTask) -> None:
     ours, theirs = (task.logits(task.records(EXAMPLES)).numpy() for task in (trained, minilm))
     assert ours == pytest.approx(theirs, abs=1e-4)
     assert trained.layout.size == minilm.layout.size + 2 * 384 + 2
+
+
+def test_a_site_without_a_record_answers_with_noise(small: str) -> None:
+    """Of a simulation, where who is dealt what must not depend on who else there is."""
+    task = TextTask.load(small, LABELS, "labels")
+    start = bias.pack(task.model, task.layout)
+    plan = Plan(task.layout.digest, task.digest, 1.0, 0.5, rounds=1, steps_per_round=2, delta=1e-5)
+    none = task.records(EXAMPLES.take([]))
+    change, state = train_round(task.model, task.layout, none, plan, 3, start, OptimizerState())
+    assert state.step == 2
+    assert (change != 0).all()
 
 
 def test_records_are_grouped_by_person(minilm: TextTask) -> None:

@@ -124,6 +124,22 @@ def test_one_noise_draw_a_step_however_many_micro_batches(monkeypatch: pytest.Mo
     assert len(draws) == 3
 
 
+def test_each_step_flips_its_own_coin_for_each_unit() -> None:
+    """Fails where a round draws once for all its steps: their privacy would not be amplified.
+
+    Unit i alone moves bias i, by a public amount at each step that it is in: so what it
+    moved in all tells which steps those were.
+    """
+    records = Records.of(NORM * torch.eye(WIDTH))
+    plan = replace(PLAN, steps_per_round=2, noise_multiplier=0.01, learning_rate=2.0)
+    change = run(records, plan, declared_size=1)
+    moved = np.round(-change * plan.sampling_rate / NORM).astype(int)  # 2 in the first, then 1
+    assert set(moved) <= {0, 1, 2, 3}
+    first, second = (moved & 2) == 2, (moved & 1) == 1
+    for sampled in (first, second, first == second):
+        assert sampled.mean() == pytest.approx(0.5, abs=5 * 0.5 / WIDTH**0.5)
+
+
 def test_an_empty_sample_is_still_a_noisy_step_that_is_counted() -> None:
     plan = replace(PLAN, sampling_rate=1e-9, steps_per_round=4)
     model = OneBias()

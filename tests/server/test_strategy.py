@@ -141,8 +141,26 @@ def torn_header(site: Site, content: RecordDict) -> RecordDict:
     return reply
 
 
+def another_change(site: Site, content: RecordDict) -> RecordDict:
+    """A change that whoever carries it has put in place of the site's."""
+    reply = Site.train(site, content)
+    assert isinstance(reply, RecordDict)
+    return RecordDict({**reply, "update": codec.encode(-site.change)})
+
+
+def another_site_signs(site: Site, content: RecordDict) -> RecordDict:
+    reply = Site.train(site, content)
+    assert isinstance(reply, RecordDict)
+    said = dict(reply.config_records["statements"])
+    del said["signature"]
+    forged = Site("a").signed(said, site.change.tobytes())
+    return RecordDict({**reply, "statements": forged})
+
+
 ODD: dict[str, Callable[[Site, RecordDict], Any]] = {
     "a torn header": torn_header,
+    "a change that its site did not sign": another_change,
+    "a reply that another key signed": another_site_signs,
     "no content": lambda *_: RecordDict(),
     "an array more": extra_array,
     "float64": lambda site, content: RecordDict(
@@ -247,6 +265,22 @@ def test_sites_that_do_not_fit_are_turned_away(change: dict[str, Any], tmp_path:
     assert len(grid.of("query")) == 2  # asked once, not again each round
 
 
+@pytest.mark.parametrize("name", ["declared_size", "site", "signature"])
+def test_a_description_that_its_site_did_not_sign_is_turned_away(name: str, tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    usual = nodes[100].signed
+
+    def changed(stated: dict[str, Any], content: bytes = b"") -> ConfigRecord:
+        others: dict[str, Any] = {"declared_size": 10**6, "site": "c", "signature": "00" * 64}
+        return ConfigRecord({**usual(stated, content), name: others[name]})
+
+    nodes[100].signed = changed  # type: ignore[method-assign]
+    private = strategy(tmp_path)
+    final(private, LocalGrid(nodes), num_rounds=1)
+    assert set(private.roster.sites) == {"b"}
+    assert not nodes[100].asked
+
+
 def test_two_nodes_of_one_name_are_one_site(tmp_path: Path) -> None:
     nodes = {1: Site("a"), 2: Site("a")}
     private = strategy(tmp_path)
@@ -323,6 +357,36 @@ def test_a_crash_in_a_round_never_gives_the_charge_back(tmp_path: Path) -> None:
         assert len(keys) == 4
         assert len(set(keys)) == 3
     assert spent(again) == {"a": 6, "b": 6}
+
+
+def test_a_round_that_is_asked_for_again_has_another_key_where_the_answer_was_lost(
+    tmp_path: Path,
+) -> None:
+    """The lost answer is spent, and its key with it; who did answer is asked under the same key."""
+
+    class Dying(FedAvg):
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            if server_round == 2:
+                raise KeyboardInterrupt
+            return super().aggregate_train(server_round, replies)
+
+    nodes = sites("a", "b")
+    usual = nodes[100].train
+    nodes[100].train = lambda content: usual(content) if len(nodes[100].asked) != 2 else None  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        final(strategy(tmp_path, Dying()), LocalGrid(nodes))
+    again = strategy(tmp_path)
+    assert again.resume()
+    final(again, LocalGrid(nodes), num_rounds=2)
+    (_, lost, anew), (_, first, same) = [
+        [message.content.config_records["request"]["key"] for message in site.asked]
+        for site in nodes.values()
+    ]
+    assert lost != anew
+    assert first == same
+    assert spent(again) == {"a": 6, "b": 4}
+    assert again.history[-1]["replies"] == 2
+    assert not again.roster.refused
 
 
 def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(

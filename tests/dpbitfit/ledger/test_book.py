@@ -451,6 +451,17 @@ def test_a_readonly_ledger_shows_all_and_changes_nothing(ledger: Ledger, reopen:
     assert kinds(ledger) == ["open", "allot"]
 
 
+def test_a_share_counts_plans_that_have_spent_nothing_yet(ledger: Ledger) -> None:
+    """They are approved: whatever is left of them may be spent at any time."""
+    account = account_of(ledger)
+    share = accounting.epsilon({M: 1000}, DELTA).epsilon + 0.1
+    ledger.allot(NAME, "a", "plan-a", bag(1000), "office", share)
+    with pytest.raises(BudgetError, match=f"above its budget of {share:g}"):
+        ledger.allot(NAME, "b", "plan-b", bag(1000), "office", share)
+    assert ledger.allot(NAME, "c", "plan-c", bag(1000), "another", share) is not None
+    ledger.verify(account)
+
+
 def test_a_coordinator_gets_no_more_than_its_share(ledger: Ledger) -> None:
     """The share counts that coordinator's plans alone; the budget counts everybody's."""
     account = account_of(ledger)
