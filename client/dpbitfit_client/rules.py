@@ -100,7 +100,7 @@ DELTA = Rule[float](
 )
 NOISE = between(0.01, 1e6)
 RATE = between(1e-9, 1)
-DISTANCE = between(1e-3, 1e38)
+DISTANCE = between(1e-3, 1e39)
 
 
 def one_of(names: Collection[str]) -> Rule[str]:

@@ -100,7 +100,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     (*LIMITS, "models"): [[], ["other"], ["minilm", "minilm"], [[]], ["minilm", 3]],
     (*LIMITS, "heads"): [[], ["other"], ["labels", "labels"], [math.nan]],
     (*LIMITS, "max-length"): NOT_COUNTS,
-    (*LIMITS, "max-bias-distance"): [*NOT_NUMBERS, 1e-4, 1e39],
+    (*LIMITS, "max-bias-distance"): [*NOT_NUMBERS, 1e-4, 1e40],
     (*EVALUATION, "path"): [*NOT_PATHS, POLICY["datasets"]["letters"]["path"]],
     (*EVALUATION, "unit-column"): ["", "record", "a/b"],
     (*EVALUATION, "declared-size"): NOT_COUNTS,
