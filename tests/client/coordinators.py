@@ -16,7 +16,6 @@ from dpbitfit.ledger import Ledger, Name, exchange
 from dpbitfit.ledger.events import counts_to_text
 from dpbitfit.plan import Plan
 
-
 # Of the site that it asks.
 ACCOUNTS = {
     "train": "hospital-1/letters/record",
@@ -39,9 +38,7 @@ class Coordinator:
         plan_said = ConfigRecord(plan.to_config())
         return RecordDict({"asked": ConfigRecord({**asked}), "plan": plan_said})
 
-    def stand(
-        self, counts: dict[Mechanism, int], key: str, purpose: str = "train"
-    ) -> ConfigRecord:
+    def stand(self, counts: dict[Mechanism, int], key: str, purpose: str = "train") -> ConfigRecord:
         """A position that claims to hold so many steps."""
         mine = exchange.position(self.ledger, self._account, self.ledger.id, "", key)
         with suppress(AccountingError):
