@@ -29,6 +29,7 @@ class Coordinator:
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(str(folder / "coordinator.sqlite"), create=True)
         self._account = self.ledger.open_account(Name("a", "b", "c"), 1e-5, 8.0)
+        self.accounts = dict(ACCOUNTS)
         self.run = "run-1"
         self.claimed: Counter[Mechanism] = Counter()
 
@@ -44,7 +45,7 @@ class Coordinator:
         with suppress(AccountingError):
             self.claimed |= Counter(counts)
         steps = counts_to_text(self.claimed)
-        account = ACCOUNTS[purpose]
+        account = self.accounts[purpose]
         claimed = replace(mine, account=account, spent=steps)
         return ConfigRecord({**claimed.to_config(self.ledger)})
 

@@ -31,6 +31,9 @@ class Site:
             run_id=1, node_id=2, node_config=node_config, state=RecordDict(), run_config=run_config
         )
         self.coordinator = Coordinator(Path(run_config["out"]))
+        dataset = run_config["dataset"] or Path(run_config["data"]).stem
+        unit = run_config["unit-column"] or "record"
+        self.coordinator.accounts["train"] = f"site-1/{dataset}/{unit}"
 
     @property
     def guard(self) -> Guard:
