@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from dpbitfit import accounting, calibration
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
+from dpbitfit.ledger import begin
 from dpbitfit.ledger.cli import app as ledger_app
 from dpbitfit.partition import hold_out, natural_sites, split
 from dpbitfit.simulate import simulate as run_simulation
@@ -178,9 +179,16 @@ def simulate(
         config[key] = _absolute(config[key])
     # It is calibrated here; and simulated sites keep no records for a measurement.
     config |= {"noise-multiplier": 0.0, "site-metrics": "", "site-evaluations": 0}
-    config["sites"] = _check(config)
+    names_of_sites = _check(config)
+    config["sites"] = len(names_of_sites)
     config["dataset"] = dataset or _name_of_records(config)
-    config |= _ledgers(Path(ledger) if ledger else out / "ledger", anew=not (ledger or resume))
+    folder = (Path(ledger) if ledger else out / "ledger").resolve()
+    if not (ledger or resume):
+        shutil.rmtree(folder, ignore_errors=True)  # those of an earlier run, which counted alone
+    if begin.simulation(folder, names_of_sites) and ledger:
+        console.print(f"new ledgers in {folder}")
+    config["ledger"] = str(begin.coordinators_path(folder))
+    config["site-ledgers"] = str(folder / "sites")
     for number in (signal.SIGINT, signal.SIGTERM):  # a background shell ignores the first
         signal.signal(number, signal.default_int_handler)
     try:
@@ -199,14 +207,6 @@ def _absolute(value: str) -> str:
     return str(Path(value).resolve()) if value and Path(value).exists() else value
 
 
-def _ledgers(folder: Path, anew: bool) -> dict[str, str]:
-    """The settings that say where the ledgers are; ``anew`` forgets those of an earlier run."""
-    if anew:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder = folder.resolve()
-    return {"ledger": str(folder / "coordinator.sqlite"), "site-ledgers": str(folder / "sites")}
-
-
 def _name_of_records(config: Mapping[str, Any]) -> str:
     """A name that is the same when a site would hold the same records again."""
     path = Path(config["data"])
@@ -217,8 +217,8 @@ def _name_of_records(config: Mapping[str, Any]) -> str:
     return f"{path.stem.replace(':', '.')}-{seen.hexdigest()[:8]}"
 
 
-def _check(config: dict[str, Any]) -> int:
-    """Read the data once, before anything starts; returns the number of sites."""
+def _check(config: dict[str, Any]) -> list[str]:
+    """Read the data once, before anything starts; returns the names of the sites."""
     labels = read_labels(config["labels"])
     columns = {
         "text_column": config["text-column"],
@@ -233,12 +233,12 @@ def _check(config: dict[str, Any]) -> int:
     else:
         examples, _ = hold_out(examples, config["test-fraction"], config["seed"])
     if config["site-column"]:
-        sites = len(natural_sites(examples))
+        sites = list(natural_sites(examples))
     else:
         parts = split(examples, config["sites"], config["skew"], config["seed"])
-        sites = len(parts)
+        sites = [f"site-{number}" for number in range(1, len(parts) + 1)]
         if empty := sum(not len(part) for part in parts):
-            console.print(f"note: {empty} of {sites} sites have no record and add noise alone")
+            console.print(f"note: {empty} of {len(sites)} sites have no record and add noise alone")
     steps = config["rounds"] * config["steps-per-round"]
     calibration.calibrate(config["target-epsilon"], config["delta"], config["sampling-rate"], steps)
     return sites

@@ -1,5 +1,6 @@
 """Signed statements: Ed25519 over canonical JSON. Who signs is named by the public key."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Self
@@ -27,6 +28,11 @@ class Signer:
     def sign(self, purpose: str, statement: Statement) -> str:
         """The signature, in hexadecimal, of a statement made for one purpose."""
         return self._key.sign(_text(purpose, statement)).hex()
+
+    def seal(self, purpose: str, statement: Statement) -> str:
+        """A digest of a statement that only the holder of this key can make, or recognise."""
+        # Ed25519 is deterministic (RFC 8032) and a signature cannot be guessed: a keyed hash.
+        return hashlib.sha256(self._key.sign(_text(purpose, statement))).hexdigest()
 
 
 def verify(public: str, purpose: str, statement: Statement, signature: str) -> None:

@@ -28,6 +28,7 @@ def describe(policy: Policy) -> dict[str, Any]:
         "ledger": _ledger(site),
         "socket": str(site.socket),
         "group": site.group,
+        "state_directory": str(site.state_directory),
         "reply_slot_seconds": site.reply_slot_seconds,
         "round_seconds": site.round_seconds,
         "coordinators": dict(policy.coordinators),

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from dpbitfit.errors import DpbitfitError, InputError
-from dpbitfit.ledger import Ledger
+from dpbitfit.errors import DpbitfitError, InputError, LedgerError
+from dpbitfit.ledger import Ledger, exchange
+from dpbitfit.ledger.heads import Heads
 from dpbitfit.tables import read_labels
 from dpbitfit_client.policy import AllowedModel, Dataset, Policy
 from dpbitfit_client.records import read_part
@@ -57,7 +58,7 @@ def examine(
     for name, model in policy.models.items():
         yield _tried(f"model {name}", partial(_model, model))
     yield _tried("device", _device)
-    yield _tried("ledger", partial(_ledger, policy.site.ledger))
+    yield _tried("ledger", partial(_ledger, policy))
     yield _tried("guard", partial(_guard, policy))
     if root_certificates is not None:
         yield from _certificates(root_certificates)
@@ -99,12 +100,13 @@ def _device() -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _ledger(url: str) -> str:
-    if "://" not in url and not Path(url).exists():
-        return f"{url} is not there yet: the guard makes it when it first starts"
-    ledger = Ledger(url, readonly=True)
+def _ledger(policy: Policy) -> str:
+    ledger = Ledger(policy.site.ledger, readonly=True)
+    Heads(policy.site.state_directory).check(ledger)
     for account in ledger.accounts():
         ledger.verify(account)
+        for other in exchange.unsettled(ledger, account):
+            raise LedgerError(f"account {account.name}: {other.drift}: ledger settle --rebase")
     return f"{ledger.database}: every event adds up; its public key is {ledger.id}"
 
 

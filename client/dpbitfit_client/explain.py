@@ -24,7 +24,8 @@ def explain(policy: Policy) -> str:
             "A coordinator may do what is said here and nothing else. Only members of the group "
             f"{facts['group']} reach the guard, at {facts['socket']}; every request is recorded "
             f"in {facts['ledger']} before a record is touched, and may work for at most "
-            f"{facts['round_seconds']:g} seconds."
+            f"{facts['round_seconds']:g} seconds. By what it keeps in {facts['state_directory']} "
+            "the guard notices that this ledger was lost or restored, and stops."
         ),
     ]
     keys = (f"{who}: the holder of the key {key}." for who, key in facts["coordinators"].items())

@@ -33,6 +33,7 @@ from dpbitfit.errors import (
     ProtocolError,
 )
 from dpbitfit.ledger import Account, Ledger, Name, exchange, figures
+from dpbitfit.ledger.heads import Heads
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
 from dpbitfit.tasks import Progress
@@ -41,7 +42,7 @@ from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy import Dataset, Evaluation, Policy
 from dpbitfit_client.records import Read, Records, read_part
-from dpbitfit_client.request import Request, read_question
+from dpbitfit_client.request import Request, read_position, read_question
 from dpbitfit_client.room import Room, Rooms
 from dpbitfit_client.turn import Turn
 from dpbitfit_client.work import Measuring, Round_co, Training, Work
@@ -60,13 +61,16 @@ class Guard:
         """Read every record that the policy names; InputError where one is unusable."""
         self.policy = policy
         self.records = Records(policy, read)
-        self.ledger = Ledger(policy.site.ledger, create=True)
+        self.ledger = Ledger(policy.site.ledger)
+        self._heads = Heads(policy.site.state_directory)
+        self._heads.check(self.ledger)
         self._accounts = {}
         for name, one in policy.datasets.items():
             self._refuse_forgetting(one)
             self._accounts["train", name] = self._open(one.account, one)
             if one.evaluation is not None:
                 self._accounts["evaluate", name] = self._open(one.evaluation_name, one.evaluation)
+        self._heads.write(self.ledger)
         self._rooms = Rooms(policy.folder, self.records)
         self._turn = Turn(policy.site.reply_slot_seconds)
 
@@ -83,6 +87,8 @@ class Guard:
             with self._alone(began):
                 room = self._enter(dataset, plan, asked.coordinator)
             account = self._accounts["train", dataset.name]
+            if asked.HasField("position"):
+                self._compare(account, asked)
             reply = pb.DescribeReply(
                 statements=self._statements(dataset, room),
                 labels=room.task.labels,
@@ -177,6 +183,7 @@ class Guard:
                 once, whole = work.steps(request.plan, dataset)
                 self._approve(request, dataset, account, once, whole)
                 self.ledger.reserve(request.run, request.round, {account.id: request.key}, once)
+                self._heads.write(self.ledger)
                 payload = self._do(work, request, dataset, account, room, biases)
             reply = work.reply(payload)
             reply.statements.CopyFrom(self._statements(dataset, room))
@@ -240,6 +247,7 @@ class Guard:
     def _alone(self, began: float) -> Iterator[None]:
         """One question at a time; what a killed process left reserved is settled as spent."""
         with self._turn.taken(began, WAIT_SECONDS), self.ledger.claim(WAIT_SECONDS):
+            self._heads.check(self.ledger)
             self.ledger.settle("crashed")
             yield
 
@@ -266,6 +274,14 @@ class Guard:
         runs = figures.run_standings(self.ledger, account)
         return next((one.coordinator for one in runs if one.run == run), None)
 
+    def _compare(self, account: Account, asked: pb.DescribeRequest) -> None:
+        """Hear where the coordinator's ledger stands, and that it does not agree with this one."""
+        mine = self._position(account, asked.coordinator, "")
+        theirs = read_position(asked.position, mine.head)  # an old one is for another head
+        if theirs.ledger != asked.coordinator:
+            raise IdentityError("the position is that of another ledger")
+        exchange.check(self.ledger, account, theirs, asked.coordinator)
+
     def _position(self, account: Account, coordinator: str, key: str) -> pb.Position:
         stands = exchange.position(self.ledger, account, coordinator, coordinator, key)
         said: dict[str, Any] = stands.to_config(self.ledger)
@@ -275,7 +291,8 @@ class Guard:
         """A refusal, with the site's promise that the key touched no data where that is so."""
         refusal = pb.Refusal(code=code, key=request.key)
         with suppress(LedgerError):
-            if self.ledger.void_key(account.name, request.run, request.round, request.key):
+            void = (account.name, request.run, request.round, request.key, request.coordinator)
+            if self.ledger.void_key(*void):
                 said = statements.untouched(request.key)
                 refusal.untouched = self.ledger.signer.sign("untouched", said)
             refusal.position.CopyFrom(self._position(account, request.coordinator, request.key))
@@ -290,7 +307,8 @@ def _refusing(refusal: Callable[[str], pb.Refusal]) -> Iterator[None]:
     except Refused:
         raise
     except DpbitfitError as error:
-        reason = str(error) if isinstance(error, PolicyError) else ""
+        told = isinstance(error, (PolicyError, LedgerError))  # for the site's own log
+        reason = str(error) if told else ""
         raise Refused(refusal(error.code), reason) from error
     except Exception as error:
         raise Refused(refusal("internal")) from error

@@ -45,6 +45,7 @@ def question(content: RecordDict) -> pb.DescribeRequest:
             run=asked["run"],
             coordinator=asked["ledger"],
             signature=asked["signature"],
+            position=pb.Position(**_config(content, "position")) if "position" in content else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError("the question lacks a part") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from dpbitfit.errors import BudgetError, InputError, PolicyError
+from dpbitfit.ledger.heads import default_folder
 from dpbitfit.models import model_digest, resolve_model
 from dpbitfit.plan import Plan
 from dpbitfit_client import rules
@@ -33,7 +34,8 @@ __all__ = [
 class SiteRules:
     """The site itself.
 
-    ``ledger`` is a path or a PostgreSQL URL; ``group`` is the only Unix group that
+    ``ledger`` is a path or a PostgreSQL URL; ``state_directory`` keeps the copy of its
+    heads, by which a lost or restored one is noticed; ``group`` is the only Unix group that
     may connect to ``socket``. A reply leaves at a whole multiple of
     ``reply_slot_seconds`` after its request (0: when it is ready); one request
     may work for at most ``round_seconds``.
@@ -45,16 +47,21 @@ class SiteRules:
     group: str
     reply_slot_seconds: float
     round_seconds: float
+    state_directory: Path
 
     @classmethod
     def read(cls, table: Table) -> Self:
+        ledger = table.text("ledger", rules.LEDGER)
+        # A PostgreSQL ledger has no folder beside it: there the policy must name one.
+        beside = default_folder(ledger)
         site = cls(
             table.text("name", rules.NAME),
-            table.text("ledger", rules.LEDGER),
+            ledger,
             Path(table.text("socket", rules.SOCKET)),
             table.text("group", rules.GROUP),
             table.number("reply-slot-seconds", between(0, 86_400), 0),
             table.number("round-seconds", between(1, 604_800), 3600),
+            Path(table.text("state-directory", rules.STATE, str(beside) if beside else None)),
         )
         table.done()
         return site

@@ -62,7 +62,7 @@ class Request:
         if not 16 <= len(asked.key) <= 200 or not asked.key.isprintable():
             raise ProtocolError("the request carries no key")
         plan = read_plan(asked.plan)
-        position = Position.from_config(_values(asked.position), asked.key)
+        position = read_position(asked.position, asked.key)
         said = statements.request(plan, asked.run, asked.round, asked.key, asked.biases)
         verify(position.ledger, purpose, said, asked.signature)
         plan.check()
@@ -83,6 +83,11 @@ def read_question(asked: pb.DescribeRequest) -> Plan:
 def read_plan(message: pb.Plan) -> Plan:
     """The plan in a message, whatever its numbers are."""
     return Plan(**{field.name: getattr(message, field.name) for field in fields(Plan)})
+
+
+def read_position(message: pb.Position, key: str) -> Position:
+    """Where a ledger stands, as it has signed for this key; ProtocolError where it has not."""
+    return Position.from_config(_values(message), key)
 
 
 def _check_run(run: str) -> None:

@@ -90,6 +90,7 @@ FOLDER = Rule[str](
     f"an absolute path of a folder, or one of {', '.join(PACKAGED)}",
     lambda text: _is_path(text) or text in PACKAGED,
 )
+STATE = Rule[str]("an absolute path of a folder", _is_path)
 EPSILON = Rule[float](
     "an epsilon above 0, at most 10,000, of at most 64 digits",
     lambda value: _passes(budget_facts, 0.5, value),

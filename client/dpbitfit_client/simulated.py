@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from dpbitfit.errors import InputError
+from dpbitfit.ledger import Ledger
+from dpbitfit.ledger.begin import site_path
+from dpbitfit.ledger.heads import default_folder
 from dpbitfit.partition import count_units, hold_out, natural_sites, split
 from dpbitfit.plan import HEADS, Plan
 from dpbitfit.tables import Examples, read_examples, read_labels
@@ -59,6 +61,8 @@ class _Open(Limits):
 def simulated_guard(run: Config, node: Config) -> Guard:
     """The guard of the node with configuration ``node`` in the run ``run``."""
     policy, examples = simulated_site(run, node)
+    if not run["site-ledgers"]:  # as the coordinator's: only of a run that counts alone
+        Ledger(policy.site.ledger, create=True).database.close()
     return Guard(policy, lambda *_: examples)
 
 
@@ -83,8 +87,10 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
         evaluation=None,
         account=name_of_data,
     )
-    ledger = _ledgers_of(run) / f"{quote(name, safe='')}.sqlite"
-    site = SiteRules(name, str(ledger), Path(), "", 0, math.inf)
+    ledger = site_path(_ledgers_of(run), name)
+    state = default_folder(str(ledger))
+    assert state is not None
+    site = SiteRules(name, str(ledger), Path(), "", 0, math.inf, state)
     policy = SimulatedPolicy(site, {}, {}, {dataset.name: dataset}, str(run["model"]))
     return policy, examples
 

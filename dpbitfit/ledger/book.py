@@ -15,13 +15,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting import Counts, check_delta, merged
+from dpbitfit.accounting import Counts, check_delta, checked, merged
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import budget, identity, outbox, rows, schema
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import WAIT_SECONDS
 from dpbitfit.ledger.events import (
     GENESIS,
+    Held,
     Name,
     canonical,
     counts_from_text,
@@ -33,8 +34,6 @@ from dpbitfit.ledger.reading import Reader
 from dpbitfit.ledger.rows import Reservation
 from dpbitfit.renyi import filter_order
 from dpbitfit.signing import Signer
-
-REBASED = "rebased"  # the run under which figures are taken over from the other side
 
 
 class Ledger(Reader):
@@ -152,7 +151,7 @@ class Ledger(Reader):
                 "adaptive": approval.adaptive,
                 "order": approval.order,
             }
-            self._append(connection, [account], "allot", {account.id: facts})
+            self._append(connection, [account], "allot", {account.id: facts}, coordinator)
         return approval
 
     def reserve(self, run: str, number: int, keys: Mapping[int, str], counts: Counts) -> None:
@@ -173,7 +172,9 @@ class Ledger(Reader):
                 of: {"run": run, "round": number, "key": key, "counts": written}
                 for of, key in keys.items()
             }
-            self._append(connection, accounts, "reserve", facts)
+            owners = rows.owners_of(connection, keys, [run])
+            causes = {of: owner for (of, _), owner in owners.items()}
+            self._append(connection, accounts, "reserve", facts, causes)
 
     def commit(self, outcomes: Mapping[str, str], reply: Reply | None = None) -> None:
         """Settle reserved rounds as spent, with why, and keep a site's reply with it.
@@ -206,8 +207,11 @@ class Ledger(Reader):
                 raise LedgerError(f"round {key} is not reserved")
             self._settle(connection, found, "release", {key: "untouched"}, proof=proof)
 
-    def void_key(self, name: Name, run: str, number: int, key: str) -> bool:
-        """Promise that this key will never be trained; False where it was reserved before."""
+    def void_key(self, name: Name, run: str, number: int, key: str, coordinator: str = "") -> bool:
+        """Promise ``coordinator`` that this key will never be trained.
+
+        False where it was reserved before.
+        """
         with self.database.write() as connection:
             account = self._locked(connection, name)
             found = rows.reservations_of(connection, schema.reservation.c.key, [key])
@@ -217,8 +221,8 @@ class Ledger(Reader):
             connection.execute(
                 sa.insert(schema.reservation).values(key=key, account_id=account.id, **row)
             )
-            facts = {"run": run, "round": number, "key": key}
-            self._append(connection, [account], "void", {account.id: facts})
+            facts = {"run": run, "round": number, "key": key, "coordinator": coordinator}
+            self._append(connection, [account], "void", {account.id: facts}, coordinator)
         return True
 
     def void_rest(self, name: Name, run: str) -> Counts:
@@ -238,37 +242,60 @@ class Ledger(Reader):
                 self._append(connection, [account], "void", {account.id: facts})
         return rest
 
-    def rebase(self, name: Name, counts: Counts, coordinator: str, reason: str) -> None:
-        """Add steps that the other side knows of and this ledger does not: upwards only.
+    def rebase(self, name: Name, runs: Mapping[str, Counts], coordinator: str, reason: str) -> None:
+        """Add steps to runs of ``coordinator`` that this ledger does not know of: upwards only.
 
-        They are recorded as spent under ``coordinator``, even where that passes the budget.
+        They are recorded as spent, an event for each run, even where that passes the
+        budget; where there are none, one event records that an operator has looked.
+        Raises LedgerError where a run is another coordinator's.
         """
-        if not counts:
-            return
-        run = f"{REBASED}-{coordinator[:12]}"
-        table = schema.allotment
         with self.database.write() as connection:
-            account = self._locked(connection, name)
-            order = account.filter_order or filter_order(
-                dict(counts), account.delta, account.budget
-            )
-            rows.update_account(connection, account.id, filter_order=order)
-            for mechanism, steps in counts:
-                at = {"account_id": account.id, "run": run, **rows.mechanism_text(mechanism)}
-                more = {name: table.c[name] + steps for name in ("allotted", "committed")}
-                change = sa.update(table).where(*rows.equal(table, at)).values(**more)
-                if not connection.execute(change).rowcount:
-                    new = {"plan": "", "coordinator": coordinator, "adaptive": 1}
-                    numbers = {"allotted": steps, "committed": steps}
-                    connection.execute(sa.insert(table).values(**at, **new, **numbers))
-            facts = {
-                "run": run,
-                "coordinator": coordinator,
-                "counts": rows.triples(counts),
-                "reason": reason,
-                "order": order,
-            }
-            self._append(connection, [account], "rebase", {account.id: facts})
+            for run, counts in runs.items() or {"": ()}.items():
+                account = self._locked(connection, name)
+                order = account.filter_order or (
+                    filter_order(dict(counts), account.delta, account.budget) if counts else 0
+                )
+                rows.update_account(connection, account.id, filter_order=order)
+                facts = {
+                    "run": run,
+                    "coordinator": coordinator,
+                    "counts": rows.triples(counts),
+                    "allotted": rows.triples(
+                        self._raise(connection, account, run, counts, coordinator)
+                    ),
+                    "reason": reason,
+                    "order": order,
+                }
+                self._append(connection, [account], "rebase", {account.id: facts}, coordinator)
+
+    def _raise(
+        self,
+        connection: sa.Connection,
+        account: Account,
+        run: str,
+        counts: Counts,
+        coordinator: str,
+    ) -> Counts:
+        """Commit steps of a run; returns by how many more than were left of its allotment."""
+        holdings = rows.holdings_of(connection, [account.id])[account.id]
+        if any(of == run and held.coordinator != coordinator for (of, _), held in holdings.items()):
+            raise LedgerError(f"account {account.name}: run {run} is another coordinator's")
+        table = schema.allotment
+        added = {}
+        for mechanism, steps in counts:
+            held = holdings.get((run, mechanism), Held())
+            more = max(0, steps - held.left)
+            at = {"account_id": account.id, "run": run, **rows.mechanism_text(mechanism)}
+            if (run, mechanism) in holdings:
+                numbers = {"allotted": held.allotted + more, "committed": held.committed + steps}
+                change = sa.update(table).where(*rows.equal(table, at))
+                connection.execute(change.values(**numbers))
+            else:
+                new = {"plan": "", "coordinator": coordinator, "adaptive": 1}
+                numbers = {"allotted": more, "committed": steps}
+                connection.execute(sa.insert(table).values(**at, **new, **numbers))
+            added[mechanism] = more
+        return checked(added)
 
     def settle(self, outcome: str, account_id: int | None = None) -> list[Reservation]:
         """Commit what is still reserved, of one account or of all; returns what that was.
@@ -317,7 +344,10 @@ class Ledger(Reader):
                 one.account_id: {"key": one.key, "outcome": outcomes[one.key], **facts}
                 for one in turn
             }
-            self._append(connection, accounts, kind, told)
+            runs = {one.run for one in turn}
+            owners = rows.owners_of(connection, told, runs)
+            causes = {one.account_id: owners[one.account_id, one.run] for one in turn}
+            self._append(connection, accounts, kind, told, causes)
 
     def _move(
         self,
@@ -352,8 +382,9 @@ class Ledger(Reader):
         accounts: Iterable[Account],
         kind: str,
         facts: Mapping[int, Mapping[str, Any]],
+        cause: Mapping[int, str] | str = "",
     ) -> None:
-        """Add one event to each account."""
+        """Add one event to each account; ``cause`` is the coordinator that asked for it."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         made = [
             (one.id, make(one.name, one.sequence + 1, one.head, kind, at, **facts[one.id]))
@@ -361,7 +392,14 @@ class Ledger(Reader):
         ]
         if not made:
             return
-        events = [{"account_id": of, **vars(event)} for of, event in made]
+        events = [
+            {
+                "account_id": of,
+                **vars(event),
+                "coordinator": cause if isinstance(cause, str) else cause[of],
+            }
+            for of, event in made
+        ]
         connection.execute(sa.insert(schema.event), events)
         table = schema.account
         change = sa.update(table).where(table.c.id == sa.bindparam("of"))

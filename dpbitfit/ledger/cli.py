@@ -12,14 +12,17 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
+from dpbitfit.accounting import merged
 from dpbitfit.errors import BudgetError, InputError
+from dpbitfit.ledger import begin, figures, pages, repair
 from dpbitfit.ledger import export as exporting
-from dpbitfit.ledger import figures, pages
+from dpbitfit.ledger.backup import back_up
 from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import Database
 from dpbitfit.ledger.events import Name
 from dpbitfit.ledger.forecast import forecast
+from dpbitfit.ledger.heads import Heads
 from dpbitfit.ledger.reading import Reader
 from dpbitfit.ledger.schema import REVISION
 from dpbitfit.ledger.verify import check_whole
@@ -47,12 +50,21 @@ def init(
     account: Annotated[str, typer.Argument(metavar="[ACCOUNT]", help="A first account.")] = "",
     epsilon: Annotated[float, typer.Option(help="The account's budget.")] = 0.0,
     delta: Annotated[float, typer.Option(help="The account's delta, for good.")] = 1e-5,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="Its ledger is lost: count all of the budget as spent.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="With --lost: what happened; it is recorded.")] = "",
     json_output: AsJson = False,
 ) -> None:
-    """Make a ledger, and an account in it; what is there already stays."""
+    """Make a ledger, and an account in it; what is there already stays.
+
+    After --lost no plan fits the account until its budget is raised.
+    """
     name = _name(account) if account else None
     if name and epsilon <= 0:
         raise InputError("give the account's budget with --epsilon")
+    if lost and not (name and reason.strip()):
+        raise InputError("name the account whose ledger is lost, and say why with --reason")
     book = Ledger(ledger, create=True)
     opened = book.open_account(name, delta, epsilon) if name else None
     if opened and opened.budget != epsilon:
@@ -60,6 +72,8 @@ def init(
             f"account {name} is there, with a budget of {opened.budget:g}; change it with: "
             "ledger set-budget"
         )
+    if lost and opened:
+        begin.write_off(book, opened, reason)
     told = {"ledger": book.id, "account": str(name or "")}
     pages.show(told, f"ledger {book.id} at {book.database}", json_output)
 
@@ -203,6 +217,44 @@ def import_(
 
 
 @app.command()
+def backup(
+    out: Annotated[Path, typer.Argument(help="The file to make; it must not be there yet.")],
+    ledger: Url,
+    json_output: AsJson = False,
+) -> None:
+    """Copy a ledger that may be at work, and verify the copy. It holds the signing key too."""
+    book = Reader(ledger)
+    back_up(book, out)
+    told = {"ledger": book.id, "copy": str(out)}
+    pages.show(told, f"{out}: a verified copy of ledger {book.id}", json_output)
+
+
+@app.command()
+def statement(
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="SITE/DATASET/UNIT, or SITE.")],
+    ledger: Url,
+    coordinator: Annotated[
+        str, typer.Option(help="Whose runs, by key; at a site with several coordinators.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="File to write; else standard output.")] = None,
+) -> None:
+    """Say what is recorded of every run, signed, for the other side's: settle --rebase --from."""
+    book = Ledger(ledger)
+    chosen = [one for one in book.accounts() if account in (str(one.name), one.name.site)]
+    if not chosen:
+        raise InputError(f"there is no account of {account}")
+    lines = []
+    for one in chosen:
+        known = repair.coordinators(book, one)
+        whose = coordinator or (known[0] if len(known) == 1 else "")
+        if len(known) > 1 and not coordinator:
+            raise InputError(f"choose one with --coordinator: {', '.join(known)}")
+        if whose in known:
+            lines.append(repair.statement(book, one, whose))
+    _write(lines, out)
+
+
+@app.command()
 def migrate(ledger: Url, json_output: AsJson = False) -> None:
     """Bring a ledger of an older version to this one's form."""
     Database(ledger, upgrade=True).close()
@@ -216,36 +268,60 @@ def settle(
     rebase: Annotated[
         bool, typer.Option("--rebase", help="Take over the other side's higher counts.")
     ] = False,
+    stated: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="The other side's statement: ledger statement."),
+    ] = None,
+    state_directory: Annotated[
+        Path | None,
+        typer.Option(help="Of a guard's policy, if it names one: what the ledger held before."),
+    ] = None,
     void: Annotated[str, typer.Option(metavar="RUN", help="Give up the rest of a run.")] = "",
     reason: Reason = "settled by an operator",
     json_output: AsJson = False,
 ) -> None:
-    """Count what dead runs left reserved as spent; no run may be at work on the ledger."""
+    """Count what dead runs left reserved as spent; no run may be at work on the ledger.
+
+    After a backup was restored: --rebase on both sides.
+    """
+    if stated and not rebase:
+        raise InputError("--from goes with --rebase")
     book = Ledger(ledger)
     told = []
+    heads = Heads(state_directory) if state_directory else Heads.beside(ledger)
     with book.claim():
+        behind = heads.lost(book)[1] if rebase and heads else {}
+        if behind and account:
+            raise InputError("more than one account may have lost events: leave ACCOUNT out")
+        for name, kept in behind.items():
+            book.open_account(name, kept.delta, kept.budget)
+        for file in stated or ():
+            list(repair.hear(book, exporting.read_lines(str(file))))
         chosen = _chosen(book, account)
         left = book.settle("settled", chosen[0].id if account else None)
         for one in _progress(chosen, "settling"):
             given_up = book.void_rest(one.name, void) if void else ()
-            taken_over = _rebase(book, one, reason) if rebase else ()
+            once = behind[one.name].runs if one.name in behind else None
+            raised = repair.rebase(book, one, reason, once) if rebase else None
             rounds = sum(r.account_id == one.id for r in left)
-            if rounds or given_up or taken_over:
+            if rounds or given_up or raised is not None:
+                taken_over = merged(pair for run in raised or () for pair in run.steps)
                 told.append(
                     {
                         "account": str(one.name),
                         "rounds_committed": rounds,
                         "steps_given_up": figures.describe_counts(given_up),
                         "steps_taken_over": figures.describe_counts(taken_over),
+                        "rebased": raised is not None,
+                        "runs": [
+                            {**run._asdict(), "steps": figures.describe_counts(run.steps)}
+                            for run in raised or ()
+                        ],
                     }
                 )
-    pages.show(told, pages.settled_text(told), json_output)
-
-
-def _rebase(book: Ledger, account: Account, reason: str) -> Any:
-    from dpbitfit.ledger import exchange
-
-    return exchange.rebase(book, account, reason)
+        if behind and heads:
+            heads.write(book)
+    pages.show(told, pages.settled_text(told, rebase), json_output)
 
 
 def _name(text: str) -> Name:

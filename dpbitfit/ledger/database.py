@@ -29,6 +29,12 @@ POLL_SECONDS = 0.2
 _CLAIM_LOCK, _WRITE_LOCK = 0x64706269, 0x6470626A
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
+_NONE_HERE = (
+    "there is no ledger here. If there was one, put its newest backup back and run: ledger settle "
+    "--rebase; if it is lost for good, count its budget as spent with: ledger init --lost; a first "
+    "one is made with: ledger init"
+)
+
 # What a database says, and what the person in front of it can do.
 _ADVICE = (
     ("disk is full", "the disk is full: make room, then try again"),
@@ -166,7 +172,7 @@ class Database:
     def _check_revision(self) -> None:
         found = self.revision
         if found is None:
-            raise LedgerError(f"{self}: there is no ledger here; make one with: ledger init")
+            raise LedgerError(f"{self}: {_NONE_HERE}")
         self._refuse_newer(found)
         if found != REVISION:
             raise LedgerError(f"{self}: its tables are of an older form; run: ledger migrate")
@@ -190,7 +196,7 @@ class Database:
             with self._explained():
                 path.parent.mkdir(parents=True, exist_ok=True)
         elif not path.exists():
-            raise LedgerError(f"{path}: there is no ledger here; make one with: ledger init")
+            raise LedgerError(f"{path}: {_NONE_HERE}")
         url = self.url
         if readonly:
             query = {"mode": "ro", "uri": "true"}

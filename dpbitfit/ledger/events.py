@@ -130,6 +130,8 @@ class Tally:
     head: str = GENESIS
     held: dict[tuple[str, Mechanism], Held] = field(default_factory=dict)
     rounds: dict[str, Round] = field(default_factory=dict)  # by key
+    owners: dict[str, str] = field(default_factory=dict)  # the coordinator of each run
+    causes: list[str] = field(default_factory=list)  # of each event: the coordinator, or ""
 
     def add(self, event: Event) -> None:
         """Add the next event; LedgerError, naming it, where it does not follow."""
@@ -137,6 +139,7 @@ class Tally:
             body = json.loads(event.body)
             self._check(event, body)
             self._apply(event.kind, body)
+            self.causes.append(self._cause(event.kind, body))
         except (KeyError, ValueError, TypeError, RecursionError, _UnreadableError) as error:
             raise self._broken(event, "its content cannot be read") from error
         self.sequence, self.head = event.sequence, event.hash
@@ -151,6 +154,16 @@ class Tally:
         written = (tuple(body["account"]), body["sequence"], body["kind"])
         if written != (tuple(self.name), event.sequence, event.kind):
             raise self._broken(event, "its columns are not what its content says")
+
+    def _cause(self, kind: str, body: Mapping[str, Any]) -> str:
+        """Whose request an event follows from; "" for what the ledger's own people did."""
+        if kind in ("allot", "rebase"):
+            return str(self.owners.setdefault(body["run"], body["coordinator"]))
+        if kind == "reserve":
+            return self.owners[body["run"]]
+        if kind in ("commit", "release"):
+            return self.owners[self.rounds[body["key"]].run]
+        return str(body.get("coordinator", ""))
 
     def _apply(self, kind: str, body: Mapping[str, Any]) -> None:
         if kind in ("open", "budget"):
@@ -180,11 +193,16 @@ class Tally:
             self._move(body["run"], counts_from_text(_json(body["counts"])), "voided", 1)
         elif kind == "rebase":
             self.filter_order = body["order"]
-            for mechanism, steps in counts_from_text(_json(body["counts"])):
+            counts = counts_from_text(_json(body["counts"]))
+            # The first version raised both columns by the same.
+            more = dict(counts_from_text(_json(body.get("allotted", body["counts"]))))
+            for mechanism, steps in counts:
                 held = self.held.setdefault((body["run"], mechanism), Held(adaptive=True))
                 held.coordinator = body["coordinator"]
-                held.allotted += steps
+                held.allotted += more.get(mechanism, 0)
                 held.committed += steps
+                if held.left < 0:
+                    raise ValueError("a count is out of range")
         else:
             raise ValueError(f"an unknown kind {kind!r}")
 

@@ -1,44 +1,55 @@
 """Both sides show each other where their ledgers stand, each time they speak.
 
-A position names the last event of an account, what the coordinator's runs have
-spent on it, and the last event that was seen of the other side. From that each
-side notices a restored backup, a replay or a lost record, its own as well as
-the other's; the account then stands still until an operator takes over the
-higher figures (``rebase``).
+A position names the last event that a coordinator has caused on an account, what
+its runs have spent, and the last event that was seen of the other side. It says
+nothing of other coordinators: events are counted for each one alone, and a head
+is a digest that only its ledger can make. From positions each side notices a
+restored backup, a replay or a lost record, its own as well as the other's; the
+account is then blocked until both sides have taken over the higher counts (see
+``repair``). How often a side has done that is part of its position.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting import Counts, Mechanism, checked, merged
+from dpbitfit.accounting import Counts, merged
 from dpbitfit.errors import LedgerError, ProtocolError
-from dpbitfit.ledger import rows, schema
+from dpbitfit.ledger import peers, schema
 from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import counts_from_text, counts_to_text
+from dpbitfit.ledger.peers import Peer, missing
+from dpbitfit.ledger.reading import Reader
 from dpbitfit.signing import verify
 
 PURPOSE = "position"
+MOST_RUNS = 8192  # characters of the counts by run in a message; a statement's file has no limit
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where one side's ledger stands on an account.
+    """Where one side's ledger stands on an account, for the runs of one coordinator.
 
-    ``ledger`` is its public key; ``spent`` the canonical text of the steps that
-    the coordinator's runs have reserved or committed; ``seen_sequence`` and
-    ``seen_head`` the last event seen of the other side's, 0 and "" before any;
-    ``key`` the round that is spoken of, "" for none.
+    ``ledger`` is its public key; ``sequence`` and ``head`` the last event that the
+    coordinator has caused, counted from 1 for each coordinator; ``spent`` the
+    canonical text of the steps that its runs have reserved or committed, ``runs``
+    the same for each run ("" where that is too long for a message); ``rebased`` how
+    often this side has taken over the other's counts; ``seen_sequence`` and
+    ``seen_head`` the last event seen of the other side since then, 0 and "" before
+    any; ``key`` what is spoken of, such as a round, "" for nothing in particular.
     """
 
     ledger: str
+    account: str
+    coordinator: str
     sequence: int
     head: str
     spent: str
+    runs: str
+    rebased: int
     seen_sequence: int
     seen_head: str
     key: str
@@ -50,7 +61,7 @@ class Position:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], key: str) -> Self:
-        """Read a position that was signed for this round; ProtocolError where it was not."""
+        """Read a position that was signed for this key; ProtocolError where it was not."""
         values: dict[str, Any] = {field.name: config.get(field.name) for field in fields(cls)}
         for field in fields(cls):
             if type(values[field.name]) is not field.type:
@@ -58,22 +69,37 @@ class Position:
         verify(str(values["ledger"]), PURPOSE, values, str(config.get("signature")))
         if values["key"] != key:
             raise ProtocolError("a ledger's position is that of another round")
+        if min(values["sequence"], values["rebased"], values["seen_sequence"]) < 0:
+            raise ProtocolError("a ledger's position has a number below 0")
         return cls(**values)
 
 
-def position(ledger: Ledger, account: Account, coordinator: str, to: str, key: str) -> Position:
+def position(
+    ledger: Ledger,
+    account: Account,
+    coordinator: str,
+    to: str,
+    key: str,
+    most_runs: float = MOST_RUNS,
+) -> Position:
     """Where this ledger stands, for the ledger ``to``, on ``coordinator``'s runs."""
     with ledger.database.read() as connection:
-        current = rows.accounts_of(connection, [account.id])[0]
-        seen = _peers(connection, account.id).get(to)
-        spent = _spent(connection, account.id, coordinator)
+        known = peers.find(connection, account.id).get(to) or Peer(account.id, to, coordinator)
+        spent = peers.runs_of(connection, account.id, coordinator)
+        sequence = _count(connection, account.id, coordinator)
+        head = _head(connection, ledger, account, coordinator, sequence)
+    runs = peers.runs_to_text(spent)
     return Position(
         ledger=ledger.id,
-        sequence=current.sequence,
-        head=current.head,
-        spent=counts_to_text(checked(spent)),
-        seen_sequence=seen.sequence if seen else 0,
-        seen_head=seen.head if seen else "",
+        account=str(account.name),
+        coordinator=coordinator,
+        sequence=sequence,
+        head=head,
+        spent=counts_to_text(peers.total(spent)),
+        runs=runs if len(runs) <= most_runs else "",
+        rebased=known.rebased,
+        seen_sequence=known.sequence,
+        seen_head=known.head,
         key=key,
     )
 
@@ -89,106 +115,110 @@ def check(
 
     The coordinator's record is never behind the site's: at the site, theirs
     must hold ours and the steps ``ahead``, which are asked for now. Raises
-    LedgerError where the two do not agree, and from then on until ``rebase``.
+    ProtocolError for a position of something else; LedgerError where the two do not
+    agree, and from then on until both sides have taken over the higher counts.
     """
+    if (theirs.account, theirs.coordinator) != (str(account.name), coordinator):
+        raise ProtocolError("a ledger's position is that of another account")
     is_site = coordinator != ledger.id
     with ledger.database.write() as connection:
-        peers = _peers(connection, account.id)
-        known = peers.get(theirs.ledger)
-        ours = merged((*_spent(connection, account.id, coordinator).items(), *ahead))
+        known = peers.find(connection, account.id)
+        peer = known.get(theirs.ledger) or Peer(account.id, theirs.ledger, coordinator)
+        ours = peers.total(peers.runs_of(connection, account.id, coordinator))
         claimed = counts_from_text(theirs.spent)
-        behind, before = (claimed, ours) if is_site else (ours, claimed)
-        drift = known.drift if known is not None else ""
-        if not is_site and known is None and peers:
-            drift = "another ledger speaks for the site than before: it was lost or replaced"
-        elif not drift and known is not None:
-            drift = _drift_of_theirs(known, theirs)
-        drift = drift or _drift_of_ours(connection, account.id, theirs)
-        if not drift and missing(before, behind):
-            drift = "the coordinator's record is behind the site's: a backup was restored"
-        _remember(connection, account.id, theirs, coordinator, drift)
-    if drift:
+        # The first that is heard after this side has taken over the other's counts.
+        first = bool(peer.rebased) and not peer.sequence
+        waits = False
+        if not is_site and known and theirs.ledger not in known:
+            found = "another ledger speaks for the site than before: it was lost or replaced"
+        elif first and theirs.rebased < peer.rebased:
+            found, waits = "", True  # what it states is from before
+        else:
+            found = (
+                _drift_of_ours(connection, ledger, account, theirs)
+                or _drift_of_theirs(peer, theirs)
+                or _drift_of_counts(claimed, merged((*ours, *ahead)), is_site, first)
+            )
+        peer = _learn(peer, theirs, found)
+        if not waits and not peer.drift:
+            peer = peer._replace(sequence=theirs.sequence, head=theirs.head)
+        peers.save(connection, peer)
+    if peer.drift:
         raise LedgerError(
-            f"account {account.name}: {drift}; nothing is spent on it until an operator has "
-            "looked and run: ledger settle --rebase"
+            f"account {account.name}: {peer.drift}; nothing is spent on it until an operator of "
+            "each side has looked and run: ledger settle --rebase"
+        )
+    if waits:
+        raise LedgerError(
+            f"account {account.name}: this side has taken over the higher counts, the other one "
+            "has not: nothing is spent on it until its operator has run: ledger settle --rebase"
         )
 
 
-def missing(counts: Counts, within: Counts) -> Counts:
-    """The steps of ``counts`` that ``within`` does not hold."""
-    have = dict(within)
-    return checked({m: max(0, n - have.get(m, 0)) for m, n in counts})
-
-
-def rebase(ledger: Ledger, account: Account, reason: str) -> Counts:
-    """Take over what drifted peers know and this ledger does not; returns the steps added.
-
-    Afterwards each peer's last stated position is the one that counts.
-    """
-    added: Counter[Mechanism] = Counter()
+def unsettled(ledger: Reader, account: Account) -> list[Peer]:
+    """The ledgers with which an account's counts must be settled."""
     with ledger.database.read() as connection:
-        drifted = [one for one in _peers(connection, account.id).values() if one.drift]
-    table = schema.peer
-    for peer in drifted:
-        with ledger.database.read() as connection:
-            ours = checked(_spent(connection, account.id, peer.coordinator))
-        more = missing(counts_from_text(peer.spent), ours)
-        ledger.rebase(account.name, more, peer.coordinator, reason)
-        added.update(dict(more))
-        same = (table.c.account_id == account.id) & (table.c.coordinator == peer.coordinator)
-        with ledger.database.write() as connection:
-            # Of two ledgers that spoke for one side, the one that was lost speaks no more.
-            connection.execute(sa.delete(table).where(same & (table.c.ledger != peer.ledger)))
-            connection.execute(sa.update(table).where(same).values(drift=""))
-    return checked(added)
+        return [one for one in peers.find(connection, account.id).values() if one.drift]
 
 
-def _drift_of_theirs(known: Any, theirs: Position) -> str:
-    if theirs.sequence < known.sequence:
+def _learn(peer: Peer, theirs: Position, found: str) -> Peer:
+    """The row after a position in which ``found`` was found."""
+    if found:
+        # Who has seen nothing since it took over our counts knows of this already.
+        settled = theirs.rebased > peer.rebased and not theirs.seen_sequence
+        wanted = max(peer.rebased, theirs.rebased) + (not settled)
+        peer = peer._replace(drift=peer.drift or found, wanted=max(peer.wanted, wanted))
+    runs = peers.runs_from_text(theirs.runs or "{}")
+    spent = counts_from_text(theirs.spent)
+    if peer.drift:  # nothing that was ever stated is forgotten until it is settled
+        runs = peers.larger(peers.runs_from_text(peer.runs), runs)
+        known = counts_from_text(peer.spent)
+        spent = merged((*known, *missing(spent, known)))
+    return peer._replace(spent=counts_to_text(spent), runs=peers.runs_to_text(runs))
+
+
+def _drift_of_theirs(peer: Peer, theirs: Position) -> str:
+    if theirs.rebased > peer.rebased:
+        return "the other side has taken over this side's counts: do the same here"
+    if theirs.sequence < peer.sequence or (peer.sequence and theirs.rebased < peer.rebased):
         return "the other side's ledger is older than it was: a backup was restored"
-    if theirs.sequence == known.sequence and theirs.head != known.head:
+    if peer.sequence and theirs.sequence == peer.sequence and theirs.head != peer.head:
         return "the other side's ledger was rewritten"
     return ""
 
 
-def _drift_of_ours(connection: sa.Connection, account_id: int, theirs: Position) -> str:
-    if not theirs.seen_sequence:
-        return ""
-    table = schema.event
-    at = (table.c.account_id == account_id) & (table.c.sequence == theirs.seen_sequence)
-    if connection.scalar(sa.select(table.c.hash).where(at)) != theirs.seen_head:
+def _drift_of_ours(
+    connection: sa.Connection, ledger: Ledger, account: Account, theirs: Position
+) -> str:
+    seen, coordinator = theirs.seen_sequence, theirs.coordinator
+    if seen and _head(connection, ledger, account, coordinator, seen) != theirs.seen_head:
         return "this ledger has lost events that the other side has seen: a backup was restored"
     return ""
 
 
-def _remember(
-    connection: sa.Connection, account_id: int, theirs: Position, coordinator: str, drift: str
-) -> None:
-    table = schema.peer
-    here = {"account_id": account_id, "ledger": theirs.ledger}
-    values = {
-        "coordinator": coordinator,
-        "sequence": theirs.sequence,
-        "head": theirs.head,
-        "spent": theirs.spent,
-        "drift": drift,
-    }
-    change = sa.update(table).where(*rows.equal(table, here)).values(**values)
-    if not connection.execute(change).rowcount:
-        connection.execute(sa.insert(table).values(**here, **values))
+def _drift_of_counts(claimed: Counts, ours: Counts, is_site: bool, first: bool) -> str:
+    behind, before = (claimed, ours) if is_site else (ours, claimed)
+    if missing(before, behind):
+        return "the coordinator's record is behind the site's: a backup was restored"
+    if is_site and first and missing(claimed, ours):
+        return "the other side has recorded more than was taken over here"
+    return ""
 
 
-def _peers(connection: sa.Connection, account_id: int) -> dict[str, Any]:
-    table = schema.peer
-    chosen = sa.select(table).where(table.c.account_id == account_id)
-    return {row.ledger: row for row in connection.execute(chosen)}
+def _count(connection: sa.Connection, account_id: int, coordinator: str) -> int:
+    table = schema.event
+    mine = (table.c.account_id == account_id) & (table.c.coordinator == coordinator)
+    return connection.scalar(sa.select(sa.func.count()).select_from(table).where(mine)) or 0
 
 
-def _spent(connection: sa.Connection, account_id: int, coordinator: str) -> Counter[Mechanism]:
-    """Steps that a coordinator's runs have reserved or committed."""
-    table = schema.allotment
-    here = {"account_id": account_id, "coordinator": coordinator}
-    spent: Counter[Mechanism] = Counter()
-    for row in connection.execute(sa.select(table).where(*rows.equal(table, here))):
-        spent[rows.to_mechanism(row)] += row.reserved + row.committed
-    return spent
+def _head(
+    connection: sa.Connection, ledger: Ledger, account: Account, coordinator: str, number: int
+) -> str:
+    """The head after so many events of a coordinator; "" where there are not so many."""
+    table = schema.event
+    mine = (table.c.account_id == account.id) & (table.c.coordinator == coordinator)
+    chosen = sa.select(table.c.hash).where(mine).order_by(table.c.sequence)
+    event = connection.scalar(chosen.offset(number - 1).limit(1)) if number else None
+    if event is None:
+        return ""
+    return ledger.signer.seal("head", {"coordinator": coordinator, "event": event})

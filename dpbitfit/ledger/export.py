@@ -113,7 +113,11 @@ class _Chain:
         of = self.account.id
         names = ("delta", "budget", "filter_order", "sequence", "head")
         rows.update_account(connection, of, **{name: getattr(tally, name) for name in names})
-        events = [{"account_id": of, **vars(event)} for event in self.fresh]
+        causes = tally.causes[-len(self.fresh) :]
+        events = [
+            {"account_id": of, **vars(event), "coordinator": cause}
+            for event, cause in zip(self.fresh, causes, strict=True)
+        ]
         connection.execute(sa.insert(schema.event), events)
         self._write_allotments(connection, of)
         self._write_rounds(connection, of)

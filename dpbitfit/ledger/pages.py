@@ -1,7 +1,7 @@
 """What the ledger's command line prints: tables for people, JSON for programs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -89,16 +89,30 @@ def account_page(
     return Group(head, bounds, _runs_table(runs), _events_table(last))
 
 
-def settled_text(told: Sequence[Mapping[str, Any]]) -> str:
+def settled_text(told: Sequence[Mapping[str, Any]], rebase: bool) -> str:
     """What an operator's settlement has changed."""
-    if not told:
-        return "nothing to settle"
-    return "\n".join(
+    if not told and rebase:
+        return (
+            "nothing to settle that this ledger knows of; where the other side reports a "
+            "difference, take its statement: ledger settle --rebase --from FILE"
+        )
+    return "\n".join(line for one in told for line in _settled(one)) or "nothing to settle"
+
+
+def _settled(one: Mapping[str, Any]) -> Iterator[str]:
+    yield (
         f"{one['account']}: rounds counted as spent: {one['rounds_committed']}, "
         f"steps given up: {_steps(one['steps_given_up'])}, "
         f"steps taken over: {_steps(one['steps_taken_over'])}"
-        for one in told
     )
+    for run in one["runs"]:
+        whose = f" of coordinator {run['coordinator'][:12]}" if run["coordinator"] else ""
+        yield f"  run {plain(run['run'])}{whose}: {_steps(run['steps'])} steps taken over"
+    if one["rebased"]:
+        yield (
+            "  this side now holds the larger count of every run; nothing is spent until the other "
+            "side has run ledger settle --rebase as well"
+        )
 
 
 def bound_text(bound: Bound) -> str:

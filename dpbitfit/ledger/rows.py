@@ -101,6 +101,19 @@ def plan_of(connection: sa.Connection, account_id: int, run: str) -> str | None:
     return plan
 
 
+def owners_of(
+    connection: sa.Connection, ids: Iterable[int], runs: Collection[str]
+) -> dict[tuple[int, str], str]:
+    """By account id and run, the coordinator for whom it was approved."""
+    table = schema.allotment.c
+    found: dict[tuple[int, str], str] = {}
+    for chunk in chunks(ids):
+        chosen = sa.select(table.account_id, table.run, table.coordinator)
+        mine = chosen.where(table.account_id.in_(chunk), table.run.in_(runs)).distinct()
+        found |= {(row.account_id, row.run): row.coordinator for row in connection.execute(mine)}
+    return found
+
+
 def reservations_of(
     connection: sa.Connection, column: sa.Column[Any], values: Iterable[Any]
 ) -> list[Reservation]:

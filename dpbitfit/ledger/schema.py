@@ -21,9 +21,10 @@ from sqlalchemy import (
 )
 
 # The newest migration; a database that names another one is not written to.
-REVISION = "0002"
+REVISION = "0003"
 VERSION_TABLE = "dpbitfit_ledger_version"
 NUMBER_LENGTH = 64  # of a privacy parameter in canonical decimal text
+RUN_LENGTH = 64
 
 metadata = MetaData()
 
@@ -58,6 +59,9 @@ event = Table(
     Column("kind", String(16), nullable=False),
     Column("body", Text, nullable=False),  # canonical JSON, with the previous event's hash
     Column("hash", String(64), nullable=False),
+    # Whose request it follows from, so that others are not told of it; "" for the ledger's own.
+    Column("coordinator", String(64), nullable=False, server_default=""),
+    Index("event_of_coordinator", "account_id", "coordinator", "sequence"),
 )
 
 # What a run may do to an account: so many steps of each mechanism.
@@ -66,7 +70,7 @@ allotment = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("account_id", ForeignKey("account.id"), nullable=False),
-    Column("run", String(64), nullable=False),
+    Column("run", String(RUN_LENGTH), nullable=False),
     Column("plan", String(64), nullable=False),
     Column("coordinator", String(64), nullable=False),
     Column("noise_multiplier", String(NUMBER_LENGTH), nullable=False),
@@ -86,7 +90,7 @@ reservation = Table(
     metadata,
     Column("key", String(200), primary_key=True),
     Column("account_id", ForeignKey("account.id"), nullable=False),
-    Column("run", String(64), nullable=False),
+    Column("run", String(RUN_LENGTH), nullable=False),
     Column("round", Integer, nullable=False),
     Column("counts", Text, nullable=False),
     Column("state", String(16), nullable=False),  # reserved, committed, released, void
@@ -104,7 +108,9 @@ reply = Table(
     Column("payload", LargeBinary),  # None once a later answer of the run has replaced it
 )
 
-# What the other side last said of its own ledger, for each account.
+# What the other side last said of its own ledger, for each account. ``runs`` is the most that it
+# has stated of each run since the two last agreed. ``rebased`` counts how often this side has taken
+# over the other's counts; the account is blocked until that is ``wanted``, and the other's as well.
 peer = Table(
     "peer",
     metadata,
@@ -115,6 +121,9 @@ peer = Table(
     Column("head", String(64), nullable=False),
     Column("spent", Text, nullable=False),
     Column("drift", Text, nullable=False),  # "" while the two agree
+    Column("runs", Text, nullable=False, server_default="{}"),
+    Column("rebased", Integer, nullable=False, server_default="0"),
+    Column("wanted", Integer, nullable=False, server_default="0"),
 )
 
 # Composed figures, so that no page computes one twice.

@@ -39,6 +39,12 @@ def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None
             raise LedgerError(
                 f"account {name}, run {place[0]}: its events say {by_events}, its row {by_table}"
             )
+    table = schema.event
+    chosen = sa.select(table.c.coordinator).where(table.c.account_id == account.id)
+    causes = connection.scalars(chosen.order_by(table.c.sequence)).all()
+    for number, (by_body, by_row) in enumerate(zip(tally.causes, causes, strict=True), 1):
+        if by_body != by_row:
+            raise LedgerError(f"account {name}, event {number}: its row names another coordinator")
     rounds = {r.key: Round(r.state, r.run, r.round, r.counts, r.outcome) for r in reservations}
     for key in sorted(tally.rounds.keys() | rounds.keys()):
         if tally.rounds.get(key) != rounds.get(key):

@@ -38,7 +38,8 @@ def run(grid: Grid, settings: Settings) -> dict[str, Any]:
     """Train, save the model, write the report; returns the report."""
     from dpbitfit_server.evaluation import PublicEvaluation  # torch, which the rest does not need
 
-    ledger = Ledger(settings.ledger_url, create=True)
+    # Only a run that counts alone makes its ledger: one that was lost is not begun anew.
+    ledger = Ledger(settings.ledger_url, create=not settings.ledger)
     with ledger.claim():
         return _run(grid, settings, PublicEvaluation(settings), ledger)
 

@@ -15,11 +15,14 @@ from dpbitfit.signing import Statement, verify
 Scalars = dict[str, str | int]
 
 
-def question(plan: Plan, run: str, ledger: Ledger) -> RecordDict:
-    """Asks a site what it is, and whether it would take part in a plan."""
+def question(plan: Plan, run: str, ledger: Ledger, position: Scalars | None = None) -> RecordDict:
+    """Asks a site what it is, and whether it would take part in a plan.
+
+    ``position`` tells it where this ledger stands, for the head that it has stated.
+    """
     signature = ledger.signer.sign("describe", statements.question(plan, run))
     asked: Scalars = {"run": run, "ledger": ledger.id, "signature": signature}
-    return _record(plan, asked=asked)
+    return _record(plan, asked=asked, **({"position": position} if position else {}))
 
 
 def request(

@@ -13,9 +13,16 @@ from flwr.serverapp import Grid
 
 from dpbitfit import accounting, statements
 from dpbitfit.accounting import Bound, Counts
-from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, ProtocolError
+from dpbitfit.errors import (
+    BudgetError,
+    DpbitfitError,
+    GuardUnavailable,
+    LedgerError,
+    ProtocolError,
+)
 from dpbitfit.ledger import Account, Ledger, Name, budget, exchange
 from dpbitfit.ledger.events import Held
+from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
 from dpbitfit.signing import verify
 from dpbitfit_server import messages
@@ -57,6 +64,7 @@ class Roster:
         self.sites: dict[str, Site] = {}
         self._epsilon = epsilon
         self._refused: dict[str, str] = {}
+        self._unaware: dict[int, tuple[Account, Position]] = {}  # nodes to be told, and of what
 
     def restore(self, run: str, refused: Mapping[str, str]) -> None:
         """Go on with a saved run, without the sites that it left out."""
@@ -155,15 +163,7 @@ class Roster:
     def admit(self, grid: Grid, timeout: float) -> None:
         """Ask the nodes that are new here what they are; leave out those that do not fit."""
         known = {site.node for site in self.sites.values()} | set(self.turned_away)
-        questions = [
-            Message(
-                messages.question(self.plan, self.run, self.ledger),
-                dst_node_id=node,
-                message_type=MessageType.QUERY,
-            )
-            for node in grid.get_node_ids()
-            if node not in known
-        ]
+        questions = [self._question(node) for node in grid.get_node_ids() if node not in known]
         if not questions:
             return
         answers = list(grid.send_and_receive(questions, timeout=timeout))
@@ -179,6 +179,33 @@ class Roster:
             except DpbitfitError as error:
                 self.turned_away[node] = str(error)
                 log(WARNING, "a node is turned away: %s", error)
+        self._tell(grid, timeout)
+
+    def _tell(self, grid: Grid, timeout: float) -> None:
+        """Let sites hear where this ledger stands, whose own says that they have to."""
+        told = []
+        for node, (account, theirs) in self._unaware.items():
+            stands = exchange.position(
+                self.ledger, account, self.ledger.id, theirs.ledger, theirs.head
+            )
+            told.append(self._question(node, stands.to_config(self.ledger)))
+        self._unaware.clear()
+        if told:
+            list(grid.send_and_receive(told, timeout=timeout))
+
+    def _question(self, node: int, position: messages.Scalars | None = None) -> Message:
+        content = messages.question(self.plan, self.run, self.ledger, position)
+        return Message(content, dst_node_id=node, message_type=MessageType.QUERY)
+
+    def _compare(self, node: int, account: Account, stands: Position) -> None:
+        """Compare ledgers with a site that has stated what it is."""
+        if stands.rebased and not stands.seen_sequence:
+            self._unaware[node] = (account, stands)  # it waits to hear that this side has followed
+        try:
+            exchange.check(self.ledger, account, stands, self.ledger.id)
+        except LedgerError:
+            self._unaware[node] = (account, stands)
+            raise
 
     def _welcome(self, content: RecordDict, node: int, online: Iterable[int]) -> None:
         said = messages.accepted(content)
@@ -186,7 +213,7 @@ class Roster:
         account = self.ledger.open_account(name, self.plan.delta, self._epsilon)
         stands = messages.position(content, "")
         messages.check_signature(content, stands.ledger)
-        exchange.check(self.ledger, account, stands, self.ledger.id)
+        self._compare(node, account, stands)
         before = self.sites.get(name.site)
         if before is not None:
             if before.node in online:

@@ -16,6 +16,12 @@ from dpbitfit.ledger import Ledger, Name, exchange
 from dpbitfit.ledger.events import counts_to_text
 from dpbitfit.plan import Plan
 
+# Of the site that it asks.
+ACCOUNTS = {
+    "train": "hospital-1/letters/record",
+    "evaluate": "hospital-1/letters:evaluation/record",
+}
+
 
 class Coordinator:
     """Its ledger is real; what it claims to have recorded is up to the test."""
@@ -23,6 +29,7 @@ class Coordinator:
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(str(folder / "coordinator.sqlite"), create=True)
         self._account = self.ledger.open_account(Name("a", "b", "c"), 1e-5, 8.0)
+        self.accounts = dict(ACCOUNTS)
         self.run = "run-1"
         self.claimed: Counter[Mechanism] = Counter()
 
@@ -32,13 +39,15 @@ class Coordinator:
         plan_said = ConfigRecord(plan.to_config())
         return RecordDict({"asked": ConfigRecord({**asked}), "plan": plan_said})
 
-    def stand(self, counts: dict[Mechanism, int], key: str) -> ConfigRecord:
+    def stand(self, counts: dict[Mechanism, int], key: str, purpose: str = "train") -> ConfigRecord:
         """A position that claims to hold so many steps."""
         mine = exchange.position(self.ledger, self._account, self.ledger.id, "", key)
         with suppress(AccountingError):
             self.claimed |= Counter(counts)
         steps = counts_to_text(self.claimed)
-        return ConfigRecord({**replace(mine, spent=steps).to_config(self.ledger)})
+        account = self.accounts[purpose]
+        claimed = replace(mine, account=account, spent=steps)
+        return ConfigRecord({**claimed.to_config(self.ledger)})
 
     def request(
         self,
@@ -60,7 +69,7 @@ class Coordinator:
             "biases": codec.encode(biases),
             "plan": ConfigRecord(plan.to_config()),
             "request": ConfigRecord({**asked}),
-            "position": self.stand(known, key),
+            "position": self.stand(known, key, purpose),
             **(replaced or {}),
         }
         return RecordDict({k: v for k, v in content.items() if v is not None})

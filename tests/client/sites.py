@@ -89,6 +89,7 @@ class Site:
             "DPBITFIT_LETTERS": str(corpus),
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.begun = False
         self._plans: dict[str, pb.Statements] = {}
 
     def write(self, *changes: tuple[tuple[str, ...], Any]) -> None:
@@ -99,7 +100,13 @@ class Site:
         self.policy.chmod(0o600)
 
     def start(self, umask: int = -1) -> None:
-        """Start the guard, under this process's umask or another, and wait until it answers."""
+        """Start the guard, under this process's umask or another, and wait until it answers.
+
+        The first time with a ledger that its user has made.
+        """
+        if not self.begun:
+            self.begun = True
+            begin(self.ledger_file)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "serve", "--policy", str(self.policy)],
@@ -183,6 +190,14 @@ class Site:
     def readings(self) -> list[str]:
         """Which records were read, each time that any were."""
         return self.touched.read_text().split() if self.touched.exists() else []
+
+
+def begin(path: Path) -> None:
+    """A new ledger, of whoever owns its folder."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    Ledger(str(path), create=True).database.close()
+    owner = path.parent.stat()
+    os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def policy(site: Site, corpus: Path) -> dict[str, Any]:

@@ -66,6 +66,10 @@ def found(policy: Path, superlink: str = "", roots: Path | None = None) -> Said:
 
 
 def test_a_site_that_is_ready_but_for_its_guard(policy: Path, tmp_path: Path) -> None:
+    state, text = found(policy)["ledger"]
+    assert (state, "ledger init" in text) == ("wrong", True)
+    assert not (tmp_path / "site.sqlite").exists()  # looking makes nothing
+    Ledger(str(tmp_path / "site.sqlite"), create=True).database.close()
     said = found(policy)
     states = {what: state for what, (state, _) in said.items()}
     assert states == {
@@ -77,7 +81,6 @@ def test_a_site_that_is_ready_but_for_its_guard(policy: Path, tmp_path: Path) ->
         "guard": "wrong",
     }
     assert "start dpbitfit guard serve" in said["guard"][1]
-    assert not (tmp_path / "site.sqlite").exists()  # looking makes nothing
 
 
 def test_what_is_wrong_is_named_with_what_to_do(corpus: Path, tmp_path: Path) -> None:

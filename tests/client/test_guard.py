@@ -30,7 +30,10 @@ class Site:
         self.context = Context(
             run_id=1, node_id=2, node_config=node_config, state=RecordDict(), run_config=run_config
         )
-        self.coordinator = Coordinator(Path(run_config["site-ledgers"]))
+        self.coordinator = Coordinator(Path(run_config["out"]))
+        dataset = run_config["dataset"] or Path(run_config["data"]).stem
+        unit = run_config["unit-column"] or "record"
+        self.coordinator.accounts["train"] = f"site-1/{dataset}/{unit}"
 
     @property
     def guard(self) -> Guard:
@@ -73,7 +76,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def site(run_config: dict[str, Any], tmp_path: Path) -> Site:
-    config = {**run_config, "site-ledgers": str(tmp_path)}
+    config = {**run_config, "out": str(tmp_path)}
     return Site(config, {"partition-id": 0, "num-partitions": 2})
 
 
@@ -144,8 +147,8 @@ def test_a_trained_round_is_one_array_and_statements(
     stated = {"plan_digest", "round", "key", "signature", "refused"}
     assert set(reply.config_records["statements"]) == DESCRIBED | stated
     assert set(reply.config_records["position"]) == {
-        *("ledger", "sequence", "head", "spent", "seen_sequence", "seen_head", "key"),
-        "signature",
+        *("ledger", "account", "coordinator", "sequence", "head", "spent", "runs", "rebased"),
+        *("seen_sequence", "seen_head", "key", "signature"),
     }
     change = codec.decode(reply.array_records["update"], len(biases))
     assert 0 < np.linalg.norm(change) < plan.largest_update(len(biases), 50)
@@ -334,7 +337,7 @@ def test_what_a_relay_itself_fails_at_leaves_as_a_code_only(
 
 
 def test_a_node_without_a_guard_is_refused(run_config: dict[str, Any], tmp_path: Path) -> None:
-    config = {**run_config, "site-ledgers": str(tmp_path)}
+    config = {**run_config, "out": str(tmp_path)}
     node = {"data-path": run_config["data"], "target-epsilon": 8.0, "ledger": "x"}
     assert refusal(Site(config, node).query(PLAN)) == "bad-input"
 

@@ -21,7 +21,7 @@ from dpbitfit_client.service import SERVICE, Service
 from flwr.app import Context, Message, RecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from .sites import LONG, SECONDS, Site, fresh_key, made, served
+from .sites import LONG, SECONDS, Site, begin, fresh_key, made, served
 
 SLOT = ("site", "reply-slot-seconds")
 
@@ -237,6 +237,7 @@ def test_what_fails_unforeseen_leaves_as_a_code_only(
         site.write()
         for name in ("DPBITFIT_TOUCHED", "DPBITFIT_LETTERS"):
             monkeypatch.setenv(name, site.environment[name])
+        begin(site.ledger_file)
         guard = Guard(Policy.read(site.policy))
 
         def fail(*_: object) -> pb.DescribeReply:

@@ -68,6 +68,7 @@ class Field:
         self.ledgers: dict[str, Ledger] = {}
         for name in SITES:
             policy = write_policy(folder, name, self.coordinator.id)
+            Ledger(str(folder / f"{name}.sqlite"), create=True).database.close()
             running.add_site(name, policy, folder / f"{name}.sock")
             self.ledgers[name] = Ledger(str(folder / f"{name}.sqlite"), readonly=True)
         self.seen = set[str]()

@@ -95,7 +95,9 @@ def guard(name: str, coordinator: Ledger, labels: Path, epsilon: float = 4.0) ->
     file = folder / f"{name}.toml"
     file.write_text(text)
     file.chmod(0o600)
-    return Guard(Policy.read(file))
+    policy = Policy.read(file)
+    Ledger(policy.site.ledger, create=True).database.close()
+    return Guard(policy)
 
 
 def node(site: Guard) -> Callable[[Message], RecordDict]:

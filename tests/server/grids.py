@@ -1,6 +1,7 @@
 """A grid in this process, whose nodes do what a test tells them."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -9,6 +10,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from dpbitfit import codec, statements
+from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Ledger, Name, exchange
 from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
@@ -101,10 +103,19 @@ class Site:
     def __call__(self, message: Message) -> RecordDict | Error | None:
         if message.metadata.message_type == "query":
             coordinator = str(message.content.config_records["asked"]["ledger"])
+            said = message.content.config_records.get("position")
+            if said is not None:
+                self.hear(said, coordinator)
             described = self.signed(self.described)
             return RecordDict({"statements": described, "position": self.stand(coordinator)})
         self.asked.append(message)
         return self.train(message.content)
+
+    def hear(self, said: ConfigRecord, coordinator: str) -> None:
+        """Where the coordinator's ledger stands, told to a site that does not agree with it."""
+        theirs = Position.from_config(dict(said), str(self.stand(coordinator)["head"]))
+        with suppress(LedgerError):
+            exchange.check(self.ledger, self.account, theirs, coordinator)
 
     def stand(self, coordinator: str, key: str = "") -> ConfigRecord:
         stands = exchange.position(self.ledger, self.account, coordinator, coordinator, key)

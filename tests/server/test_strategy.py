@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from dpbitfit import accounting, codec
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
-from dpbitfit.ledger import Ledger, Name, exchange
+from dpbitfit.ledger import Ledger, Name, repair
 
 from .grids import PARAMETERS, PLAN, LocalGrid, Site
 
@@ -453,10 +453,15 @@ def test_a_site_whose_ledger_was_lost_is_refused_until_it_is_settled(tmp_path: P
     assert set(private.roster.sites) == {"b"}
     assert not nodes[100].asked
     ledger = private.roster.ledger
-    exchange.rebase(ledger, ledger.account(Name("a", "records", "record")), "looked at it")
+    repair.rebase(ledger, ledger.account(Name("a", "records", "record")), "looked at it")
+    final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
+    assert not nodes[100].asked  # one side alone does not clear it
+    repair.rebase(nodes[100].ledger, nodes[100].account, "begun anew")
     settled = strategy(tmp_path)
     final(settled, LocalGrid(nodes), num_rounds=1)
     assert len(nodes[100].asked) == 1
+    held = settled.roster.ledger.holdings([1])[1]
+    assert {of[0] for of in nodes[100].ledger.holdings([1])[1]} == {of[0] for of in held}
 
 
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Plan(_message.Message):
     def __init__(self, layout_digest: _Optional[str] = ..., model_digest: _Optional[str] = ..., noise_multiplier: _Optional[float] = ..., sampling_rate: _Optional[float] = ..., rounds: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., delta: _Optional[float] = ..., clipping: _Optional[str] = ..., clipping_norm: _Optional[float] = ..., noise: _Optional[str] = ..., optimizer: _Optional[str] = ..., learning_rate: _Optional[float] = ..., unit: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., head: _Optional[str] = ..., logit_scale: _Optional[float] = ..., max_length: _Optional[int] = ..., metrics: _Optional[str] = ..., evaluations: _Optional[int] = ...) -> None: ...
 
 class Position(_message.Message):
-    __slots__ = ("ledger", "sequence", "head", "spent", "seen_sequence", "seen_head", "key", "signature")
+    __slots__ = ("ledger", "sequence", "head", "spent", "seen_sequence", "seen_head", "key", "signature", "account", "coordinator", "runs", "rebased")
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,10 @@ class Position(_message.Message):
     SEEN_HEAD_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    REBASED_FIELD_NUMBER: _ClassVar[int]
     ledger: str
     sequence: int
     head: str
@@ -68,19 +72,25 @@ class Position(_message.Message):
     seen_head: str
     key: str
     signature: str
-    def __init__(self, ledger: _Optional[str] = ..., sequence: _Optional[int] = ..., head: _Optional[str] = ..., spent: _Optional[str] = ..., seen_sequence: _Optional[int] = ..., seen_head: _Optional[str] = ..., key: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
+    account: str
+    coordinator: str
+    runs: str
+    rebased: int
+    def __init__(self, ledger: _Optional[str] = ..., sequence: _Optional[int] = ..., head: _Optional[str] = ..., spent: _Optional[str] = ..., seen_sequence: _Optional[int] = ..., seen_head: _Optional[str] = ..., key: _Optional[str] = ..., signature: _Optional[str] = ..., account: _Optional[str] = ..., coordinator: _Optional[str] = ..., runs: _Optional[str] = ..., rebased: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
-    __slots__ = ("plan", "run", "coordinator", "signature")
+    __slots__ = ("plan", "run", "coordinator", "signature", "position")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
     plan: Plan
     run: str
     coordinator: str
     signature: str
-    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., run: _Optional[str] = ..., coordinator: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
+    position: Position
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., run: _Optional[str] = ..., coordinator: _Optional[str] = ..., signature: _Optional[str] = ..., position: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
 
 class Statements(_message.Message):
     __slots__ = ("site", "dataset", "unit", "declared_size", "layout_digest", "model_digest", "parameters", "version")

@@ -358,11 +358,11 @@ def test_what_a_run_did_not_use_is_given_up(ledger: Ledger) -> None:
 
 def test_rebasing_adds_spent_steps_even_past_the_budget(ledger: Ledger) -> None:
     account = account_of(ledger, budget=1.0)
-    ledger.rebase(NAME, bag(5000), "c" * 64, "restored from a backup")
-    ledger.rebase(NAME, bag(10), "c" * 64, "again")
-    ledger.rebase(NAME, (), "c" * 64, "nothing")
-    assert counts(held(ledger, account, "rebased-cccccccccccc")[M]) == (5010, 0, 5010, 0)
-    assert kinds(ledger) == ["open", "rebase", "rebase"]
+    ledger.rebase(NAME, {"old": bag(5000)}, "c" * 64, "restored from a backup")
+    ledger.rebase(NAME, {"old": bag(10)}, "c" * 64, "again")
+    ledger.rebase(NAME, {}, "c" * 64, "looked at it")
+    assert counts(held(ledger, account, "old")[M]) == (5010, 0, 5010, 0)
+    assert kinds(ledger) == ["open", "rebase", "rebase", "rebase"]
     ledger.verify(account)
     with pytest.raises(BudgetError, match="RDP filter"):
         ledger.allot(NAME, "run", "plan", bag(1))

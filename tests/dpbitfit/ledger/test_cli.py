@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from dpbitfit.cli import main
-from dpbitfit.ledger import Ledger, schema
+from dpbitfit.ledger import Ledger, peers, schema
 from dpbitfit.ledger.events import counts_to_text
 
 from .samples import DELTA, NAME, OTHER, account, run_rounds, steps
@@ -286,6 +286,8 @@ def test_settle_counts_what_is_reserved_as_spent(run: Run, ledger: Ledger) -> No
         "rounds_committed": 1,
         "steps_given_up": [],
         "steps_taken_over": [],
+        "rebased": False,
+        "runs": [],
     }
     assert not ledger.reservations()
     assert "nothing to settle" in run("settle").out
@@ -299,11 +301,19 @@ def test_settle_gives_up_the_rest_of_a_run(run: Run, ledger: Ledger) -> None:
 def test_settle_takes_over_higher_counts(run: Run, ledger: Ledger) -> None:
     one = ledger.account(OTHER)
     peer = {"ledger": "b" * 64, "coordinator": "b" * 64, "sequence": 9, "head": "d" * 64}
-    told = {**peer, "spent": counts_to_text(steps(30)), "drift": "a backup was restored"}
+    drift = {"drift": "a backup was restored", "wanted": 1}
+    told = {**peer, **drift, "spent": counts_to_text(steps(30))}
     with ledger.database.write() as connection:
         connection.execute(sa.insert(schema.peer).values(account_id=one.id, **told))
+    said = run("settle", "--rebase")
+    assert (said.code, "ledger settle --rebase --from FILE" in said.err) == (4, True)
+    with ledger.database.write() as connection:
+        counts = peers.runs_to_text({"old": steps(20), "new": steps(10)})
+        connection.execute(sa.update(schema.peer).values(runs=counts))
     said = run("settle", "--rebase", "--reason", "disk was lost")
     assert "steps taken over: 30" in said.out
+    assert "run old of coordinator bbbbbbbbbbbb: 20 steps taken over" in said.out
+    assert "run new of coordinator bbbbbbbbbbbb: 10 steps taken over" in said.out
     assert "disk was lost" in ledger.events(OTHER)[-1].body
     assert run("verify").code == 0
     assert "nothing to settle" in run("settle", "--rebase").out

@@ -1,15 +1,19 @@
 """Two ledgers that speak of one account: what each notices of the other, and how it ends."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from dpbitfit.accounting import Counts, Mechanism
-from dpbitfit.errors import LedgerError, ProtocolError
-from dpbitfit.ledger import Account, Ledger, Name, exchange
+from dpbitfit.errors import InputError, LedgerError, ProtocolError
+from dpbitfit.ledger import Account, Ledger, Name, exchange, peers, repair, schema
 from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger.peers import Runs
+from dpbitfit.ledger.repair import Raised
 
 NAME = Name("site-1", "records", "record")
 STEP = Mechanism(2.0, 0.1)
@@ -47,13 +51,17 @@ class Side:
         self.ledger.reserve(run, number, {self.account.id: key}, ROUND)
         self.ledger.commit({key: "reply"})
 
+    def runs(self, coordinator: str) -> Runs:
+        with self.ledger.database.read() as connection:
+            return peers.runs_of(connection, self.account.id, coordinator)
+
     def spent(self) -> int:
         held = self.ledger.holdings([self.account.id])[self.account.id].values()
         return sum(one.reserved + one.committed for one in held)
 
 
 class Pair:
-    """A coordinator and a site, and one round between them."""
+    """A coordinator and a site, and what they say to each other."""
 
     def __init__(self, folder: Path) -> None:
         self.coordinator, self.site = Side(folder / "c.sqlite"), Side(folder / "s.sqlite")
@@ -61,6 +69,10 @@ class Pair:
     @property
     def id(self) -> str:
         return self.coordinator.ledger.id
+
+    @property
+    def both(self) -> tuple[Side, Side]:
+        return self.coordinator, self.site
 
     def from_coordinator(self) -> Position:
         to = self.site.ledger.id
@@ -70,11 +82,42 @@ class Pair:
     def from_site(self) -> Position:
         return exchange.position(self.site.ledger, self.site.account, self.id, self.id, "")
 
-    def round(self, number: int) -> None:
-        self.coordinator.spend("run", number, self.id)
-        exchange.check(self.site.ledger, self.site.account, self.from_coordinator(), self.id, ROUND)
-        self.site.spend("run", number, self.id)
-        exchange.check(self.coordinator.ledger, self.coordinator.account, self.from_site(), self.id)
+    def hear_at(self, side: Side, ahead: Counts = ()) -> None:
+        theirs = self.from_site() if side is self.coordinator else self.from_coordinator()
+        exchange.check(side.ledger, side.account, theirs, self.id, ahead)
+
+    def meet(self) -> bool:
+        """A run begins: the site says where it stands, and is told where they do not agree."""
+        said = self.from_site()
+        unaware = bool(said.rebased) and not said.seen_sequence
+        agreed = True
+        try:
+            self.hear_at(self.coordinator)
+        except LedgerError:
+            unaware, agreed = True, False
+        if unaware:
+            with suppress(LedgerError):
+                self.hear_at(self.site)
+        return agreed
+
+    def round(self, number: int, run: str = "run") -> None:
+        """A round that is asked for, trained and answered."""
+        self.coordinator.spend(run, number, self.id)
+        self.hear_at(self.site, ROUND)
+        self.site.spend(run, number, self.id)
+        self.hear_at(self.coordinator)
+
+    def is_blocked(self) -> bool:
+        """Whether a run gets nothing from the site."""
+        if not self.meet():
+            return True
+        with suppress(LedgerError):
+            self.hear_at(self.site)
+            return False
+        return True
+
+    def rebase(self, side: Side) -> list[Raised] | None:
+        return repair.rebase(side.ledger, side.account, "a backup was restored on Monday")
 
 
 @pytest.fixture
@@ -86,61 +129,150 @@ def test_two_honest_ledgers_agree_round_after_round(pair: Pair) -> None:
     for number in range(1, 6):
         pair.round(number)
     assert pair.coordinator.spent() == pair.site.spent() == 10
+    assert not pair.is_blocked()
 
 
 def test_a_lost_round_at_the_site_is_no_drift(pair: Pair) -> None:
     pair.coordinator.spend("run", 1, pair.id)  # the message never arrived
     pair.round(2)
     assert (pair.coordinator.spent(), pair.site.spent()) == (4, 2)
+    assert not pair.is_blocked()
 
 
-def test_a_restored_backup_of_the_coordinator_is_noticed_and_settled_upwards(pair: Pair) -> None:
+@pytest.mark.parametrize("restored", [("site",), ("coordinator",), ("site", "coordinator")])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("tried_between", [False, True])
+def test_a_restored_side_is_blocked_until_both_have_taken_over_the_higher_counts(
+    pair: Pair, restored: tuple[str, ...], first: int, tried_between: bool
+) -> None:
+    pair.round(1, "old")
+    copies = {name: getattr(pair, name).back_up() for name in restored[:1]}
+    pair.round(2, "old")
+    pair.round(1, "new")  # a run that the restored side will not know
+    if len(restored) > 1:  # the later copy: together they hold everything
+        copies[restored[1]] = getattr(pair, restored[1]).back_up()
+    for name, copy in copies.items():
+        getattr(pair, name).restore(copy)
+    assert not pair.meet()
+    assert pair.is_blocked()
+    sides = pair.both if first == 0 else pair.both[::-1]
+    raised = [pair.rebase(sides[0])]
+    assert raised[0] is not None
+    assert pair.is_blocked()  # one side alone clears nothing, whichever
+    if tried_between:
+        pair.meet()
+    raised.append(pair.rebase(sides[1]))
+    assert raised[1] is not None
+    added = {run: steps for one in raised for _, run, steps in one or ()}
+    assert added == {"old": ROUND, "new": ROUND}
+    for side in pair.both:
+        assert side.runs(pair.id) == {"old": ((STEP, 4),), "new": ROUND}
+        assert "restored on Monday" in side.ledger.events(NAME)[-1].body
+        side.ledger.verify(side.account)
+    assert not pair.is_blocked()
+    pair.round(3, "old")
+    assert pair.site.runs(pair.id)["old"] == ((STEP, 6),)
+    assert [pair.rebase(side) for side in pair.both] == [None, None]
+
+
+@pytest.mark.parametrize("restored", ["site", "coordinator"])
+def test_statements_settle_it_before_a_run_has_noticed(pair: Pair, restored: str) -> None:
     pair.round(1)
-    copy = pair.coordinator.back_up()
+    side = getattr(pair, restored)
+    copy = side.back_up()
     pair.round(2)
+    side.restore(copy)
+    other = pair.site if side is pair.coordinator else pair.coordinator
+    said = repair.statement(other.ledger, other.account, pair.id)
+    assert [one.name for one in repair.hear(side.ledger, [said])] == [NAME]
+    assert pair.rebase(side) == [Raised(pair.id, "run", ROUND)]
+    answer = repair.statement(side.ledger, side.account, pair.id)
+    list(repair.hear(other.ledger, [answer]))
+    assert pair.rebase(other) == []
+    assert pair.coordinator.runs(pair.id) == pair.site.runs(pair.id) == {"run": ((STEP, 4),)}
+    assert not pair.is_blocked()
+
+
+def test_an_old_statement_does_not_clear_what_was_recorded_since(pair: Pair) -> None:
+    pair.round(1)
+    copy = pair.site.back_up()
+    pair.round(2)
+    old = repair.statement(pair.coordinator.ledger, pair.coordinator.account, pair.id)
     pair.round(3)
-    pair.coordinator.restore(copy)
-    with pytest.raises(LedgerError, match="backup was restored"):
-        pair.round(4)
-    assert pair.site.spent() == 6
-    # It hears from the site, stands still, and an operator takes the site's figures over.
+    pair.site.restore(copy)
+    list(repair.hear(pair.site.ledger, [old]))
+    assert pair.rebase(pair.site) == [Raised(pair.id, "run", ROUND)]
+    assert not pair.meet()
+    pair.rebase(pair.coordinator)
+    assert pair.is_blocked()  # what was stated is not what the coordinator holds
+    assert pair.rebase(pair.site) == [Raised(pair.id, "run", ROUND)]
+    assert not pair.meet()
+    pair.rebase(pair.coordinator)
+    assert not pair.is_blocked()
+    assert pair.site.runs(pair.id) == {"run": ((STEP, 6),)}
+
+
+def test_only_a_ledger_that_had_a_part_is_heard_from_a_file(pair: Pair, tmp_path: Path) -> None:
+    pair.round(1)
+    stranger = Side(tmp_path / "stranger.sqlite")
+    stranger.spend("run", 1, stranger.ledger.id)
+    forged = repair.statement(stranger.ledger, stranger.account, stranger.ledger.id)
+    with pytest.raises(InputError, match="has had no part"):
+        list(repair.hear(pair.site.ledger, [forged]))
+    own = repair.statement(pair.site.ledger, pair.site.account, pair.id)
+    changed = own.replace('"sequence": 3', '"sequence": 4')
+    assert changed != own
+    for wrong, at in ((changed, pair.coordinator), (own, pair.site)):
+        with pytest.raises(ProtocolError):
+            list(repair.hear(at.ledger, [wrong]))
+    for garbage in ("", "[]", "{}", "\x00"):
+        with pytest.raises((InputError, ProtocolError)):
+            list(repair.hear(pair.site.ledger, [garbage]))
+    assert pair.rebase(pair.site) is None
+
+
+def test_more_runs_than_a_message_holds_are_taken_from_a_statement(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MOST_RUNS", 40)
+    monkeypatch.setattr(exchange.position, "__defaults__", (40,))
+    pair.round(1, "a")
+    copy = pair.site.back_up()
+    pair.round(1, "b")
+    pair.round(1, "c")
+    pair.site.restore(copy)
+    assert pair.is_blocked()
+    with pytest.raises(LedgerError, match="--from FILE"):
+        pair.rebase(pair.site)
     side = pair.coordinator
-    for _ in range(2):
-        with pytest.raises(LedgerError, match="settle --rebase"):
-            exchange.check(side.ledger, side.account, pair.from_site(), pair.id)
-    exchange.rebase(side.ledger, side.account, "restored on Monday")
-    exchange.rebase(pair.site.ledger, pair.site.account, "agreed by telephone")
-    assert side.spent() >= pair.site.spent() == 6
-    side.ledger.verify(side.account)
-    pair.round(5)
-    assert side.spent() >= pair.site.spent() == 8
+    list(repair.hear(pair.site.ledger, [repair.statement(side.ledger, side.account, pair.id)]))
+    assert pair.rebase(pair.site) == [Raised(pair.id, "b", ROUND), Raised(pair.id, "c", ROUND)]
 
 
-def test_a_restored_backup_of_the_site_is_noticed_and_settled_upwards(pair: Pair) -> None:
+def test_a_site_whose_ledger_is_another_is_blocked_until_both_have_settled_it(
+    pair: Pair, tmp_path: Path
+) -> None:
+    pair.round(1)
+    pair.site = Side(tmp_path / "another.sqlite")
+    with pytest.raises(LedgerError, match="another ledger speaks for the site"):
+        pair.hear_at(pair.coordinator)
+    assert pair.rebase(pair.coordinator) == []
+    assert pair.is_blocked()
+    pair.rebase(pair.site)
+    assert pair.site.runs(pair.id) == {"run": ROUND}
+    assert not pair.is_blocked()
+
+
+def test_a_coordinator_that_forgets_cannot_clear_the_block_at_the_site(pair: Pair) -> None:
     pair.round(1)
     copy = pair.site.back_up()
     pair.round(2)
     pair.site.restore(copy)
-    site, theirs = pair.site, pair.from_coordinator()
-    with pytest.raises(LedgerError, match="this ledger has lost events"):
-        exchange.check(site.ledger, site.account, theirs, pair.id)
-    added = exchange.rebase(site.ledger, site.account, "restored on Monday")
-    assert added == ROUND
-    assert site.spent() == 4
-    side = pair.coordinator
-    with pytest.raises(LedgerError):
-        exchange.check(side.ledger, side.account, pair.from_site(), pair.id)
-    exchange.rebase(side.ledger, side.account, "agreed by telephone")
-    pair.round(3)
-    assert side.spent() >= site.spent() == 6
-
-
-def test_another_ledger_does_not_speak_for_a_site(pair: Pair, tmp_path: Path) -> None:
-    pair.round(1)
-    pair.site = Side(tmp_path / "another.sqlite")
-    side = pair.coordinator
-    with pytest.raises(LedgerError, match="another ledger speaks for the site"):
-        exchange.check(side.ledger, side.account, pair.from_site(), pair.id)
+    assert not pair.meet()
+    with pair.coordinator.ledger.database.write() as connection:
+        connection.execute(sa.delete(schema.peer))
+    with pytest.raises(LedgerError, match="has lost events"):
+        pair.hear_at(pair.site, ROUND)
 
 
 def test_a_rewritten_chain_is_noticed(pair: Pair) -> None:
@@ -150,16 +282,34 @@ def test_a_rewritten_chain_is_noticed(pair: Pair) -> None:
         exchange.check(pair.site.ledger, pair.site.account, forged, pair.id)
 
 
-def test_other_coordinators_do_not_count_in_a_comparison(pair: Pair) -> None:
-    pair.site.spend("another run", 1, "f" * 64)
+def test_a_position_says_nothing_of_other_coordinators(pair: Pair) -> None:
     pair.round(1)
-    assert pair.site.spent() == 4
+    before = pair.from_site()
+    other = "f" * 64
+    pair.site.spend("another run", 1, other)
+    pair.site.ledger.void_key(NAME, "another run", 9, "k" * 16, other)
+    pair.site.ledger.set_budget(NAME, 7.0, "less")
+    assert pair.from_site() == before
+    pair.round(2)
+    assert pair.from_site().sequence == before.sequence + 2  # reserved and committed
+    events = pair.site.ledger.events(NAME)
+    assert not {pair.from_site().head, before.head} & {event.hash for event in events}
+    assert pair.site.spent() == 6
+
+
+def test_a_position_is_of_one_account_and_one_coordinator(pair: Pair) -> None:
+    pair.round(1)
+    for change in ({"account": "site-1/others/record"}, {"coordinator": "f" * 64}):
+        theirs = replace(pair.from_coordinator(), **change)
+        with pytest.raises(ProtocolError, match="another account"):
+            exchange.check(pair.site.ledger, pair.site.account, theirs, pair.id)
 
 
 def test_only_a_signed_position_of_this_round_is_read(pair: Pair) -> None:
     signed = replace(pair.from_site(), key="round-7").to_config(pair.site.ledger)
     assert Position.from_config(signed, "round-7").ledger == pair.site.ledger.id
-    for change in ({"sequence": 9}, {"spent": "[]x"}, {"signature": "00"}, {"ledger": pair.id}):
+    wrong = ({"sequence": 9}, {"spent": "[]x"}, {"runs": "{}x"}, {"rebased": 1})
+    for change in (*wrong, {"signature": "00"}, {"ledger": pair.id}):
         with pytest.raises(ProtocolError):
             Position.from_config({**signed, **change}, "round-7")
     with pytest.raises(ProtocolError, match="another round"):

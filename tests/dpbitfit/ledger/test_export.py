@@ -67,8 +67,8 @@ def act(ledger: Ledger, actions: list[tuple[str, int]]) -> None:
             ),
             "void-rest": lambda one=one, run=run: ledger.void_rest(one.name, run),
             "budget": lambda one=one, n=number: ledger.set_budget(one.name, 8 + n / 7, "because"),
-            "rebase": lambda one=one: ledger.rebase(
-                one.name, steps(3, Mechanism(5.0, 0.1)), "c" * 64, "lost"
+            "rebase": lambda one=one, run=run: ledger.rebase(
+                one.name, {run: steps(7), "other": steps(3, Mechanism(5.0, 0.1))}, "", "lost"
             ),
         }
         with suppress(BudgetError):

@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Ledger:
     """A ledger with an account and some rounds."""
     made = book(tmp_path, "source.sqlite")
     of = account(made)
-    made.allot(NAME, "one", "plan", steps(100))
+    made.allot(NAME, "one", "plan", steps(100), "c" * 64)
     run_rounds(made, of, "one", 2, steps(10))
     return made
 
@@ -47,10 +47,14 @@ def make_first(url: str, seed: str, source: Ledger) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
         connection.execute(sa.text("INSERT INTO identity VALUES (:seed)"), {"seed": seed})
+        first = sa.MetaData()
+        first.reflect(connection)
         for table in schema.metadata.sorted_tables:
-            rows = [] if table in CHANGED else reading.execute(sa.select(table)).mappings().all()
-            if rows:
-                connection.execute(sa.insert(table), [dict(row) for row in rows])
+            if table not in CHANGED:
+                then = first.tables[table.name]
+                rows = reading.execute(sa.select(*(table.c[column.name] for column in then.c)))
+                if found := rows.mappings().all():
+                    connection.execute(sa.insert(then), [dict(row) for row in found])
 
 
 def seeds(url: str) -> list[str]:

@@ -69,7 +69,7 @@ def test_an_account_read_in_steps_is_the_account_read_at_once(
             elif kind == "void":
                 ledger.void_key(of, "run", number, f"v{number}")  # type: ignore[arg-type]
             elif kind == "rebase":
-                ledger.rebase(of, steps(3), "c" * 64, "lost")  # type: ignore[arg-type]
+                ledger.rebase(of, {"old": steps(3)}, "c" * 64, "lost")  # type: ignore[arg-type]
             elif kind == "look":
                 followed.overview(fresh=True)
         at_once = Reader(url, now=lambda: NOW)

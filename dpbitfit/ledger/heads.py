@@ -1,0 +1,144 @@
+"""A second copy of where a ledger stands, in a file beside what a backup brings back.
+
+It holds each account's last event and what every run had spent then. It is written
+when a round has been reserved, before a record is touched: a crash in between
+leaves it behind the ledger, which is as it should be. A ledger that is behind it
+was deleted or restored.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from dpbitfit.errors import DpbitfitError, LedgerError
+from dpbitfit.ledger import peers, rows, schema
+from dpbitfit.ledger.events import Name, canonical
+from dpbitfit.ledger.peers import Runs
+from dpbitfit.ledger.reading import Reader
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one account; ``runs`` is by coordinator."""
+
+    sequence: int
+    head: str
+    delta: float
+    budget: float
+    runs: Mapping[str, Runs]
+
+
+class Heads:
+    """The copy in ``folder``, which is made where it is not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "heads.json"
+
+    @classmethod
+    def beside(cls, ledger: str) -> "Heads | None":
+        """The copy of a SQLite ledger for which no other place was chosen; None for another."""
+        folder = default_folder(ledger)
+        return None if folder is None else cls(folder)
+
+    def read(self) -> tuple[str, dict[Name, Kept]]:
+        """The ledger's id, and each account; "" and none where nothing was written yet.
+
+        Raises LedgerError where the file cannot be read.
+        """
+        try:
+            said = json.loads(self.path.read_bytes())
+            return said["ledger"], {
+                Name(*one["account"]): Kept(
+                    int(one["sequence"]),
+                    str(one["head"]),
+                    float(one["delta"]),
+                    float(one["budget"]),
+                    {who: peers.runs_from_text(json.dumps(of)) for who, of in one["runs"].items()},
+                )
+                for one in said["accounts"]
+            }
+        except FileNotFoundError:
+            return "", {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, DpbitfitError) as error:
+            raise LedgerError(
+                f"{self.path}: cannot be read: restore it, or remove it if you know that the "
+                "ledger has lost nothing"
+            ) from error
+
+    def check(self, ledger: Reader) -> None:
+        """LedgerError, saying what to do, where the ledger is behind this copy."""
+        found, _ = self.lost(ledger)
+        if found:
+            raise LedgerError(
+                f"{ledger.database}: {found}. Put the newest backup back, then count as spent what "
+                f"{self.path} knows of: ledger settle --rebase --state-directory {self.folder}"
+            )
+
+    def lost(self, ledger: Reader) -> tuple[str, dict[Name, Kept]]:
+        """How the ledger is behind this copy, "" where it is not; and the accounts that are."""
+        known, accounts = self.read()
+        if known and known != ledger.id:
+            return f"it is not the ledger {known} that was here before: that one was lost", accounts
+        table, behind = schema.event, {}
+        with ledger.database.read() as connection:
+            for name, kept in accounts.items():
+                account = rows.find_account(connection, name)
+                at = table.c.account_id == (account.id if account else None)
+                last = sa.select(table.c.hash).where(at, table.c.sequence == kept.sequence)
+                if connection.scalar(last) != kept.head:
+                    behind[name] = kept
+        if not behind:
+            return "", {}
+        return f"account {min(behind)} has lost events: a backup was restored", behind
+
+    def write(self, ledger: Reader) -> None:
+        """Bring this copy to where the ledger stands; on disk when this returns."""
+        said = json.dumps({"ledger": ledger.id, "accounts": _stands(ledger)})
+        draft = self.path.with_suffix(".new")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(said)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, self.path)
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise LedgerError(
+                f"{self.path}: cannot be written ({error.strerror}): nothing is trained without it"
+            ) from error
+
+
+def default_folder(ledger: str) -> Path | None:
+    """Where the heads of a SQLite ledger are kept unless said otherwise; None for another."""
+    return None if "://" in ledger else Path(f"{ledger}.state").absolute()
+
+
+def _stands(ledger: Reader) -> list[dict[str, Any]]:
+    with ledger.database.read() as connection:
+        accounts = [rows.to_account(row) for row in connection.execute(sa.select(schema.account))]
+        holdings = rows.holdings_of(connection, [one.id for one in accounts])
+        return [
+            {
+                "account": list(one.name),
+                "sequence": one.sequence,
+                "head": one.head,
+                "delta": canonical(one.delta),
+                "budget": canonical(one.budget),
+                "runs": {
+                    who: json.loads(peers.runs_to_text(peers.runs_of(connection, one.id, who)))
+                    for who in sorted({held.coordinator for held in holdings[one.id].values()})
+                },
+            }
+            for one in accounts
+        ]

@@ -1,0 +1,133 @@
+"""After a backup was restored: the larger of both sides' counts of every run, on both sides.
+
+What the other side has recorded is known from its last positions, from a statement
+that its operator has exported, or, of this ledger's own past, from the copy of its
+heads (see ``heads``). Counts are only ever raised, and nothing is given back.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from dpbitfit.accounting import Counts
+from dpbitfit.errors import InputError, LedgerError, ProtocolError
+from dpbitfit.ledger import exchange, peers
+from dpbitfit.ledger.book import Ledger
+from dpbitfit.ledger.budget import Account
+from dpbitfit.ledger.events import Name, counts_from_text
+from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger.peers import Peer, Runs
+
+STATEMENT = "statement"  # the key of a position that is handed over in a file
+
+
+class Raised(NamedTuple):
+    """A coordinator's run, and the steps that were added to it."""
+
+    coordinator: str
+    run: str
+    steps: Counts
+
+
+def coordinators(ledger: Ledger, account: Account) -> list[str]:
+    """The coordinators that have ever done anything with an account."""
+    with ledger.database.read() as connection:
+        heard = {one.coordinator for one in peers.find(connection, account.id).values()}
+    held = ledger.holdings([account.id])[account.id].values()
+    return sorted((heard | {one.coordinator for one in held}) - {""})
+
+
+def statement(ledger: Ledger, account: Account, coordinator: str) -> str:
+    """What this ledger has recorded of every run of a coordinator, signed: a line of JSON."""
+    to = coordinator if coordinator != ledger.id else ledger.peer(account)
+    stands = exchange.position(ledger, account, coordinator, to, STATEMENT, math.inf)
+    return json.dumps(stands.to_config(ledger), sort_keys=True)
+
+
+def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[Account]:
+    """Remember what the other side has stated in a file; the accounts that it is about.
+
+    Raises InputError for a line that cannot be read, or is signed by a ledger that
+    has had no part in its account; ProtocolError where the signature is not its own.
+    """
+    for line in lines:
+        try:
+            theirs = Position.from_config(json.loads(line), STATEMENT)
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise InputError("this is no statement of a ledger") from error
+        site, _, rest = theirs.account.partition("/")
+        dataset, _, unit = rest.partition("/")
+        account = ledger.account(Name(site, dataset, unit))
+        if ledger.id == theirs.ledger or theirs.coordinator not in (ledger.id, theirs.ledger):
+            raise ProtocolError("this statement is for another ledger")
+        with ledger.database.read() as connection:
+            known = set(peers.find(connection, account.id))
+        if theirs.coordinator != ledger.id:
+            known |= set(coordinators(ledger, account))
+        if known and theirs.ledger not in known:
+            raise InputError(
+                f"{theirs.ledger} has signed this, and has had no part in account {account.name}: "
+                "let it take part in a run first, which will be refused"
+            )
+        with suppress(LedgerError):  # of what it finds ``rebase`` makes an end
+            exchange.check(ledger, account, theirs, theirs.coordinator)
+        yield account
+
+
+def rebase(
+    ledger: Ledger, account: Account, reason: str, kept: Mapping[str, Runs] | None = None
+) -> list[Raised] | None:
+    """Raise this side's record to the larger of both sides' counts, for every run.
+
+    ``kept`` are the counts that this ledger once had, by coordinator, where it has
+    lost some. Returns what was raised; None where the sides agree and nothing was
+    done. Nothing is spent on the account until the other side has done the same.
+    Raises LedgerError where what the other side has recorded is not known yet.
+    """
+    with ledger.database.read() as connection:
+        known = peers.find(connection, account.id).values()
+        stated = dict(kept or {})
+        for peer in known:
+            runs = _complete(account, peer)
+            stated[peer.coordinator] = peers.larger(stated.get(peer.coordinator, {}), runs)
+        more = {
+            coordinator: peers.lacking(runs, peers.runs_of(connection, account.id, coordinator))
+            for coordinator, runs in stated.items()
+        }
+    if kept is not None and not more:
+        more = {"": {}}  # events were lost, but no run's: that is recorded too
+    raised: list[Raised] | None = None
+    for coordinator, runs in sorted(more.items()):
+        theirs = [one for one in known if one.coordinator == coordinator]
+        drifted = [one for one in theirs if one.drift]
+        if runs or drifted or kept is not None:
+            ledger.rebase(account.name, runs, coordinator, reason)
+            raised = [*(raised or ()), *(Raised(coordinator, *one) for one in runs.items())]
+            if not theirs and coordinator not in ("", ledger.id):
+                theirs = [Peer(account.id, coordinator, coordinator)]
+            _settle(ledger, account, drifted or theirs, theirs)
+    return raised
+
+
+def _complete(account: Account, peer: Peer) -> Runs:
+    """What a peer has stated of every run; LedgerError where it has not stated all of them."""
+    runs = peers.runs_from_text(peer.runs)
+    if peer.drift and peers.missing(counts_from_text(peer.spent), peers.total(runs)):
+        raise LedgerError(
+            f"account {account.name}: what {peer.ledger} has recorded of each run is not known "
+            "here; take it from its statement: ledger settle --rebase --from FILE"
+        )
+    return runs
+
+
+def _settle(ledger: Ledger, account: Account, speaking: list[Peer], known: list[Peer]) -> None:
+    """Go on with the ledgers that speak now; of those that were lost nothing is heard any more."""
+    gone = {one.ledger for one in known} - {one.ledger for one in speaking}
+    with ledger.database.write() as connection:
+        peers.forget(connection, account.id, gone)
+        for peer in speaking:
+            times = max(peer.wanted, peer.rebased + 1)
+            fresh = peer._replace(sequence=0, head="", drift="", rebased=times, wanted=times)
+            peers.save(connection, fresh)
