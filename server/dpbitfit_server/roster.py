@@ -11,11 +11,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from dpbitfit import accounting, statements
-from dpbitfit.accounting import Bound, Counts
+from dpbitfit import statements
+from dpbitfit.accounting import Counts
 from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, ProtocolError
-from dpbitfit.ledger import Account, Ledger, Name, budget, exchange
+from dpbitfit.ledger import Account, Ledger, Name, budget, exchange, figures
 from dpbitfit.ledger.events import Held
+from dpbitfit.ledger.figures import Standing
 from dpbitfit.plan import Plan
 from dpbitfit.signing import verify
 from dpbitfit_server import messages
@@ -73,10 +74,11 @@ class Roster:
         held = self.ledger.holdings([site.account.id])[site.account.id]
         return held.get((self.run, self.plan.mechanism), Held())
 
-    def accrued(self, site: Site) -> Bound:
-        """What the site's account has spent in all, in every run that the ledger knows."""
-        held = self.ledger.holdings([site.account.id])[site.account.id]
-        return accounting.epsilon(dict(budget.spent(held)), site.account.delta)
+    def standing(self, site: Site) -> Standing:
+        """The figures of the site's account, over every run that the ledger knows."""
+        account = self.ledger.account(site.account.name)
+        held = self.ledger.holdings([account.id])[account.id]
+        return figures.derive(account, held, budget.tight)
 
     def reserve(self, number: int, sites: Iterable[Site], counts: Counts) -> None:
         """Reserve a round for all these sites at once, before anything is sent.
