@@ -14,7 +14,7 @@ refused before that has touched nothing, and leaves at once.
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -38,6 +38,7 @@ from dpbitfit.tables import Examples, read_examples, read_labels
 from dpbitfit.tasks import Progress
 from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
+from dpbitfit_client.limits import Limits
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy import Dataset, Evaluation, Policy
 from dpbitfit_client.request import Request, read_question
@@ -70,9 +71,10 @@ class Guard:
         self.ledger = Ledger(policy.site.ledger, create=True)
         self._accounts = {}
         for name, one in policy.datasets.items():
-            self._accounts["train", name] = self._open(name, one)
+            self._accounts["train", name] = self._open(name, one, one.limits)
             if one.evaluation is not None:
-                self._accounts["evaluate", name] = self._open(one.evaluation_name, one.evaluation)
+                account = self._open(one.evaluation_name, one.evaluation, one.limits)
+                self._accounts["evaluate", name] = account
         self._rooms = Rooms(policy.folder, examples)
         self._turn = Turn(policy.site.reply_slot_seconds)
 
@@ -123,12 +125,19 @@ class Guard:
             busy=self._turn.busy,
         )
 
-    def _open(self, name: str, part: Dataset | Evaluation) -> Account:
-        """The account of some records, with the budget that the policy says."""
-        account = Name(self.policy.site.name, name, part.unit)
+    def _open(self, name: str, part: Dataset | Evaluation, limits: Mapping[str, Limits]) -> Account:
+        """The account of some records, with the budget that the policy says.
+
+        What an earlier policy approved and this one's budget or a share of it does not
+        hold is taken back.
+        """
+        account, reason = Name(self.policy.site.name, name, part.unit), "the policy file says so"
         found = self.ledger.open_account(account, part.delta, part.epsilon)
         if found.budget != part.epsilon:
-            found = self.ledger.set_budget(account, part.epsilon, "the policy file says so")
+            found = self.ledger.set_budget(account, part.epsilon, reason)
+        self.ledger.enforce(account, reason)
+        for who, one in limits.items():
+            self.ledger.enforce(account, reason, self.policy.coordinators[who], one.epsilon)
         return found
 
     def _known(self, plan: Plan, coordinator: str) -> Dataset:

@@ -50,7 +50,7 @@ def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None
             differ = [key for key in _WORDS if vars(by_events)[key] != vars(by_table)[key]]
             said, stands = (_in_words(held, differ) for held in (by_events, by_table))
             raise LedgerError(
-                f"account {name}, run {run}: its events say {said}, its row {stands}, of {mechanism}"
+                f"account {name}, run {run}: its events say {said}, its row {stands} ({mechanism})"
             )
     rounds = {r.key: Round(r.state, r.run, r.round, r.counts, r.outcome) for r in reservations}
     for key in sorted(tally.rounds.keys() | rounds.keys()):

@@ -185,7 +185,13 @@ class PrivateStrategy(Strategy):
         messages = self.inner.configure_train(server_round, arrays, config, chosen)
         self._sent = [(message, eligible[message.metadata.dst_node_id]) for message in messages]
         counts = self.plan.counts(self.plan.steps_per_round)
-        self.roster.reserve(server_round, [site for _, site in self._sent], counts)
+        try:
+            self.roster.reserve(server_round, [site for _, site in self._sent], counts)
+        except BudgetError:
+            # A budget was lowered this moment: nothing is reserved, so that the others may be asked.
+            if self.roster.eligible(grid, server_round).keys() == eligible.keys():
+                raise
+            return self.configure_train(server_round, arrays, config, grid)
         for message, site in self._sent:
             message.content = self.roster.request("train", server_round, arrays, site)
         return [message for message, _ in self._sent]
