@@ -292,8 +292,7 @@ def _print_summary(report: dict[str, Any], out: Path) -> None:
     printer.print(
         f"accuracy {final['initial_accuracy']:.3f} -> {final['accuracy']:.3f}; "
         f"{report['communication']['ratio']:.0f}x fewer bytes than full weights; "
-        f"unit {privacy['unit']}, {privacy['adjacency']}, "
-        f"accountant {', '.join(privacy['accountants'])}"
+        f"unit {privacy['unit']}, {privacy['adjacency']}, accountant {privacy['accountant']}"
     )
     printer.print(f"report: {out / 'report.html'}")
 

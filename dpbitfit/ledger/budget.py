@@ -132,6 +132,9 @@ def approve(
     ``share`` is the part of the budget that all plans of ``coordinator`` may cost.
     """
     later = _is_later(holdings)
+    if later and not spent(holdings):  # nothing was seen yet, so that the order may still be chosen
+        bag = dict(merged((*still_approved(holdings), *plan)))
+        account = replace(account, filter_order=filter_order(bag, account.delta, account.budget))
     if share < account.budget:
         own = of_coordinator(holdings, coordinator)
         # A coordinator's first plan is one fixed bag, whatever others have spent before it.

@@ -53,7 +53,7 @@ def describe_run(
             "unit": plan.unit,
             "adjacency": "add or remove one unit",
             "delta": plan.delta,
-            "accountants": sorted({site["accountant"] for site in sites}),
+            "accountant": ", ".join(sorted({site["accountant"] for site in sites})),
             "accrued": figures.ACCRUED,
             "noise": plan.noise,
             "sampling": "Poisson",

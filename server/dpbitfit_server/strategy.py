@@ -188,7 +188,7 @@ class PrivateStrategy(Strategy):
         try:
             self.roster.reserve(server_round, [site for _, site in self._sent], counts)
         except BudgetError:
-            # A budget was lowered this moment: nothing is reserved, so that the others may be asked.
+            # A budget was lowered this moment: nothing is reserved, and the others are asked.
             if self.roster.eligible(grid, server_round).keys() == eligible.keys():
                 raise
             return self.configure_train(server_round, arrays, config, grid)
