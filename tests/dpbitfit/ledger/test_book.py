@@ -142,11 +142,11 @@ def test_a_lowered_budget_that_nothing_was_spent_of_can_be_used(ledger: Ledger) 
     account = account_of(ledger)
     ledger.allot(NAME, "a", "plan-a", bag(3000))
     ledger.set_budget(NAME, 1.0, "the board decided")
-    approval = ledger.allot(NAME, "b", "plan-b", bag(100))
+    approval = ledger.allot(NAME, "b", "plan-b", bag(5, N))
     assert approval is not None
     assert approval.adaptive  # what was given up may have been given up for what was seen
     assert approval.bound.epsilon <= 1.0
-    ledger.reserve("b", 1, {account.id: "k"}, bag(100))
+    ledger.reserve("b", 1, {account.id: "k"}, bag(5, N))
     ledger.verify(account)
 
 
