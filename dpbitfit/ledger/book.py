@@ -107,9 +107,8 @@ class Ledger(Reader):
             facts = budget_facts(account.delta, epsilon)
             rows.update_account(connection, account.id, budget=facts["budget"])
             self._append(connection, [account], "budget", {account.id: {**facts, "reason": reason}})
-            self._take_back(
-                connection, name, self._excess(connection, self._locked(connection, name)), reason
-            )
+            over = self._excess(connection, self._locked(connection, name))
+            self._take_back(connection, name, over, reason)
         return self.account(name)
 
     def enforce(
