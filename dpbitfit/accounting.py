@@ -56,6 +56,9 @@ class Mechanism:
         if not (math.isfinite(rate) and 1e-9 <= rate <= 1):
             raise AccountingError(f"the sampling rate must be in [1e-9, 1], not {rate!r}")
 
+    def __str__(self) -> str:
+        return f"noise multiplier {self.noise_multiplier:g} at rate {self.sampling_rate:g}"
+
 
 Counts = tuple[tuple[Mechanism, int], ...]
 
@@ -149,7 +152,8 @@ def _epsilon(counts: Counts, delta: float) -> Bound:
         )
     name = min(valid, key=lambda key: valid[key])
     if lower > min(valid.values()):
-        raise AccountingError(f"the accountants contradict each other on {counts} at delta {delta}")
+        bag = ", ".join(f"{steps} steps of {mechanism}" for mechanism, steps in counts)
+        raise AccountingError(f"the accountants contradict each other on {bag} at delta {delta:g}")
     return Bound(max(valid[name], 0.0), delta, name, version_of(name), max(lower, 0.0))
 
 

@@ -21,6 +21,7 @@ from dpbitfit import accounting, calibration
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
 from dpbitfit.ledger import begin
 from dpbitfit.ledger.cli import app as ledger_app
+from dpbitfit.ledger.figures import INFORMATIVE
 from dpbitfit.partition import hold_out, natural_sites, split
 from dpbitfit.simulate import simulate as run_simulation
 from dpbitfit.tables import read_examples, read_labels
@@ -258,7 +259,8 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
 
         def on_round(line: dict[str, Any]) -> None:
             figures = (
-                f"accuracy {line['accuracy']:.3f}  epsilon {line['epsilon']:.2f}  "
+                f"accuracy {line['accuracy']:.3f}  epsilon {line['guaranteed']:.2f}, "
+                f"accrued {line['accrued']:.2f}  "
                 f"up {line['bytes_up'] / 1e3:.0f} kB  down {line['bytes_down'] / 1e3:.0f} kB"
             )
             progress.update(
@@ -276,11 +278,13 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
 
 def _print_summary(report: dict[str, Any], out: Path) -> None:
     privacy, final = report["privacy"], report["final"]
-    table = Table("site", "epsilon", "budget", "delta", "rounds", "noise multiplier")
+    titles = ("site", "epsilon", "accrued", "budget", "delta", "rounds", "noise multiplier")
+    table = Table(*titles, caption=f"epsilon: an upper bound; accrued: {INFORMATIVE}")
     for site in report["sites"]:
         table.add_row(
             site["name"],
             f"{site['epsilon']:.3f}",
+            f"{site['accrued']:.3f}",
             f"{site['budget']:g}",
             f"{site['delta']:g}",
             str(site["rounds"]),

@@ -55,6 +55,16 @@ def filter_epsilon(steps: Mapping[Mechanism, int], delta: float, order: int) -> 
     return float(compute_epsilon([order], [cost], delta)[0])
 
 
+def filter_budget(budget: float, delta: float, order: int, at: float) -> float:
+    """Epsilon at the delta ``at`` of the divergence that ``budget`` allows at ``delta``.
+
+    What a filter promises that stops before it passes the budget, at any other delta.
+    """
+    check_delta(at)
+    shift = _fixed(at) - _fixed(delta)
+    return max(0.0, budget + float(shift[RDP_ORDERS.index(order)]))
+
+
 def filter_order(steps: Mapping[Mechanism, int], delta: float, budget: float) -> int:
     """The order with which a filter lets most copies of this bag run within ``budget``."""
     check_delta(delta)

@@ -59,7 +59,8 @@ def _dataset_words(dataset: dict[str, Any]) -> list[str]:
         f"{_unit_words(unit)} All that is trained on {them} under this policy may cost at "
         f"most epsilon {dataset['most_epsilon']:g} at delta {delta:g} ({dataset['adjacency']}), "
         "whatever is asked, by whom and how often: the ledger keeps count, and the budget is the "
-        "cap."
+        "cap. Where it, or a share of it, is lowered, what was approved above it and is not spent "
+        "is taken back; what was spent before stays spent, also where that is more."
     )
     lines += _bullets(
         _limits_words(who, limits, delta) for who, limits in dataset["coordinators"].items()

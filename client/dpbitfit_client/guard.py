@@ -14,7 +14,7 @@ refused before that has touched nothing, and leaves at once.
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -67,9 +67,11 @@ class Guard:
         self._accounts = {}
         for name, one in policy.datasets.items():
             self._refuse_forgetting(one)
-            self._accounts["train", name] = self._open(one.account, one)
+            together = [other for other in policy.datasets.values() if other.account == one.account]
+            self._accounts["train", name] = self._open(one.account, one, self._shares(together))
             if one.evaluation is not None:
-                self._accounts["evaluate", name] = self._open(one.evaluation_name, one.evaluation)
+                account = self._open(one.evaluation_name, one.evaluation, self._shares([one]))
+                self._accounts["evaluate", name] = account
         self._heads.write(self.ledger)
         self._rooms = Rooms(policy.folder, self.records)
         self._turn = Turn(policy.site.reply_slot_seconds)
@@ -140,12 +142,28 @@ class Guard:
                     f"that {dataset.account!r} would not: let the others name {dataset.name!r}"
                 )
 
-    def _open(self, name: str, part: Dataset | Evaluation) -> Account:
-        """The account of some records, with the budget that the policy says."""
-        account = Name(self.policy.site.name, name, part.unit)
+    def _shares(self, datasets: Sequence[Dataset]) -> dict[str, float]:
+        """By public key, the largest share that a coordinator has of any of these."""
+        shares: dict[str, float] = {}
+        for one in datasets:
+            for who, limits in one.limits.items():
+                key = self.policy.coordinators[who]
+                shares[key] = max(limits.epsilon, shares.get(key, 0.0))
+        return shares
+
+    def _open(self, name: str, part: Dataset | Evaluation, shares: Mapping[str, float]) -> Account:
+        """The account of some records, with the budget that the policy says.
+
+        What an earlier policy approved and this one's budget or a share of it does not
+        hold is taken back.
+        """
+        account, reason = Name(self.policy.site.name, name, part.unit), "the policy file says so"
         found = self.ledger.open_account(account, part.delta, part.epsilon)
         if found.budget != part.epsilon:
-            found = self.ledger.set_budget(account, part.epsilon, "the policy file says so")
+            found = self.ledger.set_budget(account, part.epsilon, reason)
+        self.ledger.enforce(account, reason)
+        for coordinator, share in shares.items():
+            self.ledger.enforce(account, reason, coordinator, share)
         return found
 
     def _known(self, plan: Plan, coordinator: str) -> Dataset:

@@ -9,8 +9,9 @@ a plan costs was bounded when it was approved (``budget.approve``).
 import math
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import sqlalchemy as sa
@@ -90,13 +91,40 @@ class Ledger(Reader):
         return account
 
     def set_budget(self, name: Name, epsilon: float, reason: str) -> Account:
-        """Another budget for the account, at its delta; the reason goes into the event."""
+        """Another budget for the account, at its delta; the reason goes into the event.
+
+        Where less than was approved is allowed now, what is left of every approval is
+        taken back in the same transaction; a budget raised again brings nothing back.
+        """
+        with self.database.read() as connection:
+            known = rows.find_account(connection, name)
+            if known is not None:
+                budget_facts(known.delta, epsilon)
+                self._excess(connection, replace(known, budget=epsilon))
         with self.database.write() as connection:
             account = self._locked(connection, name)
             facts = budget_facts(account.delta, epsilon)
             rows.update_account(connection, account.id, budget=facts["budget"])
             self._append(connection, [account], "budget", {account.id: {**facts, "reason": reason}})
+            over = self._excess(connection, self._locked(connection, name))
+            self._take_back(connection, name, over, reason)
         return self.account(name)
+
+    def enforce(
+        self, name: Name, reason: str, coordinator: str = "", share: float = math.inf
+    ) -> Counts:
+        """Take back what is left of approvals that pass the budget, or a coordinator's share.
+
+        Returns those steps: none where everything approved still fits.
+        """
+        with self.database.read() as connection:
+            known = rows.find_account(connection, name)
+            if known is None or not self._excess(connection, known, coordinator, share):
+                return ()
+        with self.database.write() as connection:
+            over = self._excess(connection, self._locked(connection, name), coordinator, share)
+            self._take_back(connection, name, over, reason)
+        return merged(chain.from_iterable(over.values()))
 
     def allot(
         self,
@@ -237,9 +265,7 @@ class Ledger(Reader):
                 if of == run
             )
             if rest:
-                self._move(connection, run, [account.id], rest, voided=1)
-                facts = {"run": run, "counts": rows.triples(rest)}
-                self._append(connection, [account], "void", {account.id: facts})
+                self._give_up(connection, account, run, rest)
         return rest
 
     def rebase(self, name: Name, runs: Mapping[str, Counts], coordinator: str, reason: str) -> None:
@@ -312,6 +338,30 @@ class Ledger(Reader):
         if found is None:
             raise InputError(f"there is no account {name}")
         return found
+
+    def _excess(
+        self,
+        connection: sa.Connection,
+        account: Account,
+        coordinator: str = "",
+        share: float = math.inf,
+    ) -> dict[str, Counts]:
+        """``budget.excess``; seconds when new, so it is asked once before others must wait."""
+        holdings = rows.holdings_of(connection, [account.id])[account.id]
+        return budget.excess(account, holdings, coordinator, share)
+
+    def _take_back(
+        self, connection: sa.Connection, name: Name, over: Mapping[str, Counts], reason: str
+    ) -> None:
+        for run, rest in over.items():
+            self._give_up(connection, self._locked(connection, name), run, rest, reason=reason)
+
+    def _give_up(
+        self, connection: sa.Connection, account: Account, run: str, rest: Counts, **facts: str
+    ) -> None:
+        self._move(connection, run, [account.id], rest, voided=1)
+        told = {"run": run, "counts": rows.triples(rest), **facts}
+        self._append(connection, [account], "void", {account.id: told})
 
     def _settle(
         self,

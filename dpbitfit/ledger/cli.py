@@ -20,7 +20,7 @@ from dpbitfit.ledger.backup import back_up
 from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import Database
-from dpbitfit.ledger.events import Name
+from dpbitfit.ledger.events import Name, total
 from dpbitfit.ledger.forecast import forecast
 from dpbitfit.ledger.heads import Heads
 from dpbitfit.ledger.reading import Reader
@@ -86,7 +86,10 @@ def accounts(
     ] = False,
     json_output: AsJson = False,
 ) -> None:
-    """List every account: budget, guaranteed and accrued epsilon, what is left."""
+    """List every account: budget, guaranteed and accrued epsilon, what is left.
+
+    Guaranteed is a bound; accrued is informative, what was spent of it.
+    """
     book = Reader(ledger)
     if tight:
         listed = [figures.standing(book, one) for one in _progress(book.accounts(), "computing")]
@@ -123,14 +126,26 @@ def show(
 def set_budget(
     account: One, epsilon: float, ledger: Url, reason: Reason, json_output: AsJson = False
 ) -> None:
-    """Give an account another budget; what was approved stays approved."""
+    """Give an account another budget.
+
+    Where more was approved than it allows, what is left of every approval is taken back,
+    by an event that is recorded with the reason; what was spent stays spent. A budget that
+    is raised again brings nothing back: a new run is approved anew.
+    """
     if not reason.strip():
         raise InputError("say why, with --reason")
     book = Ledger(ledger)
-    before = book.account(_name(account)).budget
-    after = book.set_budget(_name(account), epsilon, reason).budget
+    found = book.account(_name(account))
+    voided = total(book.holdings([found.id])[found.id], "voided")
+    before, after = found.budget, book.set_budget(found.name, epsilon, reason).budget
+    taken = merged((total(book.holdings([found.id])[found.id], "voided") - voided).items())
     told = {"account": account, "before": before, "budget": after}
-    pages.show(told, f"{account}: budget {before:g} -> {after:g}", json_output)
+    text = f"{account}: budget {before:g} -> {after:g}"
+    if taken:
+        steps = sum(count for _, count in taken)
+        text += f"; more was approved: the {steps} steps that are left of it are taken back"
+    given_up = figures.describe_counts(taken)
+    pages.show({**told, "steps_given_up": given_up}, text, json_output)
 
 
 @app.command()
@@ -152,9 +167,10 @@ def plan(
     told["fitting_noise_multiplier"] = fitting
     text = "no noise multiplier fits" if fitting is None else f"noise multiplier {fitting:g} fits"
     text = f"{steps} steps at rate {sampling_rate:g}, budget {budget:g}: {text}"
-    if made.bound:
-        told |= {"noise_multiplier": noise_multiplier, **vars(made.bound)}
-        text += f"\nwith {noise_multiplier:g}: {pages.bound_text(made.bound)}"
+    if made.approved:
+        told |= {"noise_multiplier": noise_multiplier, "approved": dict(vars(made.approved))}
+        text += f"\nwith {noise_multiplier:g}, all that is approved would take "
+        text += pages.bound_text(made.approved)
     pages.show({**told, "fits": made.fits}, text, json_output)
     if not made.fits:
         raise BudgetError(f"account {account}: this plan does not fit its budget")
@@ -168,12 +184,13 @@ def verify(ledger: Url, account: Each = "", json_output: AsJson = False) -> None
         with book.database.read() as connection:
             check_whole(connection)
     chosen = _chosen(book, account)
-    told = []
+    tallies = []
+    standings = []
     for one in _progress(chosen, "verifying"):
-        standing = figures.recomputed(book, one, book.verify(one).held)
-        told.append({**pages.describe_standing(standing), "verified": True})
-    events = sum(one["events"] for one in told)
-    pages.show(told, f"{len(told)} accounts, {events} events: all as they should be", json_output)
+        tallies.append(book.verify(one))
+        standings.append(figures.recomputed(book, one, tallies[-1].held))
+    told = [{**pages.describe_standing(one), "verified": True} for one in standings]
+    pages.show(told, pages.verified_text(standings, tallies), json_output)
 
 
 @app.command()

@@ -169,7 +169,9 @@ STATEMENTS: Mapping[str, Any] = {
     "randomness": "the operating system's cryptographic generator, without a seed; the sampler "
     "of the noise is named in each run's plan, and one that is called insecure voids the figures",
     "horizon": "every run, project and restart on this account since its first event",
-    "refresh_policy": "none: a budget is not renewed for the same records",
+    "refresh_policy": "none: a budget is not renewed for the same records; one that is lowered "
+    "takes back what was approved above it and is not spent, and one that is raised again brings "
+    "nothing back",
     "public": [
         "the label set, the initial model and every test record",
         "the plan: rates, noise, clipping norm, numbers of rounds and steps",

@@ -1,8 +1,8 @@
 """Epsilon of an account, derived from its counts, and remembered with who says so.
 
-Two figures everywhere: *guaranteed*, everything that was approved, and
-*accrued*, what has been spent of it. Only counts are recorded; a figure that is
-lost or was made by another version of an accountant is made again.
+Two figures everywhere: *guaranteed*, a bound that holds whatever is done, and
+*accrued*, informative: what has been spent of it. Only counts are recorded; a figure
+that is lost or was made by another version of an accountant is made again.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from dpbitfit import accounting
 from dpbitfit.accounting import Bound, Counts, merged
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import budget, rows, schema
-from dpbitfit.ledger.budget import Account, Holdings
+from dpbitfit.ledger.budget import Account, Epsilon, Holdings
 from dpbitfit.ledger.events import Held, canonical, counts_from_text, counts_to_text
 from dpbitfit.ledger.reading import Reader
 from dpbitfit.renyi import quick_epsilons
@@ -28,18 +28,17 @@ QUICK = "RDP (quick)"  # a valid upper bound, a little loose
 
 FIXED = "every step that was ever approved, before any result was seen; used or not"
 FILTERED = (
-    "plans were added after results were seen, so the promise is the budget; this is how much "
-    "of it the approved steps use"
+    "plans were added after results were seen, so it is the filter's budget, used or not, or what "
+    "was approved above it; it holds for a budget that is not changed in view of results"
 )
-ACCRUED = "the steps that were made or may have been made; informative"
+INFORMATIVE = "informative, not a bound"
+ACCRUED = f"{INFORMATIVE}: the steps that were made or may have been made"
 _SAME = 1e-4  # two computations of one figure differ by less, relative to it
-
-Epsilon = Callable[[Counts, float], Bound]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A bound on epsilon, and in plain words what it is a bound of."""
+    """An epsilon, and in plain words what it is of and whether it is a bound."""
 
     bound: Bound
     basis: str
@@ -51,23 +50,26 @@ class Figure:
 
 @dataclass(frozen=True)
 class Standing:
-    """An account's two figures; epsilon in both, at the account's delta."""
+    """An account's two figures; epsilon in both, at the account's delta.
+
+    ``approved`` is what every approved step takes of the budget: once plans depend on
+    results it is less than what is guaranteed.
+    """
 
     account: Account
     guaranteed: Figure
+    approved: Bound
     accrued: Figure
 
     @property
     def promised(self) -> float:
-        """Epsilon that holds whatever is done with the account: see ``FIXED`` and ``FILTERED``."""
-        figure = self.guaranteed.bound.epsilon
-        filtered = self.guaranteed.basis == FILTERED
-        return max(figure, self.account.budget) if filtered else figure
+        """The guaranteed epsilon."""
+        return self.guaranteed.bound.epsilon
 
     @property
     def left(self) -> float:
         """Epsilon of the budget that no plan has been approved for."""
-        return max(0.0, self.account.budget - self.guaranteed.bound.epsilon)
+        return max(0.0, self.account.budget - self.approved.epsilon)
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,7 @@ def standings(ledger: Reader) -> list[Standing]:
     """
     accounts = ledger.accounts()
     holdings = ledger.holdings([one.id for one in accounts])
-    wanted = {
-        (bag, one.delta): None
-        for one in accounts
-        for bag in (guaranteed_bag(holdings[one.id]), budget.spent(holdings[one.id]))
-    }
+    wanted = {(bag, one.delta): None for one in accounts for bag in fixed_bags(holdings[one.id])}
     with ledger.database.read() as connection:
         known = kept_figures(connection, wanted)
     for delta in {delta for _, delta in wanted}:
@@ -150,9 +148,13 @@ def recomputed(ledger: Reader, account: Account, held: Holdings) -> Standing:
 def curve(ledger: Reader, account: Account) -> list[Bound]:
     """The guaranteed epsilon at a handful of deltas, the account's own among them."""
     holdings = ledger.holdings([account.id])[account.id]
-    epsilon = partial(remembered, ledger)
+    return curve_of(account, holdings, partial(remembered, ledger))
+
+
+def curve_of(account: Account, holdings: Holdings, epsilon: Epsilon) -> list[Bound]:
+    """The same, by the given bounds on fixed bags."""
     return [
-        guaranteed_at(account, holdings, delta, epsilon)
+        budget.guaranteed(account, holdings, delta, epsilon)
         for delta in sorted({*CURVE_DELTAS, account.delta})
     ]
 
@@ -191,33 +193,21 @@ def remembered(ledger: Reader, counts: Counts, delta: float) -> Bound:
 
 
 def derive(account: Account, holdings: Holdings, epsilon: Epsilon) -> Standing:
-    """Both figures of an account that holds so much, by the given bounds on epsilon."""
-    guaranteed = guaranteed_at(account, holdings, account.delta, epsilon)
-    accrued = epsilon(budget.spent(holdings), account.delta)
+    """Both figures of an account that holds so much, by the given bounds on fixed bags."""
+    guaranteed = budget.guaranteed(account, holdings, account.delta, epsilon)
+    approved = budget.committed(account, holdings, account.delta, epsilon)
+    accrued = budget.accrued(account, holdings, budget.spent(holdings), account.delta, epsilon)
     # What was spent is part of what was approved, whichever bound is the looser.
-    smaller = min(accrued, guaranteed, key=lambda bound: bound.epsilon)
-    basis = FILTERED if _is_adaptive(holdings) else FIXED
-    return Standing(account, Figure(guaranteed, basis), Figure(smaller, ACCRUED))
+    smaller = min(accrued, approved, key=lambda bound: bound.epsilon)
+    basis = FILTERED if budget.is_adaptive(holdings) else FIXED
+    return Standing(account, Figure(guaranteed, basis), approved, Figure(smaller, ACCRUED))
 
 
-def guaranteed_at(account: Account, holdings: Holdings, delta: float, epsilon: Epsilon) -> Bound:
-    """The guaranteed epsilon of an account at any delta."""
-    bag = guaranteed_bag(holdings)
-    if _is_adaptive(holdings):
-        return budget.filtered(bag, delta, account.filter_order)
-    return epsilon(bag, delta)
-
-
-def guaranteed_bag(holdings: Holdings) -> Counts:
-    """Every step that is guaranteed.
-
-    A filter forgets what was given up; a bag that was fixed beforehand stays as it was.
-    """
-    return budget.still_approved(holdings) if _is_adaptive(holdings) else budget.approved(holdings)
-
-
-def _is_adaptive(holdings: Holdings) -> bool:
-    return any(held.adaptive for held in holdings.values())
+def fixed_bags(holdings: Holdings) -> list[Counts]:
+    """The bags whose tight bounds an account's figures need; none once a filter decides."""
+    if budget.is_adaptive(holdings):
+        return []
+    return [budget.approved(holdings), budget.spent(holdings)]
 
 
 def _run_standing(row: Any, holdings: Holdings, steps: Counts) -> RunStanding:
@@ -232,7 +222,9 @@ def _run_standing(row: Any, holdings: Holdings, steps: Counts) -> RunStanding:
         run=row.run,
         plan=row.plan,
         coordinator=row.coordinator,
-        adaptive=_is_adaptive({(row.run, mechanism): held for mechanism, held in mine.items()}),
+        adaptive=budget.is_adaptive(
+            {(row.run, mechanism): held for mechanism, held in mine.items()}
+        ),
         allotted=sums(lambda held: held.allotted),
         spent=sums(lambda held: held.spent),
         left=left,

@@ -14,21 +14,21 @@ from dpbitfit.ledger.reading import Reader
 class Forecast:
     """``fitting_noise_multiplier`` is None where no noise fits.
 
-    ``bound`` is what the account would be committed to with the plan; None where
-    no noise multiplier was given.
+    ``approved`` is what all that is approved would take of the budget with the plan; None
+    where no noise multiplier was given.
     """
 
     account: Account
     sampling_rate: float
     steps: int
     fitting_noise_multiplier: float | None
-    bound: Bound | None
+    approved: Bound | None
 
     @property
     def fits(self) -> bool:
         """Whether the plan fits the budget; without a noise multiplier, whether any would."""
-        if self.bound is not None:
-            return self.bound.epsilon <= self.account.budget
+        if self.approved is not None:
+            return self.approved.epsilon <= self.account.budget
         return self.fitting_noise_multiplier is not None
 
 
@@ -44,10 +44,10 @@ def forecast(
     fitting = None
     with suppress(AccountingError):
         fitting = fitting_noise(account, holdings, sampling_rate, steps)
-    bound = None
+    approved = None
     if noise_multiplier:
         # A budget that refuses nothing shows the figure.
         unbounded = replace(account, budget=math.inf)
         bag = ((Mechanism(noise_multiplier, sampling_rate), steps),)
-        bound = approve(unbounded, holdings, bag).bound
-    return Forecast(account, sampling_rate, steps, fitting, bound)
+        approved = approve(unbounded, holdings, bag).bound
+    return Forecast(account, sampling_rate, steps, fitting, approved)

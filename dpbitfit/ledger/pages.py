@@ -11,12 +11,15 @@ from rich.text import Text
 
 from dpbitfit.accounting import Bound, Counts
 from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.events import Event
-from dpbitfit.ledger.figures import QUICK, RunStanding, Standing
+from dpbitfit.ledger.events import Event, Tally
+from dpbitfit.ledger.figures import INFORMATIVE, QUICK, RunStanding, Standing
 
 errors = Console(stderr=True)
 BAR = 16  # characters
-BAR_LEGEND = "█ accrued, ▒ guaranteed, · left of the budget; ≤ a quick upper bound"
+BAR_LEGEND = (
+    f"accrued is {INFORMATIVE}; █ accrued, ▒ approved, · left of the budget; "
+    "≤ a quick figure, too high"
+)
 
 
 def show(told: Any, page: RenderableType, as_json: bool) -> None:
@@ -81,12 +84,23 @@ def account_page(
     head.add_row("budget", f"epsilon {account.budget:g} at delta {account.delta:g}", _bar(standing))
     for title, figure in (("guaranteed", standing.guaranteed), ("accrued", standing.accrued)):
         head.add_row(title, bound_text(figure.bound), figure.basis)
-    head.add_row("promised", f"epsilon {standing.promised:.3f}")
     head.add_row("left", f"{standing.left:.3f}")
     bounds = Table("delta", "guaranteed epsilon", "accountant")
     for bound in curve:
         bounds.add_row(f"{bound.delta:g}", f"{bound.epsilon:.3f}", bound.accountant)
     return Group(head, bounds, _runs_table(runs), _events_table(last))
+
+
+def verified_text(standings: Sequence[Standing], tallies: Sequence[Tally]) -> str:
+    """What was added up and compared, account by account."""
+    lines = [
+        f"{plain(str(tally.name))}: {tally.sequence} events in one chain; budget, "
+        f"{len({run for run, _ in tally.held})} runs, {len(tally.rounds)} rounds and kept figures "
+        f"agree with them; guaranteed {short(one.guaranteed.bound)} of {one.account.budget:g}"
+        for one, tally in zip(standings, tallies, strict=True)
+    ]
+    events = sum(tally.sequence for tally in tallies)
+    return "\n".join([*lines, f"{len(lines)} accounts, {events} events: all as they should be"])
 
 
 def settled_text(told: Sequence[Mapping[str, Any]], rebase: bool) -> str:
@@ -124,14 +138,13 @@ def bound_text(bound: Bound) -> str:
 
 
 def short(bound: Bound) -> str:
-    """A figure in a table; one that may be smaller is marked."""
+    """A figure in a table; one that a smaller will replace is marked."""
     return f"{'≤ ' if bound.accountant == QUICK else ''}{bound.epsilon:.3f}"
 
 
 def _bar(standing: Standing) -> Text:
-    figures = (standing.accrued, standing.guaranteed)
-    accrued, guaranteed = (one.bound.epsilon for one in figures)
-    return bar(accrued, guaranteed, standing.account.budget)
+    accrued, approved = standing.accrued.bound.epsilon, standing.approved.epsilon
+    return bar(accrued, approved, standing.account.budget)
 
 
 def _runs_table(runs: Sequence[RunStanding]) -> Table:
@@ -165,17 +178,17 @@ def _events_table(events: Sequence[Event]) -> Table:
     return table
 
 
-def bar(accrued: float, guaranteed: float, budget: float) -> Text:
-    """Accrued, guaranteed and left, as parts of the budget."""
+def bar(accrued: float, approved: float, budget: float) -> Text:
+    """Accrued, approved and left, as parts of the budget."""
 
     def cells(epsilon: float) -> int:
         return min(BAR, round(BAR * epsilon / budget))
 
     spent = cells(accrued)
-    approved = max(spent, cells(guaranteed))
-    drawn = Text("█" * spent, style="red" if guaranteed > budget else "green")
-    drawn.append("▒" * (approved - spent), style="yellow")
-    return drawn.append("·" * (BAR - approved), style="dim")
+    taken = max(spent, cells(approved))
+    drawn = Text("█" * spent, style="red" if approved > budget else "green")
+    drawn.append("▒" * (taken - spent), style="yellow")
+    return drawn.append("·" * (BAR - taken), style="dim")
 
 
 def plain(text: str) -> Text:
@@ -184,7 +197,7 @@ def plain(text: str) -> Text:
 
 
 def _counts(counts: Counts) -> str:
-    return ", ".join(f"{n} x ({m.noise_multiplier:g}, {m.sampling_rate:g})" for m, n in counts)
+    return ", ".join(f"{steps} of {mechanism}" for mechanism, steps in counts)
 
 
 def _steps(counts: Sequence[Mapping[str, Any]]) -> int:

@@ -8,6 +8,16 @@ from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import rows, schema
 from dpbitfit.ledger.events import Event, Held, Name, Round, Tally, canonical, replay
 
+_WORDS = {
+    "allotted": "steps approved:",
+    "reserved": "steps reserved:",
+    "committed": "steps spent:",
+    "voided": "steps given up:",
+    "adaptive": "chosen",
+    "plan": "plan",
+    "coordinator": "coordinator",
+}
+
 
 def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None = None) -> Tally:
     """What an account's events add up to; LedgerError, naming the first row that is wrong.
@@ -36,8 +46,11 @@ def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None
     for place in sorted(tally.held.keys() | holdings.keys()):
         by_events, by_table = tally.held.get(place, Held()), holdings.get(place, Held())
         if by_events != by_table:
+            run, mechanism = place
+            differ = [key for key in _WORDS if vars(by_events)[key] != vars(by_table)[key]]
+            said, stands = (_in_words(held, differ) for held in (by_events, by_table))
             raise LedgerError(
-                f"account {name}, run {place[0]}: its events say {by_events}, its row {by_table}"
+                f"account {name}, run {run}: its events say {said}, its row {stands} ({mechanism})"
             )
     table = schema.event
     chosen = sa.select(table.c.coordinator).where(table.c.account_id == account.id)
@@ -50,6 +63,11 @@ def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None
         if tally.rounds.get(key) != rounds.get(key):
             raise LedgerError(f"account {name}, round {key}: its events and its row disagree")
     return tally
+
+
+def _in_words(held: Held, which: Iterable[str]) -> str:
+    told = {**vars(held), "adaptive": "after results" if held.adaptive else "beforehand"}
+    return ", ".join(f"{_WORDS[key]} {told[key] or 'none'}" for key in which)
 
 
 def check_whole(connection: sa.Connection) -> None:

@@ -16,7 +16,7 @@ from flwr.common.logger import log
 from dpbitfit.accounting import Counts, Mechanism, merged
 from dpbitfit.errors import DpbitfitError, ProtocolError
 from dpbitfit.ledger import Name
-from dpbitfit_server.roster import LARGEST_DECLARED_SIZE, Roster, Site
+from dpbitfit_server.roster import LARGEST_DECLARED_SIZE, TAKEN_BACK, Roster, Site
 from dpbitfit_server.rounds import Sent, settle
 
 
@@ -67,7 +67,12 @@ class SiteMetrics:
             except DpbitfitError as error:
                 site.offer = ""  # it is not asked again in this run
                 log(WARNING, "%s does not measure: %s", site.name, error)
-        return self._measuring.get(site.name) if site.offer else None
+        found = self._measuring.get(site.name) if site.offer else None
+        if found is not None and self._roster.is_taken_back(found[0]):
+            site.offer = ""
+            log(WARNING, "%s does not measure: %s", site.name, TAKEN_BACK)
+            return None
+        return found
 
     def _admit(self, site: Site) -> tuple[Site, Counts]:
         name, size, delta, epsilon, noise = _offer(site)

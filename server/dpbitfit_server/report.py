@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dpbitfit.ledger import figures
 from dpbitfit_server.settings import Settings
 from dpbitfit_server.strategy import PrivateStrategy
 
@@ -31,10 +32,10 @@ def describe_run(
     final: NDArray[np.float32],
 ) -> dict[str, Any]:
     """The report as JSON can hold it; bytes are payload bytes, seconds wall time."""
-    plan, bound = strategy.plan, strategy.guaranteed
+    plan = strategy.plan
     start, rounds = strategy.history[0], strategy.history[1:]
-    sites = strategy.roster.sites.values()
-    asked = sum(strategy.roster.held(site).spent for site in sites)
+    sites = [_describe_site(strategy, name) for name in sorted(strategy.roster.sites)]
+    asked = sum(site["steps"] for site in sites)
     site_rounds = max(1, asked // plan.steps_per_round)
     answered = max(1, sum(line["replies"] for line in rounds))
     up = sum(line["bytes_up"] for line in rounds) / answered
@@ -52,7 +53,8 @@ def describe_run(
             "unit": plan.unit,
             "adjacency": "add or remove one unit",
             "delta": plan.delta,
-            "accountant": f"{bound.accountant} ({bound.version})",
+            "accountant": ", ".join(sorted({site["accountant"] for site in sites})),
+            "accrued": figures.ACCRUED,
             "noise": plan.noise,
             "sampling": "Poisson",
             "clipping": plan.clipping,
@@ -60,7 +62,7 @@ def describe_run(
             "declared_size": "given" if settings.declared_size else "from the data, to one digit",
             "not_covered": "public: labels, model, test records, who takes part, timing",
         },
-        "sites": [_describe_site(strategy, name) for name in sorted(strategy.roster.sites)],
+        "sites": sites,
         "rounds": rounds,
         "communication": {
             "bytes_up_per_site_round": up,
@@ -100,19 +102,23 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
     site, plan = strategy.roster.sites[name], strategy.plan
-    accrued = strategy.roster.accrued(site)
+    standing = strategy.roster.standing(site)
+    bound, accrued = standing.guaranteed.bound, standing.accrued.bound
     return {
         "name": name,
-        "epsilon": accrued.epsilon,
-        "guaranteed_epsilon": strategy.guaranteed.epsilon,
+        "epsilon": bound.epsilon,
+        "accountant": f"{bound.accountant} ({bound.version})",
+        "basis": standing.guaranteed.basis,
+        "accrued": accrued.epsilon,
+        "accrued_by": f"{accrued.accountant} ({accrued.version})",
+        "plan_epsilon": strategy.cost.epsilon,
         "delta": plan.delta,
-        "budget": site.account.budget,
+        "budget": standing.account.budget,
         "rounds": site.rounds,
         "steps": strategy.roster.held(site).spent,
         "noise_multiplier": plan.noise_multiplier,
         "sampling_rate": plan.sampling_rate,
         "declared_size": site.declared_size,
-        "accountant": f"{accrued.accountant} ({accrued.version})",
         "refused": site.refused,
     }
 
@@ -145,7 +151,13 @@ def _epsilon(axes: Axes, report: dict[str, Any]) -> None:
     sites = report["sites"]
     names = [site["name"] for site in sites]
     axes.barh(names, [site["budget"] for site in sites], color=_GREY, alpha=0.4, label="budget")
-    axes.barh(names, [site["epsilon"] for site in sites], color=_BLUE, height=0.5, label="spent")
+    for key, label, height in (
+        ("epsilon", "guaranteed", 0.5),
+        ("accrued", f"accrued ({figures.INFORMATIVE})", 0.25),
+    ):
+        values = [site[key] for site in sites]
+        color = _BLUE if key == "epsilon" else _ORANGE
+        axes.barh(names, values, color=color, height=height, label=label)
     axes.invert_yaxis()
     axes.set(xlabel=f"epsilon at delta {report['privacy']['delta']:g}")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

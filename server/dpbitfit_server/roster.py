@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from dpbitfit import accounting, statements
-from dpbitfit.accounting import Bound, Counts
+from dpbitfit import statements
+from dpbitfit.accounting import Counts
 from dpbitfit.errors import (
     BudgetError,
     DpbitfitError,
@@ -20,9 +20,10 @@ from dpbitfit.errors import (
     LedgerError,
     ProtocolError,
 )
-from dpbitfit.ledger import Account, Ledger, Name, budget, exchange
+from dpbitfit.ledger import Account, Ledger, Name, budget, exchange, figures
 from dpbitfit.ledger.events import Held
 from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger.figures import Standing
 from dpbitfit.plan import Plan
 from dpbitfit.signing import verify
 from dpbitfit_server import messages
@@ -30,6 +31,7 @@ from dpbitfit_server import messages
 SECONDS_FOR_NODES = 60.0
 POLL_SECONDS = 0.5
 LARGEST_DECLARED_SIZE = 10**9
+TAKEN_BACK = "its budget was lowered, or the run given up: what was left of it is taken back"
 
 
 @dataclass
@@ -81,10 +83,11 @@ class Roster:
         held = self.ledger.holdings([site.account.id])[site.account.id]
         return held.get((self.run, self.plan.mechanism), Held())
 
-    def accrued(self, site: Site) -> Bound:
-        """What the site's account has spent in all, in every run that the ledger knows."""
-        held = self.ledger.holdings([site.account.id])[site.account.id]
-        return accounting.epsilon(dict(budget.spent(held)), site.account.delta)
+    def standing(self, site: Site) -> Standing:
+        """The figures of the site's account, over every run that the ledger knows."""
+        account = self.ledger.account(site.account.name)
+        held = self.ledger.holdings([account.id])[account.id]
+        return figures.derive(account, held, budget.tight)
 
     def reserve(self, number: int, sites: Iterable[Site], counts: Counts) -> None:
         """Reserve a round for all these sites at once, before anything is sent.
@@ -154,11 +157,19 @@ class Roster:
             for one in self.ledger.round_of(self.run, number)
             if one.state == "reserved" or one.outcome == "reply"
         }
-        return {
-            site.node: site
-            for site in self.online(grid)
-            if (site.account.id in paid or self.held(site).left >= self.plan.steps_per_round)
-        }
+        able = {}
+        for site in self.online(grid):
+            if site.account.id in paid or self.held(site).left >= self.plan.steps_per_round:
+                able[site.node] = site
+            elif self.is_taken_back(site):
+                site.refused = TAKEN_BACK
+                log(WARNING, "%s is left out from now on: %s", site.name, TAKEN_BACK)
+        return able
+
+    def is_taken_back(self, site: Site) -> bool:
+        """Whether what the account was approved for in this run was given up."""
+        held = self.ledger.holdings([site.account.id])[site.account.id]
+        return any(one.voided for (run, _), one in held.items() if run == self.run)
 
     def admit(self, grid: Grid, timeout: float) -> None:
         """Ask the nodes that are new here what they are; leave out those that do not fit."""
@@ -225,7 +236,9 @@ class Roster:
         self.sites[name.site] = site
         bag = self.plan.counts(self.plan.steps)
         try:
-            self.ledger.allot(name, self.run, self.plan.digest, bag, self.ledger.id)
+            made = self.ledger.allot(name, self.run, self.plan.digest, bag, self.ledger.id)
+            if made is None:  # approved when the run began, perhaps under a higher budget
+                self.ledger.enforce(name, "the budget does not hold what was approved")
         except BudgetError as error:
             holdings = self.ledger.holdings([account.id])[account.id]
             site.refused = f"{error}; {budget.what_fits(account, holdings, bag)}"

@@ -77,10 +77,10 @@ class PrivateStrategy(Strategy):
         expected_sites: int = 1,
         on_round: Callable[[Line], None] = lambda line: None,
     ) -> None:
-        self.guaranteed = accounting.epsilon({plan.mechanism: plan.steps}, plan.delta)
-        if self.guaranteed.epsilon > budget:
+        self.cost = accounting.epsilon({plan.mechanism: plan.steps}, plan.delta)
+        if self.cost.epsilon > budget:
             raise BudgetError(
-                f"the plan costs epsilon {self.guaranteed.epsilon:.3f}, above the budget of "
+                f"the plan costs epsilon {self.cost.epsilon:.3f}, above the budget of "
                 f"{budget:g}: more noise, fewer steps or a smaller sampling rate"
             )
         self.inner = inner
@@ -185,7 +185,13 @@ class PrivateStrategy(Strategy):
         messages = self.inner.configure_train(server_round, arrays, config, chosen)
         self._sent = [(message, eligible[message.metadata.dst_node_id]) for message in messages]
         counts = self.plan.counts(self.plan.steps_per_round)
-        self.roster.reserve(server_round, [site for _, site in self._sent], counts)
+        try:
+            self.roster.reserve(server_round, [site for _, site in self._sent], counts)
+        except BudgetError:
+            # A budget was lowered this moment: nothing is reserved, and the others are asked.
+            if self.roster.eligible(grid, server_round).keys() == eligible.keys():
+                raise
+            return self.configure_train(server_round, arrays, config, grid)
         for message, site in self._sent:
             message.content = self.roster.request("train", server_round, arrays, site)
         return [message for message, _ in self._sent]
@@ -233,7 +239,7 @@ class PrivateStrategy(Strategy):
 
     def summary(self) -> None:
         """Log what is about to happen."""
-        name, bound = type(self.inner).__name__, self.guaranteed
+        name, bound = type(self.inner).__name__, self.cost
         text = "%s over %d values; the whole plan costs epsilon %.3f at delta %g (%s)"
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
 
@@ -286,7 +292,7 @@ class PrivateStrategy(Strategy):
         metrics = evaluate_fn(number, result.arrays) if evaluate_fn else None
         if metrics is not None:
             result.evaluate_metrics_serverapp[number] = metrics
-        spent = [self.roster.accrued(site).epsilon for site in self.roster.sites.values()]
+        standings = [self.roster.standing(site) for site in self.roster.sites.values()]
         line = (
             Line(
                 run=self.roster.run,
@@ -294,7 +300,8 @@ class PrivateStrategy(Strategy):
                 rounds=self.plan.rounds,
                 accuracy=metrics["accuracy"] if metrics else None,
                 loss=metrics["loss"] if metrics else None,
-                epsilon=max(spent, default=0.0),
+                guaranteed=max((one.promised for one in standings), default=0.0),
+                accrued=max((one.accrued.bound.epsilon for one in standings), default=0.0),
                 seconds=0.0,
                 refused=len(self.roster.refused),
             )

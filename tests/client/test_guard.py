@@ -190,6 +190,26 @@ def test_a_site_stops_at_its_own_budget(site: Site, plan: Plan, biases: np.ndarr
     assert accounting.epsilon(everything, 1e-5).epsilon <= 8.0
 
 
+def test_a_budget_that_is_lowered_ends_a_run_untouched_and_for_good(
+    site: Site, plan: Plan, biases: np.ndarray
+) -> None:
+    assert "update" in site.train(plan, biases, key="a" * 16)
+    (account,) = site.ledger.accounts()
+    site.ledger.set_budget(account.name, 0.1, "the board")
+    refused = site.train(plan, biases, key="b" * 16)
+    assert refusal(refused) == "budget"
+    signature = str(refused.config_records["statements"]["untouched"])
+    verify(site.ledger.id, "untouched", {"key": "b" * 16}, signature)
+    site.ledger.set_budget(account.name, 8.0, "the board")
+    assert refusal(site.train(plan, biases, key="c" * 16)) == "budget"
+    assert site.spent() == {"reserved": 0, "committed": 2}
+    again = site.train(plan, biases, key="a" * 16)  # what was answered is still answered
+    assert "update" in again
+    site.coordinator.run = "another"
+    assert "update" in site.train(plan, biases, key="d" * 16)
+    site.ledger.verify(account)
+
+
 def test_an_untouched_refusal_is_signed_and_its_key_is_dead(
     site: Site, plan: Plan, biases: np.ndarray
 ) -> None:

@@ -199,7 +199,7 @@ def simulations(field: Field, tmp_path_factory: pytest.TempPathFactory) -> list[
 def test_it_is_the_plan_of_a_simulation_and_costs_the_same(
     report: dict[str, Any], simulations: list[dict[str, Any]]
 ) -> None:
-    figures = ("name", "epsilon", "guaranteed_epsilon", "delta", "budget", "steps", "declared_size")
+    figures = ("name", "epsilon", "plan_epsilon", "delta", "budget", "steps", "declared_size")
     one = simulations[0]
     assert report["plan"] == one["plan"]
     assert [[site[key] for key in figures] for site in report["sites"]] == [

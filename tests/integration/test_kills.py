@@ -148,4 +148,4 @@ def check_figures(report: dict[str, Any], folder: Path) -> None:
         )
         accountant.compose(step, at_server.committed)
         told = next(s for s in report["sites"] if s["name"] == account.name.site)
-        assert told["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.05)
+        assert told["accrued"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.05)

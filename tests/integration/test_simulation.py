@@ -88,8 +88,8 @@ def test_two_runs_compose_and_a_third_is_refused_before_any_training(
         for _ in range(3)
     ]
     assert [run.returncode for run in runs] == [0, 0, 3], [run.stderr[-2000:] for run in runs]
-    epsilons = [json.loads(run.stdout)["sites"][0]["epsilon"] for run in runs[:2]]
-    assert 2.9 < epsilons[0] <= 3 < epsilons[1] <= 4.7
+    first, second = (json.loads(run.stdout)["sites"][0] for run in runs[:2])
+    assert 2.9 < first["epsilon"] <= 3 < second["accrued"] <= second["epsilon"] == 4.7
     said = runs[2].stderr
     named = r"account site-\d/messages-\w+/record: with this plan epsilon would be 4\.9"
     assert re.search(named, said)

@@ -111,15 +111,15 @@ def test_a_run_goes_through_every_unit(deployed: Machine, report: dict[str, Any]
         ask = f"dpbitfit ledger accounts --tight --json --ledger {folder}/ledger.sqlite"
         told = json.loads(deployed.run(f"runuser -u {user} -- {ask}"))
         (spent,) = [one["accrued"]["epsilon"] for one in told if one["accrued"]["epsilon"]]
-        assert spent == site["epsilon"] > 0
+        assert spent == site["accrued"] > 0
 
 
 def test_the_monitor_tells_it_to_whom_it_should(deployed: Machine, report: dict[str, Any]) -> None:
     ask = f"curl -s --cacert ca.crt {MONITOR}"
     token = "$(cat /etc/dpbitfit-monitor/metrics.token)"
     told = deployed.run(f'{ask}/metrics -H "Authorization: Bearer {token}"')
-    name = 'dpbitfit_client_epsilon{client="hospital-1/letters/patient",delta="1e-05"}'
-    assert f"{name} {report['sites'][0]['epsilon']}\n" in told
+    name = 'dpbitfit_client_epsilon_accrued{client="hospital-1/letters/patient",delta="1e-05"}'
+    assert f"{name} {report['sites'][0]['accrued']}\n" in told
     status = "-o /dev/null -w '%{http_code}'"
     assert deployed.run(f"{ask}/metrics {status}") == "401"
     (hers,) = re.findall(r"for Dr. Jensen alone: (\S+)", (deployed.given / "told.txt").read_text())

@@ -1,25 +1,32 @@
 """The private strategy around Flower's own: who is asked, what is believed, what is spent."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from dpbitfit_server import roster
 from dpbitfit_server.messages import payload_bytes
+from dpbitfit_server.report import describe_run, write_report
+from dpbitfit_server.settings import Settings
 from dpbitfit_server.strategy import PrivateStrategy
 from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 from flwr.common import Array
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from dpbitfit import accounting, codec
+from dpbitfit.cli import _print_summary
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
-from dpbitfit.ledger import Ledger, Name, repair
+from dpbitfit.ledger import Ledger, Name, budget, figures, repair
+from tests.dpbitfit.ledger.samples import numbers
 
 from .grids import PARAMETERS, PLAN, LocalGrid, Site
 
+EVALUATED = {"accuracy": 0.5, "loss": 1.0}
 START = codec.encode(np.zeros(PARAMETERS, dtype=np.float32))
 
 
@@ -69,7 +76,8 @@ def test_every_round_is_charged_and_every_site_ends_at_the_plans_epsilon(tmp_pat
     final(private, LocalGrid(nodes))
     whole = accounting.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
     for site in private.roster.sites.values():
-        assert private.roster.accrued(site).epsilon == whole <= 8.0
+        standing = private.roster.standing(site)
+        assert standing.accrued.bound.epsilon == standing.promised == whole <= 8.0
     assert spent(private) == {"a": PLAN.steps, "b": PLAN.steps}
     assert not private.roster.ledger.reservations()
     assert [line["round"] for line in private.history] == [0, 1, 2, 3]
@@ -398,13 +406,15 @@ def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
         private = strategy(tmp_path, budget=6.0)
         final(private, LocalGrid(nodes))
         assert len(nodes[100].asked) == 3 * number
-        bounds.append(private.roster.accrued(private.roster.sites["a"]).epsilon)
-    for runs, bound in enumerate(bounds, start=1):
-        steps = {PLAN.mechanism: runs * PLAN.steps}
-        assert bound == accounting.epsilon(steps, PLAN.delta).epsilon
+        bounds.append(private.roster.standing(private.roster.sites["a"]).accrued.bound.epsilon)
+    assert bounds[0] == accounting.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
+    order = private.roster.sites["a"].account.filter_order
+    both = budget.filtered(((PLAN.mechanism, 2 * PLAN.steps),), PLAN.delta, order)
+    assert bounds[1] == both.epsilon
     refused = strategy(tmp_path, budget=6.0)
-    refused.roster.ledger.set_budget(Name("a", "records", "record"), bounds[1] + 0.1, "test")
-    refused.roster.ledger.set_budget(Name("b", "records", "record"), bounds[1] + 0.1, "test")
+    for name in ("a", "b"):  # what a third run would fit in, if results did not matter
+        tight = accounting.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
+        refused.roster.ledger.set_budget(Name(name, "records", "record"), tight + 0.1, "test")
     said = r"a/records/record: with this plan epsilon would be .*; no noise multiplier makes 6 more"
     with pytest.raises(BudgetError, match=said):
         final(refused, LocalGrid(nodes))
@@ -421,6 +431,100 @@ def test_a_site_over_its_budget_is_left_out_and_named(tmp_path: Path) -> None:
     assert set(second.roster.refused) == {"a"}
     assert "above its budget of 0.1" in second.roster.refused["a"]
     assert [len(site.asked) for site in nodes.values()] == [3, 6]
+
+
+def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In progress, report and page, as in what ``simulate`` prints."""
+    nodes = sites("a")
+    lines: list[dict[str, Any]] = []
+    for _ in range(2):
+        lines.clear()
+        private = strategy(tmp_path, budget=6.0, on_round=lines.append)
+        final(private, LocalGrid(nodes), evaluate_fn=lambda *_: MetricRecord(EVALUATED))
+    no_bound = accounting.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
+    accrued = private.roster.standing(private.roster.sites["a"]).accrued.bound.epsilon
+    assert no_bound < accrued < 6.0
+    settings = SimpleNamespace(model="minilm", head="labels", declared_size=0)
+    biases = np.zeros(PARAMETERS, dtype=np.float32)
+    report = describe_run(cast(Settings, settings), private, 1000, biases, biases)
+    write_report(tmp_path, report)
+    (site,) = report["sites"]
+    assert (site["epsilon"], site["accrued"], site["budget"]) == (6.0, accrued, 6.0)
+    assert site["basis"] == figures.FILTERED
+    assert report["privacy"]["accrued"] == figures.ACCRUED
+    assert [(line["guaranteed"], line["accrued"]) for line in lines[1:]][-1] == (6.0, accrued)
+    assert {line["guaranteed"] for line in lines[1:]} == {6.0}
+    for told in (lines, json.loads((tmp_path / "report.json").read_text())):
+        assert no_bound not in numbers(told)
+    _print_summary(report, tmp_path)
+    for page in ((tmp_path / "report.html").read_text(), capsys.readouterr().out):
+        assert "6.000" in page
+        assert f"{accrued:.3f}" in page
+        assert f"{no_bound:.3f}" not in page
+        assert figures.INFORMATIVE in page
+
+
+def test_a_site_whose_budget_is_lowered_here_is_left_out_and_the_rest_goes_on(
+    tmp_path: Path,
+) -> None:
+    nodes = sites("a", "b")
+    private = strategy(tmp_path)
+    name = Name("a", "records", "record")
+
+    def lower(line: dict[str, Any]) -> None:
+        if line["round"] == 1:
+            private.roster.ledger.set_budget(name, 0.1, "the board")
+
+    private._on_round = lower
+    final(private, LocalGrid(nodes))
+    assert [len(site.asked) for site in nodes.values()] == [1, 3]
+    assert "budget was lowered" in private.roster.refused["a"]
+    assert spent(private) == {"a": 2, "b": 6}
+    again = strategy(tmp_path)  # what was taken back stays so, though the budget is raised again
+    again.roster.ledger.set_budget(name, 8.0, "the board")
+    assert again.resume()
+    final(again, LocalGrid(nodes))
+    assert [len(site.asked) for site in nodes.values()] == [1, 3]
+
+
+def test_a_budget_that_is_lowered_while_a_round_is_reserved_stops_that_site_alone(
+    tmp_path: Path,
+) -> None:
+    nodes = sites("a", "b")
+    private = strategy(tmp_path)
+    ledger, reserve = private.roster.ledger, private.roster.ledger.reserve
+
+    def late(*asked: Any) -> None:
+        if asked[1] == 2:
+            ledger.set_budget(Name("a", "records", "record"), 0.1, "the board")
+            ledger.reserve = reserve  # type: ignore[method-assign]
+        reserve(*asked)
+
+    ledger.reserve = late  # type: ignore[method-assign]
+    final(private, LocalGrid(nodes))
+    assert [len(site.asked) for site in nodes.values()] == [1, 3]
+    assert spent(private) == {"a": 2, "b": 6}
+    assert not ledger.reservations()
+
+
+def test_a_resumed_run_is_not_asked_for_more_than_the_budget_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget that a version lowered which took nothing back."""
+    nodes = sites("a", "b")
+    first = strategy(tmp_path)
+    final(first, LocalGrid(nodes), num_rounds=1)
+    with monkeypatch.context() as older:
+        older.setattr(budget, "excess", lambda *_: {})
+        for name in ("a", "b"):
+            first.roster.ledger.set_budget(Name(name, "records", "record"), 0.1, "the board")
+    second = strategy(tmp_path)
+    assert second.resume()
+    final(second, LocalGrid(nodes))
+    assert [len(site.asked) for site in nodes.values()] == [1, 1]
+    assert set(second.roster.refused) == {"a", "b"}
 
 
 def test_a_signed_statement_gives_a_round_back_and_nothing_else_does(tmp_path: Path) -> None:

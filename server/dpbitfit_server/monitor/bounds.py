@@ -1,6 +1,6 @@
-"""Epsilon of many bags of steps: a quick upper bound at once, the smallest as soon as it is known.
+"""Epsilon of many fixed bags: a quick upper bound at once, the smallest as soon as it is known.
 
-Both are valid; a bound whose accountant is ``figures.QUICK`` is the loose one.
+Both bound a bag that was fixed beforehand; one whose accountant is ``figures.QUICK`` is loose.
 The smallest takes about a second of computing, so it is made where nobody waits.
 """
 

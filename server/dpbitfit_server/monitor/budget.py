@@ -37,6 +37,8 @@ def budget(
 ) -> None:
     """Show each account's budget: what is guaranteed, accrued and left, and what needs a look.
 
+    Guaranteed is a bound; accrued is informative, what was spent of it.
+
     Exit codes: 0 done; 2 bad input; 3 an account is at 100 % of its budget; 4 the ledger,
     or an account of it, cannot be read or believed.
     """
@@ -68,7 +70,7 @@ def page(view: Overview, alerts: tuple[Alert, ...]) -> Group:
         table.add_column(title)
     table.add_column("state\nlast seen")
     for one in view.accounts:
-        figures = (one.accrued.bound.epsilon, one.guaranteed.bound.epsilon)
+        figures = (one.accrued.bound.epsilon, one.approved.epsilon)
         seen = "never" if one.last_seen is None else _ago(view.at - one.last_seen)
         table.add_row(
             Group(pages.plain(str(one.name)), pages.bar(*figures, one.budget)),

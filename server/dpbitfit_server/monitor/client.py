@@ -2,7 +2,7 @@
 
 with MonitorClient("coordinator:8442", ca="ca.crt", certificate="me.crt", key="me.key") as it:
     for account in it.accounts():
-        print(account.name.site, account.accrued.epsilon, account.sentence)
+        print(account.name.site, account.guaranteed.epsilon, account.sentence)
 """
 
 from collections.abc import Iterator

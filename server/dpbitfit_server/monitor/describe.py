@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from dpbitfit.accounting import Bound
 from dpbitfit.ledger import figures
 from dpbitfit_server.monitor.alerts import Alert
 from dpbitfit_server.monitor.runs import RunView
@@ -20,7 +21,7 @@ _TIMES = ("last_seen", "asked_since", "open_since")
 _PLAIN = (
     *("sequence", "head", "delta", "budget", "promised", "left", "run", "rounds_left"),
     *("ends", "refusals", "open_rounds", "silent", "orphaned", "drift"),
-    *("used_ratio", "guaranteed_ratio"),
+    *("used_ratio", "approved_ratio", "guaranteed_ratio"),
 )
 
 
@@ -60,8 +61,8 @@ def detail(one: AccountDetail) -> dict[str, Any]:
     return {
         **account(one.view),
         "series": [
-            {"rounds": point.rounds, "at": time(point.at), **vars(point.bound)}
-            for point in one.series
+            {"rounds": each.rounds, "at": time(each.at), "accrued": _accrued(each.bound)}
+            for each in one.series
         ],
         "curve": figures.describe_bounds(one.curve),
         "runs": [figures.describe_run(run) for run in one.runs],
@@ -69,6 +70,10 @@ def detail(one: AccountDetail) -> dict[str, Any]:
         "witnesses": [vars(each) for each in one.witnesses],
         "reserved": [{**vars(each), "since": time(each.since)} for each in one.open_rounds],
     }
+
+
+def _accrued(bound: Bound) -> dict[str, Any]:
+    return figures.Figure(bound, figures.ACCRUED).describe()
 
 
 def alert(one: Alert) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dpbitfit.errors import DpbitfitError, LedgerError
 from dpbitfit.ledger import Account, Name, figures, rows, schema
 from dpbitfit.ledger.book import budget_facts
-from dpbitfit.ledger.budget import Holdings, spent
+from dpbitfit.ledger.budget import Holdings
 from dpbitfit.ledger.figures import Standing
 from dpbitfit_server.monitor.bounds import Bounds
 from dpbitfit_server.monitor.trace import Trace, catch_up
@@ -63,7 +63,7 @@ class Memory:
             (bag, one.account.delta)
             for one in new
             if one.account is not None and one.holdings is not None
-            for bag in (figures.guaranteed_bag(one.holdings), spent(one.holdings))
+            for bag in figures.fixed_bags(one.holdings)
         }
         self._bounds.keep(figures.kept_figures(connection, wanted).items())
 

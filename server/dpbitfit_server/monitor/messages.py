@@ -31,8 +31,8 @@ def account(view: AccountView | UnreadableAccount) -> pb.Account:
         state=state,
         budget=view.budget,
         delta=view.delta,
-        guaranteed=bound(view.guaranteed.bound),
-        accrued=bound(view.accrued.bound, view.accrued_is_exact),
+        guaranteed=figure(view.guaranteed.bound),
+        accrued=figure(view.accrued.bound, view.accrued_is_exact),
         promised=view.promised,
         left=view.left,
         run=view.run,
@@ -52,20 +52,20 @@ def account(view: AccountView | UnreadableAccount) -> pb.Account:
 def detail(one: AccountDetail) -> pb.GetAccountResponse:
     """All about one account."""
     points = (
-        pb.Point(rounds=point.rounds, at=time(point.at), accrued=bound(point.bound))
+        pb.Point(rounds=point.rounds, at=time(point.at), accrued=figure(point.bound))
         for point in one.series
     )
     return pb.GetAccountResponse(
         account=account(one.view),
         series=points,
-        curve=map(bound, one.curve),
+        curve=map(figure, one.curve),
         runs=map(run, one.runs),
     )
 
 
-def bound(one: accounting.Bound, exact: bool = True) -> pb.Bound:
-    """A bound; a quick one is never exact."""
-    return pb.Bound(**vars(one), exact=exact and is_exact(one))
+def figure(one: accounting.Bound, exact: bool = True) -> pb.Figure:
+    """A figure; a quick one is never exact."""
+    return pb.Figure(**vars(one), exact=exact and is_exact(one))
 
 
 def run(standing: RunStanding) -> pb.Run:
@@ -92,7 +92,8 @@ def round_of(view: RunView, one: RoundView) -> pb.WatchRoundsResponse:
         rounds=one.rounds,
         accuracy=one.accuracy,
         loss=one.loss,
-        epsilon=one.epsilon,
+        guaranteed=one.guaranteed,
+        accrued=one.accrued,
         bytes_up=one.bytes_up,
         bytes_down=one.bytes_down,
         replies=one.replies,
@@ -106,7 +107,7 @@ def forecast(made: Forecast) -> pb.ForecastPlanResponse:
     return pb.ForecastPlanResponse(
         fits=made.fits,
         fitting_noise_multiplier=made.fitting_noise_multiplier,
-        bound=bound(made.bound) if made.bound else None,
+        approved=figure(made.approved) if made.approved else None,
     )
 
 

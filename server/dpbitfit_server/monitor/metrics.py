@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.utils import floatToGoString
 
 from dpbitfit.errors import LedgerError
+from dpbitfit.ledger.figures import INFORMATIVE
 from dpbitfit_server.monitor.monitor import Monitor
 from dpbitfit_server.monitor.trace import ENDS, OTHER
 from dpbitfit_server.monitor.views import Overview
@@ -84,10 +85,11 @@ def _certificates(monitor: Monitor) -> Metric:
 
 
 def _of_accounts(overview: Overview) -> Iterator[Metric]:
-    epsilon = _family("client_epsilon", "Accrued, at delta: an upper bound.", "client", "delta")
-    text = "Of everything that was approved, at delta: an upper bound."
+    text = f"Accrued, at delta; {INFORMATIVE}."
+    accrued = _family("client_epsilon_accrued", text, "client", "delta")
+    text = "An upper bound at delta, whatever is done with the account."
     guaranteed = _family("client_epsilon_guaranteed", text, "client", "delta")
-    used_text = "Accrued over budget; absent for the moments in which a loose bound is known only."
+    used_text = "Accrued over budget; absent for the moments in which a quick figure is known only."
     gauges = {
         "epsilon_budget": _family("client_epsilon_budget", "Epsilon that may be spent.", "client"),
         "budget_used_ratio": _family("client_budget_used_ratio", used_text, "client"),
@@ -103,7 +105,7 @@ def _of_accounts(overview: Overview) -> Iterator[Metric]:
     }
     for view in overview.accounts:
         client, delta = str(view.name), f"{view.delta:g}"
-        epsilon.add_metric([client, delta], view.accrued.bound.epsilon)
+        accrued.add_metric([client, delta], view.accrued.bound.epsilon)
         guaranteed.add_metric([client, delta], view.guaranteed.bound.epsilon)
         values: dict[str, float | None] = {
             "epsilon_budget": view.budget,
@@ -121,7 +123,7 @@ def _of_accounts(overview: Overview) -> Iterator[Metric]:
                 gauges[name].add_metric([client], value)
     for lost in overview.unreadable:
         gauges["readable"].add_metric([str(lost.name)], 0)
-    yield from (epsilon, guaranteed, *gauges.values())
+    yield from (accrued, guaranteed, *gauges.values())
 
 
 def _counts(overview: Overview) -> Iterator[Metric]:

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from dpbitfit.accounting import Bound, Counts
 from dpbitfit.errors import AccountingError, InputError, LedgerError
-from dpbitfit.ledger import Account, Ledger, Name, figures, rows, schema
+from dpbitfit.ledger import Account, Ledger, Name, budget, figures, rows, schema
 from dpbitfit.ledger.book import check_name
-from dpbitfit.ledger.budget import Holdings, spent
+from dpbitfit.ledger.budget import Holdings
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.figures import Standing
 from dpbitfit.ledger.forecast import Forecast, forecast
@@ -116,8 +116,8 @@ class Reader:
             standing = figures.derive(account, holdings, self._urgently)
             drift = next((one.drift for one in witnesses if one.drift), "")
             view = self._view(standing, exact, trace, holdings, drift, self._now())
-            curve = series.curve(account, holdings, self._urgently)
-            accrued = series.accrued(events, account.delta, self._urgently)
+            curve = tuple(figures.curve_of(account, holdings, self._urgently))
+            accrued = series.accrued(account, holdings, events, self._urgently)
         except AccountingError as error:
             raise DamagedAccount(f"account {name}: {error}") from error
         return AccountDetail(
@@ -222,11 +222,12 @@ class Reader:
         return self._view(standing, exact, kept.trace, kept.holdings, drift, now)
 
     def _is_exact(self, account: Account, holdings: Holdings) -> bool:
-        """Whether the smallest bound on what was spent is known; asked before it is used.
+        """Whether what was spent is known and not only a quick figure; asked before it is used.
 
-        A loose one gives way to all that is guaranteed, whose figure does not show it.
+        A loose one gives way to all that is approved, whose figure does not show it.
         """
-        return is_exact(self.bounds.get(spent(holdings), account.delta))
+        steps = budget.spent(holdings)
+        return is_exact(budget.accrued(account, holdings, steps, account.delta, self.bounds.get))
 
     def _view(
         self,
@@ -249,6 +250,7 @@ class Reader:
             delta=account.delta,
             budget=account.budget,
             guaranteed=standing.guaranteed,
+            approved=standing.approved,
             accrued=standing.accrued,
             accrued_is_exact=exact,
             promised=standing.promised,

@@ -20,15 +20,17 @@ _LARGEST_NUMBER = 1e15
 class RoundView:
     """One round of a run; bytes are payload bytes of all sites, seconds wall time.
 
-    Accuracy and loss are those on the public test records. ``epsilon`` is that of
-    the site that had spent most. ``number`` 0 is the start.
+    Accuracy and loss are those on the public test records. ``guaranteed`` is the
+    largest of the sites' bounds on epsilon, ``accrued``, informative, the most that one
+    had spent; an older run's file has neither. ``number`` 0 is the start.
     """
 
     number: int
     rounds: int
     accuracy: float | None
     loss: float | None
-    epsilon: float | None
+    guaranteed: float | None
+    accrued: float | None
     bytes_up: int
     bytes_down: int
     replies: int
@@ -113,7 +115,7 @@ def _round(line: Mapping[str, Any]) -> RoundView | None:
     values: dict[str, Any] = {}
     for field in fields(RoundView):
         value = line.get("round" if field.name == "number" else field.name)
-        optional = field.name in ("accuracy", "loss", "epsilon")
+        optional = field.name in ("accuracy", "loss", "guaranteed", "accrued")
         usable = isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER
         if isinstance(value, bool) or not (usable or (optional and value is None)):
             return None

@@ -1,28 +1,23 @@
-"""An account's epsilon over its rounds, and over delta."""
+"""What an account has accrued over its rounds; informative, as the account's figure is."""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from dpbitfit.accounting import Bound, Counts, Mechanism, checked
-from dpbitfit.ledger import Account
-from dpbitfit.ledger.budget import Holdings
+from dpbitfit.accounting import Counts, Mechanism, checked
+from dpbitfit.ledger import Account, budget
+from dpbitfit.ledger.budget import Epsilon, Holdings
 from dpbitfit.ledger.events import Event, counts_from_text
-from dpbitfit.ledger.figures import CURVE_DELTAS, Epsilon, guaranteed_at
 from dpbitfit_server.monitor.views import Point
 
 _MOST_POINTS = 60
 
 
-def curve(account: Account, holdings: Holdings, epsilon: Epsilon) -> tuple[Bound, ...]:
-    """The guaranteed epsilon at a handful of deltas, the account's own among them."""
-    deltas = sorted({*CURVE_DELTAS, account.delta})
-    return tuple(guaranteed_at(account, holdings, delta, epsilon) for delta in deltas)
-
-
-def accrued(events: Iterable[Event], delta: float, epsilon: Epsilon) -> tuple[Point, ...]:
-    """Epsilon after each committed round; where they are many, after each 2nd, 4th or 8th ...
+def accrued(
+    account: Account, holdings: Holdings, events: Iterable[Event], epsilon: Epsilon
+) -> tuple[Point, ...]:
+    """After each committed round; where they are many, after each 2nd, 4th or 8th ...
 
     The last one is always there, and no other point ever moves, so that a new
     round asks for one new bound. What was taken over from the other side counts
@@ -37,7 +32,7 @@ def accrued(events: Iterable[Event], delta: float, epsilon: Epsilon) -> tuple[Po
     kept = [end for number, end in enumerate(ends, 1) if number % every == 0 or end is ends[-1]]
     points: list[Point] = []
     for rounds, at, counts in reversed(kept):
-        bound = epsilon(counts, delta)
+        bound = budget.accrued(account, holdings, counts, account.delta, epsilon)
         if points and points[-1].bound.epsilon < bound.epsilon:
             bound = points[-1].bound
         points.append(Point(rounds, at, bound))

@@ -49,10 +49,11 @@ MEANINGS = {
 class AccountView:
     """One account: (site, data set, unit) with its budget and what became of it.
 
-    ``accrued`` is what was spent, ``guaranteed`` what was approved, ``promised``
-    what holds whatever is done; ``left`` of the budget is approved for nothing.
-    ``accrued_is_exact`` is false where the smallest bound is not known yet: then
-    ``accrued`` is a quick one, or all that is guaranteed, and may be far too high.
+    ``guaranteed`` is a bound that holds whatever is done, ``promised`` its epsilon;
+    ``accrued``, informative, is what was spent of it, ``approved`` what every approved
+    step takes of the budget, of which ``left`` is approved for nothing.
+    ``accrued_is_exact`` is false where only a quick figure is known yet: then
+    ``accrued`` is that, or all that is approved, and may be far too high.
     ``reached`` is the highest of ``THRESHOLDS`` that was accrued, 0 for none or
     where that is not exact.
     ``rounds_left`` of the run ``run`` is None before its first round.
@@ -69,6 +70,7 @@ class AccountView:
     delta: float
     budget: float
     guaranteed: Figure
+    approved: Bound
     accrued: Figure
     accrued_is_exact: bool
     promised: float
@@ -108,8 +110,13 @@ class AccountView:
         return self.guaranteed.bound.epsilon / self.budget
 
     @property
+    def approved_ratio(self) -> float:
+        """What every approved step takes, over the budget."""
+        return self.approved.epsilon / self.budget
+
+    @property
     def is_exact(self) -> bool:
-        """Whether both figures are the smallest bounds known, not quick ones."""
+        """Whether neither figure is a quick one."""
         return is_exact(self.guaranteed.bound) and self.accrued_is_exact
 
 
@@ -134,7 +141,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class Point:
-    """Epsilon accrued after so many committed rounds of the account, at ``at``."""
+    """Epsilon accrued (informative) after so many committed rounds of the account, at ``at``."""
 
     rounds: int
     at: datetime
@@ -180,23 +187,19 @@ def threshold(ratio: float) -> float:
 
 
 def is_exact(bound: Bound) -> bool:
-    """Whether a bound is the smallest known, not a quick one."""
+    """Whether a figure is the smallest known, not a quick one."""
     return bound.accountant != QUICK
 
 
 def plain_sentence(view: AccountView) -> str:
     """One account in words: unit, adjacency, delta, accountant, and what is not covered."""
-    name, accrued, promised = view.name, view.accrued.bound, view.promised
+    name, accrued, bound = view.name, view.accrued, view.guaranteed.bound
     return (
         f"Whoever sees all that was released from {name.site}'s data set {name.dataset} learns "
         f"little about any one unit ({name.unit}): the loss for adding or removing one unit, that "
-        f"is all of its records, is at most epsilon {promised:.3f} at delta {view.delta:g}, "
-        f"{accrued.epsilon:.3f} of it so far, of a budget of {view.budget:g}. "
-        f"Bounded by {_accountants(view)}; {view.guaranteed.basis}. "
+        f"is all of its records, is at most epsilon {bound.epsilon:.3f} at delta {view.delta:g}, "
+        f"by {bound.accountant} ({bound.version}): {view.guaranteed.basis}. "
+        f"The budget is {view.budget:g}. Accrued so far is {accrued.bound.epsilon:.3f}, by "
+        f"{accrued.bound.accountant}: {accrued.basis}. "
         f"Not covered: {'; '.join(STATEMENTS['not_covered'])}."
     )
-
-
-def _accountants(view: AccountView) -> str:
-    bounds = (view.guaranteed.bound, view.accrued.bound)
-    return " and ".join(dict.fromkeys(f"{one.accountant} ({one.version})" for one in bounds))

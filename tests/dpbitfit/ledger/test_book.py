@@ -1,5 +1,6 @@
 """What the ledger promises, on both databases."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from dp_accounting.rdp import RdpAccountant
 from dpbitfit import accounting
 from dpbitfit.accounting import Counts, Mechanism
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
-from dpbitfit.ledger import Account, Ledger, Name, budget
+from dpbitfit.ledger import Account, Ledger, Name, budget, figures
 from dpbitfit.ledger.budget import what_fits
 from dpbitfit.ledger.events import Held
 from dpbitfit.ledger.outbox import Reply
@@ -87,6 +88,100 @@ def test_a_budget_is_changed_with_its_reason(ledger: Ledger) -> None:
     assert ledger.set_budget(NAME, 3.5, "the board decided").budget == 3.5
     assert "the board decided" in ledger.events(NAME)[-1].body
     ledger.verify(account)
+
+
+def left(ledger: Ledger, account: Account) -> dict[str, int]:
+    """Steps that may still be reserved, by run."""
+    held = ledger.holdings([account.id])[account.id]
+    return {run: one.left for (run, _), one in sorted(held.items())}
+
+
+def test_a_budget_below_what_was_approved_takes_back_what_is_left(ledger: Ledger) -> None:
+    account = account_of(ledger)
+    ledger.allot(NAME, "a", "plan-a", bag(300))
+    ledger.allot(NAME, "b", "plan-b", bag(50, N))
+    ledger.reserve("a", 1, {account.id: "k"}, bag(10))
+    ledger.set_budget(NAME, 0.1, "the board decided")
+    assert kinds(ledger)[-3:] == ["budget", "void", "void"]
+    assert all("the board decided" in event.body for event in ledger.events(NAME)[-3:])
+    assert left(ledger, account) == {"a": 0, "b": 0}
+    with pytest.raises(BudgetError):
+        ledger.reserve("a", 2, {account.id: "k2"}, bag(1))
+    ledger.commit({"k": "replied"})  # what was under way is spent
+    assert counts(held(ledger, account, "a")[M]) == (300, 0, 10, 290)
+    ledger.set_budget(NAME, 9.0, "it thought better of it")
+    assert left(ledger, account) == {"a": 0, "b": 0}
+    assert ledger.allot(NAME, "a", "plan-a", bag(300)) is None
+    with pytest.raises(BudgetError):
+        ledger.reserve("a", 2, {account.id: "k2"}, bag(1))
+    approval = ledger.allot(NAME, "c", "plan-c", bag(300))
+    assert approval is not None
+    assert approval.adaptive
+    ledger.verify(account)
+
+
+@pytest.mark.parametrize("after_results", [False, True])
+def test_a_budget_of_exactly_what_is_approved_takes_nothing_back(
+    ledger: Ledger, after_results: bool
+) -> None:
+    account = account_of(ledger)
+    ledger.allot(NAME, "a", "plan-a", bag(300))
+    if after_results:
+        ledger.reserve("a", 1, {account.id: "k"}, bag(10))
+        ledger.allot(NAME, "b", "plan-b", bag(50, N))
+    exact = figures.standing(ledger, ledger.account(NAME)).approved.epsilon
+    before = left(ledger, account)
+    ledger.set_budget(NAME, exact, "no more than that")
+    assert left(ledger, account) == before
+    assert kinds(ledger)[-1] == "budget"
+    ledger.set_budget(NAME, math.nextafter(exact, 0), "a little less")
+    assert not any(left(ledger, account).values())
+
+
+def test_a_lowered_budget_that_nothing_was_spent_of_can_be_used(ledger: Ledger) -> None:
+    account = account_of(ledger)
+    ledger.allot(NAME, "a", "plan-a", bag(3000))
+    ledger.set_budget(NAME, 1.0, "the board decided")
+    approval = ledger.allot(NAME, "b", "plan-b", bag(5, N))
+    assert approval is not None
+    assert approval.adaptive  # what was given up may have been given up for what was seen
+    assert approval.bound.epsilon <= 1.0
+    ledger.reserve("b", 1, {account.id: "k"}, bag(5, N))
+    ledger.verify(account)
+
+
+def test_a_share_that_is_lowered_takes_back_that_coordinators_approvals(ledger: Ledger) -> None:
+    account = account_of(ledger)
+    share = accounting.epsilon({M: 300}, DELTA).epsilon
+    ledger.allot(NAME, "a", "plan-a", bag(300), "office", share)
+    ledger.reserve("a", 1, {account.id: "k"}, bag(10))
+    ledger.allot(NAME, "b", "plan-b", bag(300), "other", share)  # after results, by the filter
+    for who in ("office", "other"):  # as it was approved: the policy was not changed
+        assert ledger.enforce(NAME, "the policy", who, share) == ()
+    assert left(ledger, account) == {"a": 290, "b": 300}
+    assert ledger.enforce(NAME, "the policy", "other", share - 0.01) == bag(300)
+    assert left(ledger, account) == {"a": 290, "b": 0}
+    assert kinds(ledger)[-1] == "void"
+    assert ledger.enforce(NAME, "the policy", "other", share - 0.01) == ()
+    assert ledger.allot(NAME, "c", "plan-c", bag(300), "office", 8.0) is not None
+    both = budget.filtered(bag(600), DELTA, ledger.account(NAME).filter_order).epsilon
+    assert ledger.enforce(NAME, "the policy", "office", both) == ()
+    tight = accounting.epsilon({M: 600}, DELTA).epsilon
+    # Its second plan was chosen after results, so that only the filter says what both take.
+    assert ledger.enforce(NAME, "the policy", "office", (both + tight) / 2) == bag(590)
+    ledger.verify(account)
+
+
+def test_reserving_asks_no_accountant(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = account_of(ledger)
+    ledger.allot(NAME, "a", "plan-a", bag(300))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an accountant was asked")
+
+    for module, name in ((accounting, "epsilon"), (budget, "filter_epsilon")):
+        monkeypatch.setattr(module, name, refuse)
+    ledger.reserve("a", 1, {account.id: "k"}, bag(10))
 
 
 def test_a_round_is_reserved_and_committed(ledger: Ledger) -> None:

@@ -10,10 +10,20 @@ import pytest
 import sqlalchemy as sa
 
 from dpbitfit.cli import main
-from dpbitfit.ledger import Ledger, peers, schema
+from dpbitfit.ledger import Ledger, figures, peers, schema
 from dpbitfit.ledger.events import counts_to_text
 
-from .samples import DELTA, NAME, OTHER, account, run_rounds, steps
+from .samples import (
+    DELTA,
+    NAME,
+    OTHER,
+    account,
+    adaptive,
+    no_bound,
+    numbers,
+    run_rounds,
+    steps,
+)
 
 ACCOUNT = str(NAME)
 
@@ -152,12 +162,85 @@ def test_what_a_run_is_called_steers_no_terminal(run: Run, ledger: Ledger) -> No
 
 def test_set_budget_keeps_the_reason(run: Run, ledger: Ledger) -> None:
     said = run("set-budget", ACCOUNT, "5", "--reason", "the board agreed", "--json")
-    assert said.json == {"account": ACCOUNT, "before": 8.0, "budget": 5.0}
+    told = {"account": ACCOUNT, "before": 8.0, "budget": 5.0}
+    assert said.json == {**told, "steps_given_up": []}
     assert "the board agreed" in ledger.events(NAME)[-1].body
     assert run("set-budget", ACCOUNT, "5").code == 2
     assert run("set-budget", ACCOUNT, "5", "--reason", " ").code == 2
     assert run("set-budget", ACCOUNT, "nan", "--reason", "x").code == 2
     assert ledger.account(NAME).budget == 5
+
+
+def test_a_budget_below_what_was_approved_says_what_is_taken_back(run: Run, ledger: Ledger) -> None:
+    said = run("set-budget", ACCOUNT, "0.1", "--reason", "the board")
+    assert "budget 8 -> 0.1; more was approved: the 70 steps that are left" in said.out
+    assert [event.kind for event in ledger.events(NAME)][-2:] == ["budget", "void"]
+    assert "the board" in run("show", ACCOUNT).out
+    again = run("set-budget", ACCOUNT, "9", "--reason", "the board", "--json")
+    assert again.json["steps_given_up"] == []
+    assert figures.run_standings(ledger, ledger.account(NAME))[0].left == ()
+
+
+def test_of_an_adaptive_account_nothing_but_the_promise_is_called_a_bound(
+    run: Run, path: Path
+) -> None:
+    of = adaptive(Ledger(str(path), create=True))
+    for words in (("accounts", "--json"), ("accounts", "--tight", "--json"), ("verify", "--json")):
+        (one,) = run(*words).json
+        assert one["guaranteed"]["epsilon"] == one["promised"] == of.budget
+        assert one["accrued"]["basis"].startswith(figures.INFORMATIVE)
+        assert no_bound() not in numbers(one)
+    shown = run("show", ACCOUNT, "--json").json
+    report = run("export", ACCOUNT, "--report").json
+    assert report["epsilon"] == of.budget
+    for told in (shown, report):
+        assert of.budget in [bound["epsilon"] for bound in told["curve"]]
+        assert no_bound() not in numbers(told)
+    for words in (("accounts",), ("show", ACCOUNT), ("verify",)):
+        page = " ".join(run(*words).out.split())
+        assert f"{of.budget:.3f}" in page
+        assert f"{no_bound():.3f}" not in page
+        assert figures.INFORMATIVE in page or words == ("verify",)
+
+
+def test_no_command_prints_what_only_a_programmer_reads(
+    run: Run, ledger: Ledger, tmp_path: Path
+) -> None:
+    """No dictionary, tuple or class of ours in any text, whether it ends well or ill."""
+    exported = tmp_path / "events.jsonl"
+    run("export", "--out", str(exported))
+    words = ["plan", ACCOUNT, "--sampling-rate", "0.02", "--steps", "50", "--noise-multiplier", "4"]
+    said = [
+        run(*command)
+        for command in (
+            ("init", ACCOUNT, "--epsilon", "8"),
+            ("accounts",),
+            ("show", ACCOUNT),
+            ("set-budget", ACCOUNT, "7", "--reason", "x"),
+            words,
+            ("verify",),
+            ("import", str(exported)),
+            ("migrate",),
+            ("settle", "--void", "one"),
+        )
+    ]
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(schema.allotment).values(committed=9, adaptive=1))
+    broken = run("verify")
+    said.append(broken)
+    assert broken.code == 4
+    assert "steps spent: 30" in broken.err
+    assert "steps spent: 9" in broken.err
+    for one in said:
+        for sign in ("{", "}", "(<", "=Decimal", "Mechanism(", "Held(", "('", "None", "Name("):
+            assert sign not in one.out + one.err
+
+
+def test_verify_says_what_was_compared(run: Run, ledger: Ledger) -> None:
+    out = " ".join(run("verify").out.split())
+    assert f"{ACCOUNT}: 7 events in one chain" in out
+    assert "1 runs, 3 rounds" in out
+    assert f"{OTHER}: 1 events" in out
 
 
 def test_plan_says_what_it_costs_and_what_fits(run: Run, ledger: Ledger) -> None:
@@ -166,11 +249,11 @@ def test_plan_says_what_it_costs_and_what_fits(run: Run, ledger: Ledger) -> None
     enough = run(*words, "--noise-multiplier", str(fitting), "--json")
     assert enough.code == 0
     assert enough.json["fits"]
-    assert 1.9 < enough.json["epsilon"] <= 2.0
+    assert 1.9 < enough.json["approved"]["epsilon"] <= 2.0
     less = run(*words, "--noise-multiplier", str(0.9 * fitting), "--json")
     assert less.code == 3
     assert not less.json["fits"]
-    assert less.json["epsilon"] > 2.0
+    assert less.json["approved"]["epsilon"] > 2.0
     assert "does not fit" in less.err
     assert ledger.account(OTHER).sequence == 1
     assert run(*words[:3], "1.5", "--steps", "10").code == 2
@@ -182,7 +265,7 @@ def test_plan_says_what_it_costs_and_what_fits(run: Run, ledger: Ledger) -> None
 
 def test_plan_beside_results_uses_the_filter(run: Run, ledger: Ledger) -> None:
     words = ("plan", ACCOUNT, "--sampling-rate", "0.02", "--steps", "50")
-    told = run(*words, "--noise-multiplier", "4", "--json").json
+    told = run(*words, "--noise-multiplier", "4", "--json").json["approved"]
     assert told["accountant"].startswith("RDP filter")
     assert ledger.allot(NAME, "two", "plan", steps(50)).bound.epsilon == told["epsilon"]
 

@@ -10,11 +10,23 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
 from dpbitfit import accounting
-from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.accounting import Counts, Mechanism, checked
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Ledger, figures, schema
 
-from .samples import DELTA, NAME, OTHER, STEP, account, book, run_rounds, steps
+from .samples import (
+    DELTA,
+    NAME,
+    NOISY,
+    OTHER,
+    STEP,
+    account,
+    adaptive,
+    book,
+    no_bound,
+    run_rounds,
+    steps,
+)
 
 
 def independent(accountant: Any, counts: Counts, delta: float = DELTA) -> float:
@@ -67,11 +79,70 @@ def test_a_plan_after_results_is_filtered_and_promises_the_budget(tmp_path: Path
     of = ledger.account(NAME)
     found = figures.standing(ledger, of)
     filtered = independent(RdpAccountant(orders=[of.filter_order]), steps(60))
-    assert found.guaranteed.bound.epsilon == pytest.approx(filtered)
+    assert found.approved.epsilon == pytest.approx(filtered)
+    assert found.left == of.budget - found.approved.epsilon
     assert f"order {of.filter_order}" in found.guaranteed.bound.accountant
     assert found.guaranteed.basis == figures.FILTERED
-    assert found.promised == of.budget
-    assert found.accrued.bound.epsilon <= found.guaranteed.bound.epsilon
+    assert found.promised == found.guaranteed.bound.epsilon == of.budget
+    spent = independent(RdpAccountant(orders=[of.filter_order]), steps(10))
+    assert found.accrued.bound.epsilon == pytest.approx(spent)
+    assert figures.INFORMATIVE in found.accrued.basis
+
+
+def test_once_plans_depend_on_results_a_tight_composition_is_no_figure(tmp_path: Path) -> None:
+    ledger = book(tmp_path)
+    of = adaptive(ledger)
+    found = figures.standing(ledger, of)
+    filter_of = RdpAccountant(orders=[of.filter_order])
+    assert found.accrued.bound.epsilon == pytest.approx(independent(filter_of, steps(100, NOISY)))
+    assert no_bound() < 0.8 * of.budget < found.accrued.bound.epsilon < of.budget
+    assert found.guaranteed.bound.epsilon == of.budget
+    assert found in figures.standings(ledger)
+    assert figures.recomputed(ledger, of, ledger.verify(of).held) == found
+    assert not kept(ledger)
+
+
+def test_an_adaptive_curve_is_that_of_the_whole_filter(tmp_path: Path) -> None:
+    """At each delta, what the divergence costs with which the budget is reached at its own."""
+    ledger = book(tmp_path)
+    of = adaptive(ledger)
+    rest = checked({NOISY: 100})
+    while independent(RdpAccountant(orders=[of.filter_order]), rest) < of.budget:
+        rest = checked({NOISY: rest[0][1] + 1})
+    for bound in figures.curve(ledger, of):
+        whole, less = (
+            independent(
+                RdpAccountant(orders=[of.filter_order]), steps(rest[0][1] - n, NOISY), bound.delta
+            )
+            for n in (0, 1)
+        )
+        assert less <= bound.epsilon <= whole
+
+
+@pytest.mark.parametrize("ending", ["lowered", "rebased", "abandoned"])
+def test_a_guarantee_is_never_less_than_what_was_released_under_it(
+    ending: str, tmp_path: Path
+) -> None:
+    """With more approved beforehand, or taken over, than the budget now holds."""
+    ledger = book(tmp_path)
+    of = adaptive(ledger)
+    if ending == "lowered":
+        ledger.set_budget(NAME, 1.0, "the board")
+    elif ending == "rebased":
+        ledger.rebase(NAME, steps(400, NOISY), "other", "it says so")
+    else:
+        of = account(ledger, OTHER, 6.0)
+        ledger.allot(OTHER, "one", "first", steps(110, NOISY))
+        run_rounds(ledger, of, "one", 1, steps(10, NOISY))
+        ledger.void_rest(OTHER, "one")
+        ledger.allot(OTHER, "two", "second", steps(1, NOISY))
+    of = ledger.account(of.name)
+    most = {"lowered": 100, "rebased": 510, "abandoned": 110}[ending]
+    found = figures.standing(ledger, of)
+    wanted = independent(RdpAccountant(orders=[of.filter_order]), steps(most, NOISY))
+    assert found.promised == pytest.approx(wanted)
+    assert found.promised > of.budget
+    assert found.promised >= found.accrued.bound.epsilon
 
 
 def test_a_figure_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Any order of work, with a crash at any statement: nothing that was released is unrecorded."""
 
+import functools
 import shutil
 import tempfile
 from collections import Counter
@@ -15,12 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dpbitfit.accounting import Counts, Mechanism
 from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
-from dpbitfit.ledger import Ledger, Name
+from dpbitfit.ledger import Account, Ledger, Name, budget
 from dpbitfit.ledger.outbox import Reply
 
 MECHANISMS = (Mechanism(4.0, 0.01), Mechanism(8.0, 0.02))
 NAMES = tuple(Name(site, "letters", "patient") for site in ("north", "south"))
 RUNS = ("run-a", "run-b")
+BUDGETS = (0.02, 0.1, 0.5, 8.0)
 
 counts_of_a_round = st.dictionaries(st.sampled_from(MECHANISMS), st.integers(1, 4), min_size=1).map(
     lambda counts: tuple(sorted(counts.items()))
@@ -103,6 +105,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.attempt(point, work)
         except ProtocolError:
             assert before not in ((), plan)
+        except BudgetError:
+            assert before == ()
+            assert self.plan_of(of, run) == ()
         else:
             assert before in ((), plan) or point is not None
             assert self.plan_of(of, run) in (before, plan)
@@ -126,6 +131,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not fits
             return
         assert fits or not done
+        if done:
+            assert all(self.is_within_its_budget(one) for one in chosen)
         stored = {one.key for one in self.ledger.reservations(run)}
         assert stored.issuperset(keys.values()) if done else True
         # Whether the crash came before or after the commit, it is all of them or none.
@@ -184,6 +191,23 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.attempt(point, lambda: self.ledger.void_rest(NAMES[of], run)):
             assert not any(self.left(of, run).values())
 
+    @rule(of=accounts, to=st.one_of(st.none(), st.sampled_from(BUDGETS)), point=crashes)
+    def change_the_budget(self, of: int, to: float | None, point: int | str | None) -> None:
+        """None: to exactly what is approved, which takes nothing back."""
+        before = [self.left(of, run) for run in RUNS]
+        account, approved = self.committed(of)
+        wanted = to or max(approved, 1e-6)
+        work = functools.partial(self.ledger.set_budget, NAMES[of], wanted, "the board")
+        done = self.attempt(point, work)
+        after = [self.left(of, run) for run in RUNS]
+        if self.committed(of)[0].budget != wanted:
+            assert not done
+            assert after == before
+        elif approved <= wanted:
+            assert after == before
+        elif account.budget != wanted:
+            assert not any(steps for left in after for steps in left.values())
+
     @rule(point=crashes)
     def settle_after_a_restart(self, point: int | str | None) -> None:
         self.ledger.database.close()
@@ -191,6 +215,16 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.attempt(point, lambda: self.ledger.settle("unknown")):
             assert self.ledger.reservations() == []
         self.keys = {key: value for key, value in self.keys.items() if key in self.bytes}
+
+    def committed(self, of: int) -> tuple[Account, float]:
+        """The account now, and epsilon of all that is approved for it."""
+        account = self.ledger.account(NAMES[of])
+        held = self.ledger.holdings([account.id])[account.id]
+        return account, budget.committed(account, held, account.delta, budget.tight).epsilon
+
+    def is_within_its_budget(self, of: int) -> bool:
+        account, approved = self.committed(of)
+        return approved <= account.budget
 
     @invariant()
     def adds_up(self) -> None:

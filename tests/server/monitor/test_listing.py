@@ -83,14 +83,17 @@ ROUNDS = st.builds(
     rounds=st.integers(0, 10**6),
     accuracy=VALUES,
     loss=VALUES,
-    epsilon=VALUES,
+    guaranteed=VALUES,
+    accrued=VALUES,
     bytes_up=st.integers(-(10**15), 10**15),
     bytes_down=st.integers(0, 10**15),
     replies=st.integers(0, 10**6),
     refused=st.integers(0, 10**6),
     seconds=st.floats(0, 1e15),
 )
-CLOSE = [RoundView(at, 9, None, loss, None, 0, 0, 0, 0, 0.0) for at, loss in enumerate((5e-324, 0))]
+CLOSE = [
+    RoundView(at, 9, None, loss, None, None, 0, 0, 0, 0, 0.0) for at, loss in enumerate((5e-324, 0))
+]
 
 
 @example(CLOSE[:1])

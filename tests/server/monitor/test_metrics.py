@@ -27,7 +27,8 @@ from .test_runs import LINE, folder
 
 # The names and labels that others rely on.
 AGREED = {
-    "dpbitfit_client_epsilon": {"client", "delta"},
+    "dpbitfit_client_epsilon_accrued": {"client", "delta"},
+    "dpbitfit_client_epsilon_guaranteed": {"client", "delta"},
     "dpbitfit_client_epsilon_budget": {"client"},
     "dpbitfit_client_budget_used_ratio": {"client"},
     "dpbitfit_rounds_total": {"outcome"},
@@ -68,7 +69,7 @@ def test_values_are_those_of_the_views(
     refined(monitor.reader)
     told, name = samples(monitor), str(NAME)
     spent = accounting.epsilon({STEP: 40}, DELTA).epsilon
-    assert told["dpbitfit_client_epsilon"][name, "1e-05"] == spent
+    assert told["dpbitfit_client_epsilon_accrued"][name, "1e-05"] == spent
     assert told["dpbitfit_client_epsilon_budget"] == {(name,): 8, (str(OTHER),): 2}
     assert told["dpbitfit_client_budget_used_ratio"][name,] == spent / 8
     assert told["dpbitfit_client_rounds_left"] == {(name,): 6}
@@ -95,7 +96,7 @@ def test_names_and_labels_are_those_agreed_upon(
 
 def test_a_loose_bound_gives_no_ratio(north: Account, reader: Reader) -> None:
     told = samples(Monitor(reader))
-    assert "dpbitfit_client_epsilon" in told
+    assert "dpbitfit_client_epsilon_accrued" in told
     assert "dpbitfit_client_budget_used_ratio" not in told
 
 
@@ -107,7 +108,7 @@ def test_a_name_cannot_break_out_of_its_label(
         connection.execute(sa.update(schema.account).values(site=hostile))
     told = samples(Monitor(reader))
     assert told["dpbitfit_ledger_readable"] == {(): 1}
-    assert {client for client, *_ in told["dpbitfit_client_epsilon"]} == {
+    assert {client for client, *_ in told["dpbitfit_client_epsilon_accrued"]} == {
         f"{hostile}/letters/person"
     }
 

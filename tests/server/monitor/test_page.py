@@ -145,7 +145,7 @@ def test_a_run_is_followed_until_it_ends(north: Account, page: TestClient, out: 
     assert '<noscript><meta http-equiv="refresh"' in answer
     text = words(page, "/runs/r1")
     assert "Round 1 of 3" in text
-    assert "1 0.750 – 0.000 2 0" in text
+    assert "1 0.750 – 3.000 0.000 2 0" in text
     folder(out, {**LINE, "secret": "Ms Smith"}, error={"code": "bad-input", "message": "Ms Smith"})
     answer = page.get("/runs/out").text
     assert 'data-refresh="0"' in answer

@@ -109,7 +109,7 @@ def test_a_real_prometheus_scrapes_and_alerts(
         )
         try:
             raised = _until(port, "alerts", lambda told: len(_firing(told)) >= 2)
-            stored = _query(port, "dpbitfit_client_epsilon")
+            stored = _query(port, "dpbitfit_client_epsilon_accrued")
         finally:
             running.terminate()
             running.wait()

@@ -377,8 +377,8 @@ def test_nothing_is_written(north: Account, reader: Reader, refined: Refined, ur
 def test_a_forecast_keeps_to_its_limits(north: Account, reader: Reader) -> None:
     made = reader.forecast(NAME, 0.02, 10, 4.0)
     assert made.fits
-    assert made.bound is not None
-    assert made.bound.accountant.startswith("RDP filter")
+    assert made.approved is not None
+    assert made.approved.accountant.startswith("RDP filter")
     for rate, number, noise in ((2.0, 10, 0.0), (0.1, 0, 0.0), (0.1, 10**7, 0.0), (0.1, 10, -1.0)):
         with pytest.raises(AccountingError):
             reader.forecast(NAME, rate, number, noise)

@@ -157,10 +157,10 @@ def test_a_deadline_is_required(north: Account, client: MonitorClient) -> None:
 def test_a_forecast_is_the_ledgers(north: Account, reader: Reader, client: MonitorClient) -> None:
     made = client.forecast(NAME, 0.02, 10, 4.0)
     wanted = reader.forecast(NAME, 0.02, 10, 4.0)
-    assert wanted.bound is not None
-    assert (made.fits, made.bound.epsilon) == (True, wanted.bound.epsilon)
+    assert wanted.approved is not None
+    assert (made.fits, made.approved.epsilon) == (True, wanted.approved.epsilon)
     assert made.fitting_noise_multiplier == wanted.fitting_noise_multiplier
-    assert not client.forecast(NAME, 0.02, 10).HasField("bound")
+    assert not client.forecast(NAME, 0.02, 10).HasField("approved")
 
 
 def test_rounds_are_streamed_until_the_run_ends(

@@ -64,7 +64,7 @@ async def test_a_ledger_that_is_away_is_said_to_be(
     monkeypatch.setattr("dpbitfit_server.monitor.reader.FRESH_SECONDS", 0)
     async with asking(Monitor(reader)) as client:
         assert (await client.get("/healthz")).status_code == 200
-        assert "dpbitfit_client_epsilon{" in (await client.get("/metrics")).text
+        assert "dpbitfit_client_epsilon_accrued{" in (await client.get("/metrics")).text
         with ledger.database.write() as connection:
             connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
         health = await client.get("/healthz")

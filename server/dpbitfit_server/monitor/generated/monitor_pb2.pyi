@@ -39,7 +39,7 @@ class AccountName(_message.Message):
     unit: str
     def __init__(self, site: _Optional[str] = ..., dataset: _Optional[str] = ..., unit: _Optional[str] = ...) -> None: ...
 
-class Bound(_message.Message):
+class Figure(_message.Message):
     __slots__ = ("epsilon", "delta", "accountant", "version", "lower", "exact")
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -95,8 +95,8 @@ class Account(_message.Message):
     state: State
     budget: float
     delta: float
-    guaranteed: Bound
-    accrued: Bound
+    guaranteed: Figure
+    accrued: Figure
     promised: float
     left: float
     run: str
@@ -111,7 +111,7 @@ class Account(_message.Message):
     chain_head: str
     sentence: str
     problem: str
-    def __init__(self, name: _Optional[_Union[AccountName, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., budget: _Optional[float] = ..., delta: _Optional[float] = ..., guaranteed: _Optional[_Union[Bound, _Mapping]] = ..., accrued: _Optional[_Union[Bound, _Mapping]] = ..., promised: _Optional[float] = ..., left: _Optional[float] = ..., run: _Optional[str] = ..., rounds_left: _Optional[int] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., asked_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ends: _Optional[_Mapping[str, int]] = ..., refusals: _Optional[_Mapping[str, int]] = ..., open_rounds: _Optional[int] = ..., drift: _Optional[str] = ..., events: _Optional[int] = ..., chain_head: _Optional[str] = ..., sentence: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[_Union[AccountName, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., budget: _Optional[float] = ..., delta: _Optional[float] = ..., guaranteed: _Optional[_Union[Figure, _Mapping]] = ..., accrued: _Optional[_Union[Figure, _Mapping]] = ..., promised: _Optional[float] = ..., left: _Optional[float] = ..., run: _Optional[str] = ..., rounds_left: _Optional[int] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., asked_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ends: _Optional[_Mapping[str, int]] = ..., refusals: _Optional[_Mapping[str, int]] = ..., open_rounds: _Optional[int] = ..., drift: _Optional[str] = ..., events: _Optional[int] = ..., chain_head: _Optional[str] = ..., sentence: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class ListAccountsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -145,9 +145,9 @@ class GetAccountResponse(_message.Message):
     RUNS_FIELD_NUMBER: _ClassVar[int]
     account: Account
     series: _containers.RepeatedCompositeFieldContainer[Point]
-    curve: _containers.RepeatedCompositeFieldContainer[Bound]
+    curve: _containers.RepeatedCompositeFieldContainer[Figure]
     runs: _containers.RepeatedCompositeFieldContainer[Run]
-    def __init__(self, account: _Optional[_Union[Account, _Mapping]] = ..., series: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., curve: _Optional[_Iterable[_Union[Bound, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...
+    def __init__(self, account: _Optional[_Union[Account, _Mapping]] = ..., series: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., curve: _Optional[_Iterable[_Union[Figure, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("rounds", "at", "accrued")
@@ -156,8 +156,8 @@ class Point(_message.Message):
     ACCRUED_FIELD_NUMBER: _ClassVar[int]
     rounds: int
     at: _timestamp_pb2.Timestamp
-    accrued: Bound
-    def __init__(self, rounds: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accrued: _Optional[_Union[Bound, _Mapping]] = ...) -> None: ...
+    accrued: Figure
+    def __init__(self, rounds: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accrued: _Optional[_Union[Figure, _Mapping]] = ...) -> None: ...
 
 class Steps(_message.Message):
     __slots__ = ("noise_multiplier", "sampling_rate", "steps")
@@ -226,7 +226,7 @@ class WatchRoundsRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ...) -> None: ...
 
 class WatchRoundsResponse(_message.Message):
-    __slots__ = ("folder", "run", "state", "round", "rounds", "accuracy", "loss", "epsilon", "bytes_up", "bytes_down", "replies", "refused", "seconds")
+    __slots__ = ("folder", "run", "state", "round", "rounds", "accuracy", "loss", "accrued", "bytes_up", "bytes_down", "replies", "refused", "seconds", "guaranteed")
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -234,12 +234,13 @@ class WatchRoundsResponse(_message.Message):
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
-    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    ACCRUED_FIELD_NUMBER: _ClassVar[int]
     BYTES_UP_FIELD_NUMBER: _ClassVar[int]
     BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
     REPLIES_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEED_FIELD_NUMBER: _ClassVar[int]
     folder: str
     run: str
     state: str
@@ -247,13 +248,14 @@ class WatchRoundsResponse(_message.Message):
     rounds: int
     accuracy: float
     loss: float
-    epsilon: float
+    accrued: float
     bytes_up: int
     bytes_down: int
     replies: int
     refused: int
     seconds: float
-    def __init__(self, folder: _Optional[str] = ..., run: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., epsilon: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., replies: _Optional[int] = ..., refused: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    guaranteed: float
+    def __init__(self, folder: _Optional[str] = ..., run: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., accrued: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., replies: _Optional[int] = ..., refused: _Optional[int] = ..., seconds: _Optional[float] = ..., guaranteed: _Optional[float] = ...) -> None: ...
 
 class ForecastPlanRequest(_message.Message):
     __slots__ = ("name", "sampling_rate", "steps", "noise_multiplier")
@@ -268,11 +270,11 @@ class ForecastPlanRequest(_message.Message):
     def __init__(self, name: _Optional[_Union[AccountName, _Mapping]] = ..., sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
 
 class ForecastPlanResponse(_message.Message):
-    __slots__ = ("fits", "fitting_noise_multiplier", "bound")
+    __slots__ = ("fits", "fitting_noise_multiplier", "approved")
     FITS_FIELD_NUMBER: _ClassVar[int]
     FITTING_NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
-    BOUND_FIELD_NUMBER: _ClassVar[int]
+    APPROVED_FIELD_NUMBER: _ClassVar[int]
     fits: bool
     fitting_noise_multiplier: float
-    bound: Bound
-    def __init__(self, fits: _Optional[bool] = ..., fitting_noise_multiplier: _Optional[float] = ..., bound: _Optional[_Union[Bound, _Mapping]] = ...) -> None: ...
+    approved: Figure
+    def __init__(self, fits: _Optional[bool] = ..., fitting_noise_multiplier: _Optional[float] = ..., approved: _Optional[_Union[Figure, _Mapping]] = ...) -> None: ...

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from dpbitfit.ledger.figures import INFORMATIVE
 from dpbitfit_server.monitor.runs import RoundView
 from dpbitfit_server.monitor.views import AccountDetail
 
@@ -49,7 +50,7 @@ def epsilon_over_rounds(detail: AccountDetail) -> Chart:
     values: list[Value] = [(0, 0.0)]
     values += [(point.rounds, point.bound.epsilon) for point in detail.series]
     text = (
-        f"Epsilon rises to {values[-1][1] or 0:.3f} after {last} rounds; "
+        f"Accrued epsilon, {INFORMATIVE}, rises to {values[-1][1] or 0:.3f} after {last} rounds; "
         f"the budget is {view.budget:g}."
     )
     x = _Scale.linear(0, max(1, last), RIGHT - LEFT, whole=True)

@@ -46,7 +46,8 @@ def accounts_csv(overview: Overview) -> Response:
         for one in overview.unreadable
     ]
     times = ("last_seen", "asked_since", "open_since")
-    figures = ("accrued", "accrued_by", "guaranteed", "guaranteed_by")
+    names = ("accrued", "guaranteed")
+    figures = tuple(f"{name}{more}" for name in names for more in ("", "_by", "_basis"))
     columns = ("site", "dataset", "unit", "adjacency", "state", *figures, *_ACCOUNT, *times)
     return csv_file(rows, (*columns, "refusals", "problem"), "budgets")
 
@@ -60,8 +61,9 @@ def events_csv(events: Iterable[words.EventLine], name: str) -> Response:
 def run_csv(view: RunView) -> Response:
     """A line for each round."""
     rows = [{"run": view.run, "folder": view.folder, **asdict(one)} for one in view.rounds]
-    names = ("number", "rounds", "accuracy", "loss", "epsilon", "bytes_up", "bytes_down")
-    columns = ("run", "folder", *names, "replies", "refused", "seconds")
+    names = ("number", "rounds", "accuracy", "loss", "guaranteed", "accrued")
+    counts = ("bytes_up", "bytes_down", "replies", "refused", "seconds")
+    columns = ("run", "folder", *names, *counts)
     return csv_file(rows, columns, f"run-{view.run or view.folder}")
 
 
@@ -69,8 +71,10 @@ def _account_row(view: AccountView) -> dict[str, Any]:
     told = describe.account(view)
     bounds: dict[str, float | str] = {}
     for name in ("accrued", "guaranteed"):
-        bound = getattr(view, name).bound
+        figure = getattr(view, name)
+        bound = figure.bound
         bounds |= {name: bound.epsilon, f"{name}_by": f"{bound.accountant} {bound.version}"}
+        bounds |= {f"{name}_basis": figure.basis}
     refusals = "; ".join(f"{reason}: {count}" for reason, count in view.refusals.items())
     return {**told, **bounds, "adjacency": ADJACENCY, "refusals": refusals}
 

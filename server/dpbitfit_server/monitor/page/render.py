@@ -9,6 +9,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dpbitfit.ledger.figures import INFORMATIVE
 from dpbitfit_server.monitor.page import charts, links, words
 from dpbitfit_server.monitor.views import MEANINGS
 
@@ -48,6 +49,7 @@ def _environment() -> jinja2.Environment:
         "icons": _ICONS,
         "chart_size": {name: getattr(charts, name) for name in charts.EDGES},
         "not_covered": words.not_covered(),
+        "informative": INFORMATIVE,
     }
     return made
 

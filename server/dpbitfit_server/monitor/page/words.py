@@ -11,6 +11,7 @@ from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Name
 from dpbitfit.ledger.events import Event, Tally
 from dpbitfit.ledger.export import STATEMENTS
+from dpbitfit.ledger.figures import ACCRUED
 from dpbitfit_server.monitor.views import AccountView, is_exact
 
 _EVENTS = {
@@ -40,7 +41,7 @@ class EventLine:
 
 
 def figure(bound: Bound) -> str:
-    """An epsilon; one that a smaller bound will replace is marked."""
+    """An epsilon; one that a smaller will replace is marked."""
     return f"{'' if is_exact(bound) else '≤ '}{bound.epsilon:.3f}"
 
 
@@ -102,13 +103,13 @@ def general_sentence(views: Iterable[AccountView]) -> str:
     accounts = list(views)
     bounds = [bound for one in accounts for bound in (one.guaranteed.bound, one.accrued.bound)]
     return (
-        "Every epsilon is an upper bound on the privacy loss of one account for adding or removing "
+        "Guaranteed is an upper bound on the privacy loss of one account for adding or removing "
         "one unit, that is all of its records "
         f"(unit: {_several(one.name.unit for one in accounts)}), at the delta of its account "
         f"({_several(f'{one.delta:g}' for one in accounts)}). "
-        f"Bounded by {_several(f'{one.accountant} ({one.version})' for one in bounds)}. "
-        "Accrued is what was spent, guaranteed is everything that was approved, left is approved "
-        f"for nothing. Not covered: {not_covered()}."
+        f"By {_several(f'{one.accountant} ({one.version})' for one in bounds)}. "
+        f"Accrued is {ACCRUED}. Left is of the budget, approved for nothing. "
+        f"Not covered: {not_covered()}."
     )
 
 
