@@ -127,6 +127,9 @@ class TextTask:
             raise InputError(f"the model {model_name!r} cannot be loaded: {error}") from error
         known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
         reads = min(max_length, *(length for length in known if length))
+        if max(tokenizer.get_vocab().values()) >= backbone.get_input_embeddings().num_embeddings:
+            # A record with such a token would end its round: that would tell of the record.
+            raise ModelError(f"{where}: its tokenizer knows tokens that the model has none for")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"

@@ -14,7 +14,7 @@ refused before that has touched nothing, and leaves at once.
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -67,10 +67,10 @@ class Guard:
         self._accounts = {}
         for name, one in policy.datasets.items():
             self._refuse_forgetting(one)
-            together = [other for other in policy.datasets.values() if other.account == one.account]
-            self._accounts["train", name] = self._open(one.account, one, self._shares(together))
+            shares = self._shares(one.account)
+            self._accounts["train", name] = self._open(one.account, one, shares)
             if one.evaluation is not None:
-                account = self._open(one.evaluation_name, one.evaluation, self._shares([one]))
+                account = self._open(one.evaluation_name, one.evaluation, shares)
                 self._accounts["evaluate", name] = account
         self._heads.write(self.ledger)
         self._rooms = Rooms(policy.folder, self.records)
@@ -142,13 +142,14 @@ class Guard:
                     f"that {dataset.account!r} would not: let the others name {dataset.name!r}"
                 )
 
-    def _shares(self, datasets: Sequence[Dataset]) -> dict[str, float]:
-        """By public key, the largest share that a coordinator has of any of these."""
+    def _shares(self, account: str) -> dict[str, float]:
+        """By public key, each coordinator's share of an account: the largest that is named."""
         shares: dict[str, float] = {}
-        for one in datasets:
-            for who, limits in one.limits.items():
-                key = self.policy.coordinators[who]
-                shares[key] = max(limits.epsilon, shares.get(key, 0.0))
+        for one in self.policy.datasets.values():
+            if one.account == account:
+                for who, limits in one.limits.items():
+                    key = self.policy.coordinators[who]
+                    shares[key] = max(limits.epsilon, shares.get(key, 0.0))
         return shares
 
     def _open(self, name: str, part: Dataset | Evaluation, shares: Mapping[str, float]) -> Account:

@@ -152,6 +152,13 @@ def test_a_model_whose_files_lack_weights_is_refused(tmp_path: Path) -> None:
         TextTask.load(path, LABELS, "labels")
 
 
+def test_a_tokenizer_that_knows_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
+    small = {**SMALL, "vocab_size": len(WORDS) - 1}
+    path = save(BertModel(BertConfig(**small, intermediate_size=24)), tmp_path)
+    with pytest.raises(ModelError, match="tokenizer knows tokens"):
+        TextTask.load(path, LABELS, "labels")
+
+
 @pytest.mark.parametrize("name", ["", "/nothing/here"])
 def test_a_model_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(InputError, match="cannot be loaded"):
