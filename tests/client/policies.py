@@ -15,6 +15,7 @@ POLICY: dict[str, Any] = {
     "site": {
         "name": "hospital-1",
         "ledger": "/var/lib/dpbitfit/ledger.sqlite",
+        "state-directory": "/var/lib/dpbitfit-heads",
         "socket": "/run/dpbitfit/guard.sock",
         "group": "dpbitfit-relay",
         "reply-slot-seconds": 60,

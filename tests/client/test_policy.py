@@ -51,6 +51,9 @@ def named(key: Key) -> str:
 
 # What may be left out, and what is then read.
 OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
+    ("site", "state-directory"): lambda policy: (
+        policy.site.state_directory == Path(f"{policy.site.ledger}.state")
+    ),
     ("site", "reply-slot-seconds"): lambda policy: policy.site.reply_slot_seconds == 0,
     ("site", "round-seconds"): lambda policy: policy.site.round_seconds == 3600,
     (*LETTERS, "text-column"): lambda policy: letters(policy).text_column == "text",
@@ -78,6 +81,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     ("site", "ledger"): ["", "ledger.sqlite", "mysql://a/b", "postgresql://h:port/d", "/a\0"],
     ("site", "socket"): ["", "guard.sock", "/" + "x" * 107],
     ("site", "group"): ["", "a b", "0"],
+    ("site", "state-directory"): ["", "state", "/a\0"],
     ("site", "reply-slot-seconds"): [math.nan, math.inf, -1, 86_401],
     ("site", "round-seconds"): [*NOT_NUMBERS, 604_801],
     ("coordinators", "trial-office", "public-key"): ["", "ab" * 31, "xy" * 32, "ab" * 33],
@@ -387,9 +391,15 @@ def test_a_password_is_not_repeated(file: Path) -> None:
     assert read(file, good).site.ledger == "postgresql://dp:secret@host/ledger"
 
 
+def test_a_ledger_without_a_folder_of_its_own_needs_a_state_directory(file: Path) -> None:
+    there = changed(("site", "ledger"), "postgresql://host/ledger")
+    said = refusal(file, changed(("site", "state-directory"), ..., there))
+    assert "site.state-directory: missing; it must be an absolute path of a folder" in said
+
+
 def test_a_table_that_is_dotted_or_inline_is_read_alike(file: Path) -> None:
     text = written(changed(("site",), ...))[0]
-    site = ", ".join(f'{key} = "{value}"' for key, value in list(POLICY["site"].items())[:4])
+    site = ", ".join(f'{key} = "{value}"' for key, value in list(POLICY["site"].items())[:5])
     assert read(file, f"site = {{{site}}}\n{text}").site.name == "hospital-1"
     said = refusal(file, f"site.name = 4\n{text}")
     assert f"{file}:1: site.name: " in said

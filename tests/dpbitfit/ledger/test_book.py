@@ -463,6 +463,21 @@ def test_rebasing_adds_spent_steps_even_past_the_budget(ledger: Ledger) -> None:
         ledger.allot(NAME, "run", "plan", bag(1))
 
 
+def test_rebasing_a_run_takes_what_was_left_of_its_plan_first(ledger: Ledger) -> None:
+    account = account_of(ledger)
+    ledger.allot(NAME, "run", "plan", bag(20), "c" * 64)
+    ledger.reserve("run", 1, {account.id: "key"}, bag(5))
+    ledger.rebase(NAME, {"run": bag(10)}, "c" * 64, "restored from a backup")
+    assert counts(held(ledger, account, "run")[M]) == (20, 5, 10, 0)
+    ledger.rebase(NAME, {"run": bag(10)}, "c" * 64, "again")
+    assert counts(held(ledger, account, "run")[M]) == (25, 5, 20, 0)
+    with pytest.raises(BudgetError):
+        ledger.reserve("run", 2, {account.id: "next"}, bag(1))
+    ledger.verify(account)
+    with pytest.raises(LedgerError, match="another coordinator's"):
+        ledger.rebase(NAME, {"run": bag(1)}, "d" * 64, "a run that is not theirs")
+
+
 def test_settling_spends_what_has_no_known_end(ledger: Ledger) -> None:
     account, other = account_of(ledger), account_of(ledger, NAME._replace(site="south"))
     for one in (account, other):

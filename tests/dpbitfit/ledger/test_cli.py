@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
+from dpbitfit.accounting import Mechanism
 from dpbitfit.cli import main
+from dpbitfit.errors import BudgetError
 from dpbitfit.ledger import Ledger, figures, peers, schema
 from dpbitfit.ledger.events import counts_to_text
+from dpbitfit.ledger.heads import Heads
 
 from .samples import (
     DELTA,
@@ -102,6 +105,9 @@ def test_init_makes_a_ledger_and_an_account_once(run: Run, path: Path) -> None:
         ("import", "file"),
         ("migrate",),
         ("settle",),
+        ("settle", "--rebase"),
+        ("statement", ACCOUNT),
+        ("backup", "copy"),
     ],
 )
 def test_without_a_ledger_nothing_is_made(words: tuple[str, ...], run: Run, path: Path) -> None:
@@ -400,3 +406,85 @@ def test_settle_takes_over_higher_counts(run: Run, ledger: Ledger) -> None:
     assert "disk was lost" in ledger.events(OTHER)[-1].body
     assert run("verify").code == 0
     assert "nothing to settle" in run("settle", "--rebase").out
+
+
+def test_settle_takes_over_what_the_other_side_has_stated(run: Run, tmp_path: Path) -> None:
+    """Two sides; the one is restored, and the other one hands over what it holds."""
+    paths = {name: str(tmp_path / f"{name}.sqlite") for name in ("office", "site")}
+    books = {name: Ledger(path, create=True) for name, path in paths.items()}
+    office = books["office"].id
+    for book, rounds in ((books["office"], 3), (books["site"], 1)):
+        of = account(book)
+        book.allot(NAME, "one", "plan", steps(100), office)
+        run_rounds(book, of, "one", rounds, steps(10))
+    out = tmp_path / "statement"
+    assert run("statement", "north", "--ledger", paths["office"], "--out", str(out)).code == 0
+    to_site = ("settle", "--rebase", "--from", str(out), "--ledger", paths["site"])
+    said = run(*to_site, "--reason", "agreed by telephone")
+    assert f"run one of coordinator {office[:12]}: 20 steps taken over" in said.out
+    assert "until the other side has run" in said.out
+    assert "agreed by telephone" in books["site"].events(NAME)[-1].body
+    assert run("statement", "north", "--ledger", paths["site"], "--out", str(out)).code == 0
+    to_office = ("settle", "--rebase", "--from", str(out), "--ledger", paths["office"], "--json")
+    (one,) = run(*to_office).json
+    assert (one["rebased"], one["runs"]) == (True, [])
+    for path in paths.values():
+        assert run("verify", "--ledger", path).code == 0
+    assert run("settle", "--from", str(out)).code == 2
+    assert run("statement", "nowhere", "--ledger", paths["site"]).code == 2
+
+
+def test_settle_takes_over_what_was_kept_beside_the_ledger(
+    run: Run, ledger: Ledger, path: Path, tmp_path: Path
+) -> None:
+    Heads(tmp_path / "state").write(ledger)
+    ledger.database.close()
+    path.unlink()
+    assert run("init").code == 0
+    state = ("--state-directory", str(tmp_path / "state"))
+    assert run("settle", "--rebase", ACCOUNT, *state).code == 2
+    assert "run one: 30 steps taken over" in run("settle", "--rebase", *state).out
+    assert run("verify").code == 0
+    again = Ledger(str(path))
+    Heads(tmp_path / "state").check(again)
+    assert again.account(OTHER).budget == 2.0
+    assert "nothing to settle" in run("settle", "--rebase", *state).out
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.1, 1e-9), (1.0, 1e-5), (8.0, 1e-5), (300, 0.01)])
+def test_nothing_fits_an_account_whose_ledger_is_lost(
+    epsilon: float, delta: float, run: Run, path: Path
+) -> None:
+    words = ("init", ACCOUNT, "--epsilon", str(epsilon), "--delta", str(delta), "--lost")
+    assert run(*words).code == 2  # without a reason
+    assert run("init", "--lost", "--reason", "x").code == 2
+    assert not path.exists()
+    assert run(*words, "--reason", "burnt").code == 0
+    made = Ledger(str(path))
+    assert "burnt" in made.events(NAME)[-1].body
+    least = steps(1, Mechanism(1e6, 1e-9))
+    with pytest.raises(BudgetError):
+        made.allot(NAME, "next", "plan", least)
+    made.set_budget(NAME, 3 * epsilon, "whoever answers for the records")
+    assert made.allot(NAME, "next", "plan", least) is not None
+    assert run("verify").code == 0
+
+
+def test_backup_copies_a_ledger_that_is_at_work(
+    run: Run, ledger: Ledger, path: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.sqlite"
+    with ledger.claim():
+        assert run("backup", str(copy)).code == 0
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert {file.name for file in tmp_path.glob("copy*")} == {"copy.sqlite"}
+    other = Ledger(str(copy), readonly=True)
+    assert (other.id, other.events(NAME)) == (ledger.id, ledger.events(NAME))
+    other.database.close()
+    before = copy.read_bytes()
+    assert run("backup", str(copy)).code == 2
+    assert run("backup", str(tmp_path / "absent" / "copy")).code == 2
+    assert copy.read_bytes() == before
+    edit(ledger, schema.account, budget="80")
+    assert run("backup", str(tmp_path / "damaged")).code == 4
+    assert not [*tmp_path.glob("damaged*")]

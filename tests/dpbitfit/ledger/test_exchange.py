@@ -175,6 +175,22 @@ def test_a_restored_side_is_blocked_until_both_have_taken_over_the_higher_counts
     assert [pair.rebase(side) for side in pair.both] == [None, None]
 
 
+def test_what_was_stated_before_a_second_restore_is_not_forgotten(pair: Pair) -> None:
+    pair.round(1)
+    copies = [side.back_up() for side in pair.both]
+    pair.round(2)
+    pair.coordinator.restore(copies[0])
+    assert not pair.meet()  # the site has stated both rounds
+    pair.site.restore(copies[1])
+    assert not pair.meet()
+    assert pair.rebase(pair.coordinator) == [Raised(pair.id, "run", ROUND)]
+    for side in (*pair.both[::-1], *pair.both):
+        pair.meet()
+        pair.rebase(side)
+    assert not pair.is_blocked()
+    assert pair.site.runs(pair.id) == {"run": ((STEP, 4),)}
+
+
 @pytest.mark.parametrize("restored", ["site", "coordinator"])
 def test_statements_settle_it_before_a_run_has_noticed(pair: Pair, restored: str) -> None:
     pair.round(1)
