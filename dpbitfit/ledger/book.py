@@ -272,7 +272,8 @@ class Ledger(Reader):
         """Add steps to runs of ``coordinator`` that this ledger does not know of: upwards only.
 
         They are recorded as spent, an event for each run, even where that passes the
-        budget; where there are none, one event records that an operator has looked.
+        budget, and then what is left of every approval is taken back; where there are
+        none, one event records that an operator has looked.
         Raises LedgerError where a run is another coordinator's.
         """
         with self.database.write() as connection:
@@ -293,6 +294,8 @@ class Ledger(Reader):
                     "order": order,
                 }
                 self._append(connection, [account], "rebase", {account.id: facts}, coordinator)
+            over = self._excess(connection, self._locked(connection, name))
+            self._take_back(connection, name, over, reason)
 
     def _raise(
         self,

@@ -91,7 +91,7 @@ def people(draw: st.DrawFn) -> Examples:
     return Examples(texts, np.array(labels), owners)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     examples=people(),
     scale=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4, 1e10, 1e18, 1e30, 3e38]),

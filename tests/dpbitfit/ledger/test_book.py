@@ -587,3 +587,15 @@ def test_a_coordinator_gets_no_more_than_its_share(ledger: Ledger) -> None:
     with pytest.raises(BudgetError, match=f"above its budget of {everything + 0.01:g}"):
         ledger.allot(NAME, "d", "plan-d", bag(1000), "a third", share)
     ledger.verify(account)
+
+
+def test_a_rebase_past_the_budget_leaves_no_approval_open(ledger: Ledger) -> None:
+    account = account_of(ledger)
+    ledger.allot(NAME, "run", "plan", bag(300), "c" * 64)
+    ledger.rebase(NAME, {"run": bag(100)}, "c" * 64, "restored from a backup")
+    assert left(ledger, account) == {"run": 200}  # part of what was approved: it still fits
+    ledger.rebase(NAME, {"old": bag(10**6)}, "c" * 64, "more was lost")
+    assert left(ledger, account) == {"run": 0, "old": 0}
+    with pytest.raises(BudgetError):
+        ledger.reserve("run", 1, {account.id: "k"}, bag(10))
+    ledger.verify(account)
