@@ -26,8 +26,9 @@ TOLERANCE = 1e-3  # relative to the record's norm; what float32 kernels may diff
 CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
 # Standard deviations of what is added to the biases: much, and what overflows when squared.
 BIAS_SCALES = (1e3, 1e19)
-_SIZES = (1, 2, 3, 4, 5, 8, 16)  # of the micro-batches that are compared, in canonical sizes
-_MOST_TOKENS = 256  # of a micro-batch that is compared, where two canonical sizes hold no more
+# Of the micro-batches that are compared, in canonical sizes: at the model's own biases, at others.
+_SIZES, _FEW_SIZES = (1, 2, 3, 5, 16), (1, 3)
+_MOST_TOKENS = 256  # of a micro-batch that is compared, where three canonical sizes hold no more
 
 Losses = Callable[[Sequence[int]], Tensor]
 
@@ -186,8 +187,8 @@ def _batches(group: list[int], canonical: int, length: int, few: bool) -> Iterat
 
     What is larger than the group is filled up with one of them: a mean over the batch differs.
     """
-    for size in _SIZES[: 3 if few else None]:
+    for size in _FEW_SIZES if few else _SIZES:
         rows, turn = size * canonical, size % len(group)
-        if size <= 2 or rows * length <= _MOST_TOKENS:
+        if size <= 3 or rows * length <= _MOST_TOKENS:
             turned = group[turn:] + group[:turn]
             yield [*turned[:rows], *[turned[0]] * (rows - len(group))]

@@ -34,7 +34,7 @@ _PROBE_TEXT = (
     "my new loan, how long does a transfer to another country take, and whom do I ask about a fee"
 )
 _PROBES_OF_A_LENGTH = 3
-_PROBE_LENGTHS = (8, 20, 64)  # tokens, as far as the model reads so many
+_PROBE_LENGTHS = (8, 20)  # tokens, as far as the model reads so many
 
 
 class SteadyLinear(nn.Linear):
