@@ -130,5 +130,5 @@ class RepairMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-RepairMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=14, deadline=None)
+RepairMachine.TestCase.settings = settings(max_examples=6, stateful_step_count=10, deadline=None)
 TestRepair = RepairMachine.TestCase
