@@ -40,6 +40,7 @@ from dpbitfit.tasks import TextTask
 
 from ..client.coordinators import Coordinator
 from ..client.policies import written
+from ..client.sites import begin
 
 SECONDS = 600
 PLAN = Plan(
@@ -69,6 +70,7 @@ class Site:
         digests = {"layout_digest": task.layout.digest, "model_digest": task.digest}
         self._plan = replace(PLAN, steps_per_round=steps, **digests)
         for name in ("guard", "peer"):
+            begin(self.folder / f"{name}.sqlite")
             self._write_policy(name, records, labels, model_digest(where))
 
     def _write_policy(self, name: str, records: int, labels: Path, digest: str) -> None:
@@ -78,7 +80,7 @@ class Site:
         }
         values = {
             "site": {
-                **{"name": "site", "ledger": str(self.folder / f"{name}.sqlite")},
+                **{"name": "hospital-1", "ledger": str(self.folder / f"{name}.sqlite")},
                 "socket": str(self.folder / f"{name}.sock"),
                 "group": grp.getgrgid(os.getgid()).gr_name,
             },
