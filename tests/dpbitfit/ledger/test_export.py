@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dpbitfit.accounting import Mechanism
-from dpbitfit.errors import BudgetError, LedgerError
+from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
 from dpbitfit.ledger import Ledger, export, schema
 
 from .samples import NAME, OTHER, STEP, account, book, run_rounds, steps
@@ -71,7 +71,7 @@ def act(ledger: Ledger, actions: list[tuple[str, int]]) -> None:
                 one.name, {run: steps(7), "other": steps(3, Mechanism(5.0, 0.1))}, "", "lost"
             ),
         }
-        with suppress(BudgetError):
+        with suppress(BudgetError, ProtocolError):  # a run that was taken over is not begun again
             todo[action]()
 
 
