@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import settings
 
 from dpbitfit.corpus import write_corpus
+
+# Tests start many processes side by side: threads that wait for one another would cost most of it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -123,9 +123,18 @@ def test_adding_a_unit_moves_the_sum_by_its_own_row_and_nothing_else(
         np.testing.assert_array_equal(value[records.units[joins]], again)
 
 
-def test_hostile_biases_gain_nothing(minilm: TextTask) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_hostile_biases_gain_nothing(threads: int) -> None:
     """Both attacks on version 0.1, flat and automatic clipping, in sums and in evaluations."""
-    own = bias.pack(minilm.model, minilm.layout)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check_hostile_biases(TextTask.load("minilm", LABELS, "labels", max_length=64))
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_hostile_biases(minilm: TextTask) -> None:
     companions, canary = 24, "hello my pension is eight days late so please answer me soon thanks"
     texts = ["the card is lost and the loan is new"] * 4 + [
         f"my {word} is the new rate of the loan" for word in WORDS[2:7] * 4
@@ -135,23 +144,15 @@ def test_hostile_biases_gain_nothing(minilm: TextTask) -> None:
     assert records.lengths[-1] > records.lengths[:-1].max()
     chosen = [overflowing_at_padding(minilm, texts)]
     chosen += [cancelling(minilm, scale) for scale in (1e2, 1e4, 1e6)]
-    try:
-        for biases in (own, *chosen):
-            bias.unpack(minilm.model, minilm.layout, biases)
-            for clipping in ("flat", "automatic"):
-                plan = replace(PLAN, clipping=clipping)
-                whole = integer_sum(minilm, records, range(companions + 1), plan)
-                without = integer_sum(minilm, records, range(companions), plan)
-                alone = integer_sum(minilm, records, [companions], plan)
-                assert (whole - without == alone).all()
-            together = minilm.score(records)
-            apart = minilm.score(minilm.records(Examples(texts, labels[:-1])))
-            for value, again in zip(together, apart, strict=True):
-                np.testing.assert_array_equal(value[:-1], again)
-    finally:
-        bias.unpack(minilm.model, minilm.layout, own)
-
-
-@pytest.fixture(scope="module")
-def minilm() -> TextTask:
-    return TextTask.load("minilm", LABELS, "labels", max_length=64)
+    for biases in (minilm.pretrained, *chosen):
+        bias.unpack(minilm.model, minilm.layout, biases)
+        for clipping in ("flat", "automatic"):
+            plan = replace(PLAN, clipping=clipping)
+            whole = integer_sum(minilm, records, range(companions + 1), plan)
+            without = integer_sum(minilm, records, range(companions), plan)
+            alone = integer_sum(minilm, records, [companions], plan)
+            assert (whole - without == alone).all()
+        together = minilm.score(records)
+        apart = minilm.score(minilm.records(Examples(texts, labels[:-1])))
+        for value, again in zip(together, apart, strict=True):
+            np.testing.assert_array_equal(value[:-1], again)
