@@ -10,7 +10,7 @@ from dpbitfit_client.guard import Guard
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy import Policy
 
-from .sites import GOOD, Site, fresh_key, made, pretrained
+from .sites import GOOD, Site, begin, fresh_key, made, pretrained
 
 PLAN = replace(GOOD, steps_per_round=2, metrics="accuracy", evaluations=1)
 
@@ -21,6 +21,7 @@ Ask = Callable[[str, int], Refused]
 def site(corpus: Path) -> Iterator[Site]:
     with made(corpus) as site:
         site.write()
+        begin(site.ledger_file)
         yield site
 
 

@@ -23,7 +23,7 @@ from dpbitfit.errors import InputError
 from dpbitfit.tasks import TextTask
 
 from .policies import changed
-from .sites import GOOD, SECONDS, Site, made
+from .sites import GOOD, SECONDS, Site, begin, made
 
 LETTERS = ("datasets", "letters")
 PARTS = (LETTERS, (*LETTERS, "evaluation"))
@@ -86,13 +86,19 @@ def site_with(corpus: Path, training: list[Row], measuring: list[Row]) -> Iterat
         labels = site.folder / "labels.txt"
         labels.write_text(corpus.with_suffix(".labels.txt").read_text())
         site.write(((*LETTERS, "labels"), str(labels)))
+        site.office.accounts = {
+            "train": "hospital-1/letters/customer",
+            "evaluate": "hospital-1/letters:evaluation/customer",
+        }
+        begin(site.ledger_file)
+        site.begun = True
         yield site
 
 
 def said(answer: pb.TrainReply | pb.EvaluateReply | pb.DescribeReply | pb.Refusal) -> Any:
     """All that an answer says but noise, and but what time and a fresh key make of it."""
     plain = type(answer).FromString(answer.SerializeToString())
-    for hidden in ("head", "seen_head", "ledger", "signature"):
+    for hidden in ("head", "seen_head", "ledger", "coordinator", "signature"):
         plain.position.ClearField(hidden)  # type: ignore[arg-type]
     if isinstance(plain, pb.Refusal):
         plain.untouched = str(bool(plain.untouched))

@@ -80,6 +80,7 @@ def test_what_one_data_set_has_spent_the_other_cannot(coordinator: Ledger, label
     apart = file.with_name("apart.toml")
     apart.write_text(file.read_text().replace('account = "people"\n', "").replace("north", "south"))
     apart.chmod(0o600)
+    Ledger(str(file.with_name("south.sqlite")), create=True).database.close()
     other = Guard(Policy.read(apart))
     assert run(other, coordinator, labels, "messages") == ""
     assert run(other, coordinator, labels, "notes") == ""
