@@ -16,16 +16,17 @@ import torch
 from numpy.typing import NDArray
 
 SHORTEST = 8  # tokens
+# Of padded lengths: a thread that is left with fewer rows of a product takes another kernel.
+PADDED_MULTIPLE = 4
 
 
 def padded_length(tokens: int, most: int) -> int:
-    """Tokens that a record of ``tokens`` is padded to, at most ``most``.
+    """Tokens that a record of ``tokens`` is padded to, at most ``most``, which the model reads.
 
     8, 12, 16, ..., 32, 40, ..., 64, 80, ..., 128, ...: few lengths, so that micro-batches are
-    large, and little padding. Multiples of 4, because a thread that is left with fewer rows of
-    a matrix product takes another kernel.
+    large, and little padding. How short a plan cuts texts changes none of them.
     """
-    step = max(4, (1 << (tokens - 1).bit_length()) // 8) if tokens > 1 else 4
+    step = max(PADDED_MULTIPLE, (1 << max(0, tokens - 1).bit_length()) // 8)
     return min(max(SHORTEST, -(-tokens // step) * step), most)
 
 

@@ -17,7 +17,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from dpbitfit import bias
-from dpbitfit.batches import deterministic, filled, micro_batches, padded_length
+from dpbitfit.batches import (
+    PADDED_MULTIPLE,
+    deterministic,
+    filled,
+    micro_batches,
+    padded_length,
+)
 from dpbitfit.bias import BiasLayout
 from dpbitfit.errors import InputError, ModelError
 from dpbitfit.models import resolve_model
@@ -88,8 +94,9 @@ class TextClassifier(nn.Module):
 class TextTask:
     """A classifier with its tokenizer, its public label set and what of it trains.
 
-    ``digest`` is that of the pretrained weights and of the settings that both
-    sides must share; ``pretrained`` [P] is what trains, before any of it has;
+    Texts are cut to ``max_length`` tokens and padded to no more than ``positions``, which
+    the model reads. ``digest`` is that of the pretrained weights and of the settings that
+    both sides must share; ``pretrained`` [P] is what trains, before any of it has;
     ``canonical_rows`` is what this machine needs: see ``batches``.
     """
 
@@ -98,6 +105,7 @@ class TextTask:
     labels: tuple[str, ...]
     layout: BiasLayout
     max_length: int
+    positions: int
     digest: str = ""
     canonical_rows: int = 1
     pretrained: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -126,7 +134,7 @@ class TextTask:
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"the model {model_name!r} cannot be loaded: {error}") from error
         known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-        reads = min(max_length, *(length for length in known if length))
+        positions = min((length for length in known if length), default=max_length)
         if max(tokenizer.get_vocab().values()) >= backbone.get_input_embeddings().num_embeddings:
             # A record with such a token would end its round: that would tell of the record.
             raise ModelError(f"{where}: its tokenizer knows tokens that the model has none for")
@@ -139,7 +147,8 @@ class TextTask:
         ) and not config.is_encoder_decoder
         model = TextClassifier(backbone, last_token, logit_scale)
         model.eval()
-        task = cls(model, tokenizer, tuple(labels), BiasLayout((), ()), reads)
+        reads = min(max_length, positions)
+        task = cls(model, tokenizer, tuple(labels), BiasLayout((), ()), reads, positions)
         model.head = task._label_head(head)
         trained_head = ("head.weight",) if head == "trained" else ()
         task.layout = bias.select(model, train_also=trained_head)
@@ -156,9 +165,12 @@ class TextTask:
     def _probes(self) -> "TextRecords":
         """Public records of a few lengths, some of each, none beginning like another."""
         ids = self._tokens([_PROBE_TEXT])[0]
+        # Padded to all that the model reads, a shape may be unlike all others.
+        longest = padded_length(self.max_length, self.positions)
+        lengths = {*_PROBE_LENGTHS, *([longest] if longest % PADDED_MULTIPLE else [])}
         tokens = [
             [ids[(start + place) % len(ids)] for place in range(min(length, self.max_length))]
-            for length in _PROBE_LENGTHS
+            for length in sorted(lengths)
             for start in range(_PROBES_OF_A_LENGTH)
         ]
         labels = np.arange(len(tokens), dtype=np.int64) % len(self.labels)
@@ -247,7 +259,7 @@ class TextTask:
         return found
 
     def _pad(self, tokens: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        length = padded_length(max(len(ids) for ids in tokens), self.max_length)
+        length = padded_length(max(len(ids) for ids in tokens), self.positions)
         ids = torch.full((len(tokens), length), int(self.tokenizer.pad_token_id))
         mask = torch.zeros((len(tokens), length), dtype=torch.long)
         for row, values in enumerate(tokens):
@@ -271,7 +283,7 @@ class TextRecords:
         self.tokens = tokens
         self.labels = torch.from_numpy(labels)
         self.lengths = np.array(
-            [padded_length(len(ids), task.max_length) for ids in tokens], dtype=np.int64
+            [padded_length(len(ids), task.positions) for ids in tokens], dtype=np.int64
         )
         members: dict[str | int, list[int]] = {}
         owners: Sequence[str | int] = units or range(len(tokens))

@@ -138,6 +138,26 @@ def test_long_texts_are_cut(minilm: TextTask) -> None:
     assert minilm.records(long).lengths.tolist() == [128]
 
 
+@pytest.mark.parametrize(("max_length", "padded"), [(3, 8), (5, 8), (30, 32)])
+def test_a_plan_that_cuts_texts_oddly_makes_no_odd_shapes(
+    small: str, max_length: int, padded: int
+) -> None:
+    """A coordinator chooses where texts are cut: what they are padded to stays canonical."""
+    task = TextTask.load(small, LABELS, "labels", max_length=max_length)
+    records = task.records(Examples(["card " * n for n in (1, 29, 500)], np.array([0, 1, 0])))
+    assert max(map(len, records.tokens)) == max_length
+    assert records.lengths.tolist() == [8, padded, padded]
+
+
+def test_what_a_model_reads_at_most_is_checked_where_it_is_an_odd_shape(tmp_path: Path) -> None:
+    path = save(
+        BertModel(BertConfig(**SMALL, intermediate_size=24, max_position_embeddings=30)), tmp_path
+    )
+    task = TextTask.load(path, LABELS, "labels")
+    assert task.records(Examples(["card " * 500], np.array([0]))).lengths.tolist() == [30]
+    assert 30 in task._probes().lengths
+
+
 def test_a_model_without_biases_is_refused(tmp_path: Path) -> None:
     path = save(LlamaModel(LlamaConfig(**SMALL, intermediate_size=24)), tmp_path)
     with pytest.raises(ModelError, match="no biases"):
