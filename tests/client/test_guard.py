@@ -1,8 +1,10 @@
 """A simulated site through Flower's own ClientApp: what it answers, refuses and keeps."""
 
 import functools
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -406,3 +408,20 @@ def test_an_honest_run_is_nowhere_near_the_farthest_that_biases_may_be(
     assert "update" in site.train(last, biases)
     # Within 1 of where the run ended, and further than that from where it began.
     assert refusal(site.train(last, biases + np.float32(0.95), key="z" * 16)) == "policy"
+
+
+def test_a_ledger_that_is_put_back_while_the_guard_serves_is_noticed_before_a_round(
+    site: Site, plan: Plan, biases: np.ndarray, tmp_path: Path
+) -> None:
+    site.train(plan, biases, key="a" * 16)
+    live = str(site.guard.ledger.database)
+    with closing(sqlite3.connect(live)) as now, closing(sqlite3.connect(tmp_path / "old")) as old:
+        now.backup(old)
+        spent = site.spent()
+        site.train(plan, biases, key="b" * 16)
+        assert site.spent() != spent
+        old.backup(now)
+    assert site.spent() == spent  # the second round is forgotten
+    for reply in (site.query(PLAN), site.train(plan, biases, key="c" * 16)):
+        assert refusal(reply) == "ledger"
+    assert site.spent() == spent
