@@ -10,7 +10,7 @@ ARGS ?=
 STAMP := $(VENV)/.installed
 
 # Each service's messages; the code made of NAME.proto lies beside it in generated/.
-PROTOS := client/dpbitfit_client/guard.proto server/dpbitfit_server/monitor/monitor.proto
+PROTOS := client/dpbitfit_client/guard.proto server/dpbitfit_monitor/monitor.proto
 
 .PHONY: demo test check proto clean
 

@@ -17,14 +17,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from typer.core import TyperGroup
 
-from dpbitfit import accounting, calibration
+from dpbitfit.accounting import calibration, composition
+from dpbitfit.data.partition import hold_out, natural_sites, split
+from dpbitfit.data.tables import read_examples, read_labels
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
 from dpbitfit.ledger import begin
 from dpbitfit.ledger.cli import app as ledger_app
-from dpbitfit.ledger.figures import INFORMATIVE
-from dpbitfit.partition import hold_out, natural_sites, split
+from dpbitfit.ledger.status import INFORMATIVE
 from dpbitfit.simulate import simulate as run_simulation
-from dpbitfit.tables import read_examples, read_labels
 
 COMMANDS = "dpbitfit.commands"  # the group of entry points in which roles offer theirs
 
@@ -85,7 +85,7 @@ def corpus(
     seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 7,
 ) -> None:
     """Write the generated corpus of bank messages that the demo trains on."""
-    from dpbitfit.corpus import write_corpus
+    from dpbitfit.data.corpus import write_corpus
 
     write_corpus(path, records=records, seed=seed)
 
@@ -99,7 +99,7 @@ def calibrate(
 ) -> None:
     """Print the smallest noise multiplier that keeps a plan within its target."""
     sigma = calibration.calibrate(target_epsilon, delta, sampling_rate, steps)
-    bound = accounting.epsilon({accounting.Mechanism(sigma, sampling_rate): steps}, delta)
+    bound = composition.epsilon({composition.Mechanism(sigma, sampling_rate): steps}, delta)
     typer.echo(
         f"noise multiplier {sigma:.4f}: epsilon {bound.epsilon:.4f} at delta {delta:g} "
         f"({bound.accountant} {bound.version})"

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import InputError, ProtocolError
 
 CLIPPINGS = ("automatic", "flat")

@@ -9,7 +9,7 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import settings
 
-from dpbitfit.corpus import write_corpus
+from dpbitfit.data.corpus import write_corpus
 
 # Tests start many processes side by side: threads that wait for one another would cost most of it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

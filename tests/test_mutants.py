@@ -6,14 +6,7 @@ import pytest
 
 from .conftest import ROOT
 from .mutants import Mutant, all_mutants
-from .mutants.trial import (
-    BASELINE_FAILS,
-    DOES_NOT_APPLY,
-    KILLED,
-    NO_VERDICT,
-    SURVIVED,
-    Trials,
-)
+from .mutants.trial import BASELINE_FAILS, DOES_NOT_APPLY, KILLED, NO_VERDICT, SURVIVED, Trials
 
 
 @pytest.mark.parametrize("mutant", all_mutants(), ids=lambda mutant: mutant.name)

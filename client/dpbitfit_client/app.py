@@ -16,8 +16,8 @@ from flwr.common.logger import log
 
 from dpbitfit.errors import DpbitfitError
 from dpbitfit_client import message as said
+from dpbitfit_client.guard_client import Desk, guard_of
 from dpbitfit_client.message import Refused
-from dpbitfit_client.relay import Desk, guard_of
 
 app = ClientApp()
 

@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dpbitfit.models import model_digest, resolve_model
-from dpbitfit_client.describe import describe
+from dpbitfit.tasks.models import model_digest, resolve_model
 from dpbitfit_client.doctor import examine
-from dpbitfit_client.explain import explain
-from dpbitfit_client.policy import Policy
+from dpbitfit_client.policy.policy import Policy
+from dpbitfit_client.policy.prose import explain
+from dpbitfit_client.policy.summary import describe
 
 LOOK_SECONDS = 5.0  # between two looks whether the records' files have changed
 
@@ -30,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")
 @app.command()
 def serve(policy: PolicyFile) -> None:
     """Answer on the policy's socket until SIGTERM or ctrl-C."""
-    from dpbitfit_client.service import serving
+    from dpbitfit_client.guard.service import serving
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"

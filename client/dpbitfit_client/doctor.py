@@ -18,13 +18,13 @@ from pathlib import Path
 
 from cryptography import x509
 
+from dpbitfit.data.tables import read_labels
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import Ledger, exchange
 from dpbitfit.ledger.heads import Heads
-from dpbitfit.tables import read_labels
-from dpbitfit_client.policy import AllowedModel, Dataset, Policy
-from dpbitfit_client.records import read_part
-from dpbitfit_client.relay import Relay
+from dpbitfit_client.guard.records import read_part
+from dpbitfit_client.guard_client import Relay
+from dpbitfit_client.policy.policy import AllowedModel, Dataset, Policy
 
 SECONDS = 10.0
 MOST_CLOCK_SECONDS = 5.0  # Flower's SuperLink refuses a node's signature beyond that

@@ -11,10 +11,10 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from dpbitfit import codec, statements
 from dpbitfit.errors import DpbitfitError, ProtocolError
 from dpbitfit.plan import Plan
-from dpbitfit.signing import Signer
+from dpbitfit.protocol import codec, payloads
+from dpbitfit.protocol.signing import Signer
 from dpbitfit_client.generated import guard_pb2 as pb
 
 Reply = pb.DescribeReply | pb.TrainReply | pb.EvaluateReply
@@ -114,13 +114,13 @@ def packed(reply: Reply) -> bytes:
     if isinstance(reply, pb.TrainReply):
         return reply.update
     if isinstance(reply, pb.EvaluateReply):
-        return statements.metrics(reply.metrics)
+        return payloads.metrics(reply.metrics)
     return b""
 
 
 def sign(signer: Signer, reply: Reply) -> None:
     """Put the site's signature under all that a reply says."""
-    reply.signature = signer.sign("reply", statements.reply(stated(reply), packed(reply)))
+    reply.signature = signer.sign("reply", payloads.reply(stated(reply), packed(reply)))
 
 
 def plan(agreed: Plan) -> pb.Plan:

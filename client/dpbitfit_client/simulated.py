@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dpbitfit.data.partition import count_units, hold_out, natural_sites, split
+from dpbitfit.data.tables import Examples, read_examples, read_labels
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.begin import site_path
 from dpbitfit.ledger.heads import default_folder
-from dpbitfit.partition import count_units, hold_out, natural_sites, split
 from dpbitfit.plan import HEADS, Plan
-from dpbitfit.tables import Examples, read_examples, read_labels
-from dpbitfit_client.guard import Guard
-from dpbitfit_client.limits import MOST_STEPS, Limits
-from dpbitfit_client.policy import Dataset, Policy, SiteRules
+from dpbitfit_client.guard.guard import Guard
+from dpbitfit_client.policy.limits import MOST_STEPS, Limits
+from dpbitfit_client.policy.policy import Dataset, Policy, SiteRules
 
 Config = Mapping[str, Any]
 _ANYBODY = "anybody"

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
-from dpbitfit.ledger.reading import Reader
+from dpbitfit.ledger.reader import Reader
 from dpbitfit.ledger.verify import check_whole
 
 

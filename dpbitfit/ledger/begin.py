@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-from dpbitfit import accounting
-from dpbitfit.accounting import Mechanism
-from dpbitfit.calibration import calibrate
+from dpbitfit.accounting import composition
+from dpbitfit.accounting.calibration import calibrate
+from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account
+from dpbitfit.ledger.ledger import Ledger
 
 LOST = "lost"  # the run under which a whole budget is counted as spent
 
@@ -57,6 +57,6 @@ def write_off(ledger: Ledger, account: Account, reason: str) -> None:
     no plan fits before the budget is raised.
     """
     sigma = calibrate(account.budget, account.delta, 1.0, 1)
-    while accounting.epsilon({Mechanism(sigma, 1.0): 1}, account.delta).epsilon <= account.budget:
+    while composition.epsilon({Mechanism(sigma, 1.0): 1}, account.delta).epsilon <= account.budget:
         sigma *= 0.99
     ledger.rebase(account.name, {LOST: ((Mechanism(sigma, 1.0), 1),)}, "", reason)

@@ -15,12 +15,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from dpbitfit import accounting
-from dpbitfit.accounting import Bound, Counts, Mechanism, checked, merged
-from dpbitfit.calibration import calibrate
+from dpbitfit.accounting import composition
+from dpbitfit.accounting.calibration import calibrate
+from dpbitfit.accounting.composition import Bound, Counts, Mechanism, checked, merged
+from dpbitfit.accounting.renyi import filter_budget, filter_epsilon, filter_order
 from dpbitfit.errors import AccountingError, BudgetError
 from dpbitfit.ledger.events import Held, Name, total
-from dpbitfit.renyi import filter_budget, filter_epsilon, filter_order
 
 Holdings = Mapping[tuple[str, Mechanism], Held]
 Epsilon = Callable[[Counts, float], Bound]
@@ -71,7 +71,7 @@ def is_adaptive(holdings: Holdings) -> bool:
 
 def tight(counts: Counts, delta: float) -> Bound:
     """The smallest bound on a bag that was fixed beforehand; seconds when new, then remembered."""
-    return accounting.epsilon(dict(counts), delta)
+    return composition.epsilon(dict(counts), delta)
 
 
 def committed(account: Account, holdings: Holdings, delta: float, epsilon: Epsilon) -> Bound:
@@ -170,7 +170,7 @@ def filtered(counts: Counts, delta: float, order: int) -> Bound:
     """The filter's figure, in the form of every other."""
     name = f"RDP filter of order {order}"
     value = filter_epsilon(dict(counts), delta, order)
-    return Bound(value, delta, name, accounting.version_of("RDP"), 0.0)
+    return Bound(value, delta, name, composition.version_of("RDP"), 0.0)
 
 
 def fitting_noise(account: Account, holdings: Holdings, rate: float, steps: int) -> float:

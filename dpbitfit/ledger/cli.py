@@ -12,18 +12,18 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from dpbitfit.accounting import merged
+from dpbitfit.accounting.composition import merged
 from dpbitfit.errors import BudgetError, InputError
-from dpbitfit.ledger import begin, figures, pages, repair
+from dpbitfit.ledger import begin, repair, status, terminal
 from dpbitfit.ledger import export as exporting
 from dpbitfit.ledger.backup import back_up
-from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import Database
 from dpbitfit.ledger.events import Name, total
 from dpbitfit.ledger.forecast import forecast
 from dpbitfit.ledger.heads import Heads
-from dpbitfit.ledger.reading import Reader
+from dpbitfit.ledger.ledger import Ledger
+from dpbitfit.ledger.reader import Reader
 from dpbitfit.ledger.schema import REVISION
 from dpbitfit.ledger.verify import check_whole
 
@@ -75,7 +75,7 @@ def init(
     if lost and opened:
         begin.write_off(book, opened, reason)
     told = {"ledger": book.id, "account": str(name or "")}
-    pages.show(told, f"ledger {book.id} at {book.database}", json_output)
+    terminal.show(told, f"ledger {book.id} at {book.database}", json_output)
 
 
 @app.command()
@@ -92,11 +92,11 @@ def accounts(
     """
     book = Reader(ledger)
     if tight:
-        listed = [figures.standing(book, one) for one in _progress(book.accounts(), "computing")]
+        listed = [status.standing(book, one) for one in _progress(book.accounts(), "computing")]
     else:
-        listed = figures.standings(book)
-    told = [pages.describe_standing(one) for one in listed]
-    pages.show(told, pages.accounts_table(listed), json_output)
+        listed = status.standings(book)
+    told = [terminal.describe_standing(one) for one in listed]
+    terminal.show(told, terminal.accounts_table(listed), json_output)
 
 
 @app.command()
@@ -109,17 +109,17 @@ def show(
     """Show one account: its figures, their curve over delta, its runs and last events."""
     book = Reader(ledger)
     found = book.account(_name(account))
-    standing = figures.standing(book, found)
-    curve = figures.curve(book, found)
-    runs = figures.run_standings(book, found)
+    standing = status.standing(book, found)
+    curve = status.curve(book, found)
+    runs = status.run_standings(book, found)
     last = book.events(found.name, after=max(0, found.sequence - events), most=events)
     told = {
-        **pages.describe_standing(standing),
-        "curve": figures.describe_bounds(curve),
-        "runs": [figures.describe_run(run) for run in runs],
+        **terminal.describe_standing(standing),
+        "curve": status.describe_bounds(curve),
+        "runs": [status.describe_run(run) for run in runs],
         "events": [vars(event) for event in last],
     }
-    pages.show(told, pages.account_page(standing, curve, runs, last), json_output)
+    terminal.show(told, terminal.account_page(standing, curve, runs, last), json_output)
 
 
 @app.command("set-budget")
@@ -144,8 +144,8 @@ def set_budget(
     if taken:
         steps = sum(count for _, count in taken)
         text += f"; more was approved: the {steps} steps that are left of it are taken back"
-    given_up = figures.describe_counts(taken)
-    pages.show({**told, "steps_given_up": given_up}, text, json_output)
+    given_up = status.describe_counts(taken)
+    terminal.show({**told, "steps_given_up": given_up}, text, json_output)
 
 
 @app.command()
@@ -170,8 +170,8 @@ def plan(
     if made.approved:
         told |= {"noise_multiplier": noise_multiplier, "approved": dict(vars(made.approved))}
         text += f"\nwith {noise_multiplier:g}, all that is approved would take "
-        text += pages.bound_text(made.approved)
-    pages.show({**told, "fits": made.fits}, text, json_output)
+        text += terminal.bound_text(made.approved)
+    terminal.show({**told, "fits": made.fits}, text, json_output)
     if not made.fits:
         raise BudgetError(f"account {account}: this plan does not fit its budget")
 
@@ -188,9 +188,9 @@ def verify(ledger: Url, account: Each = "", json_output: AsJson = False) -> None
     standings = []
     for one in _progress(chosen, "verifying"):
         tallies.append(book.verify(one))
-        standings.append(figures.recomputed(book, one, tallies[-1].held))
-    told = [{**pages.describe_standing(one), "verified": True} for one in standings]
-    pages.show(told, pages.verified_text(standings, tallies), json_output)
+        standings.append(status.recomputed(book, one, tallies[-1].held))
+    told = [{**terminal.describe_standing(one), "verified": True} for one in standings]
+    terminal.show(told, terminal.verified_text(standings, tallies), json_output)
 
 
 @app.command()
@@ -208,7 +208,7 @@ def export(
     chosen = _chosen(book, account)
     if report:
         made = [exporting.report(book, one.name) for one in _progress(chosen, "reporting")]
-        _write([pages.to_json(made[0] if account else made)], out)
+        _write([terminal.to_json(made[0] if account else made)], out)
     else:
         named = _progress(chosen, "exporting")
         _write((line for one in named for line in exporting.lines(book, one.name)), out)
@@ -226,11 +226,11 @@ def import_(
         added = exporting.import_events(book, exporting.read_lines(file))
     found = [book.account(name) for name in added]
     told = [
-        {"account": str(one.name), "added": added[one.name], **pages.describe_chain(one)}
+        {"account": str(one.name), "added": added[one.name], **terminal.describe_chain(one)}
         for one in found
     ]
     text = f"{sum(added.values())} new events in {len(added)} accounts"
-    pages.show(told, text, json_output)
+    terminal.show(told, text, json_output)
 
 
 @app.command()
@@ -243,7 +243,7 @@ def backup(
     book = Reader(ledger)
     back_up(book, out)
     told = {"ledger": book.id, "copy": str(out)}
-    pages.show(told, f"{out}: a verified copy of ledger {book.id}", json_output)
+    terminal.show(told, f"{out}: a verified copy of ledger {book.id}", json_output)
 
 
 @app.command()
@@ -275,7 +275,7 @@ def statement(
 def migrate(ledger: Url, json_output: AsJson = False) -> None:
     """Bring a ledger of an older version to this one's form."""
     Database(ledger, upgrade=True).close()
-    pages.show({"tables": REVISION}, f"tables are of form {REVISION}", json_output)
+    terminal.show({"tables": REVISION}, f"tables are of form {REVISION}", json_output)
 
 
 @app.command()
@@ -327,18 +327,18 @@ def settle(
                     {
                         "account": str(one.name),
                         "rounds_committed": rounds,
-                        "steps_given_up": figures.describe_counts(given_up),
-                        "steps_taken_over": figures.describe_counts(taken_over),
+                        "steps_given_up": status.describe_counts(given_up),
+                        "steps_taken_over": status.describe_counts(taken_over),
                         "rebased": raised is not None,
                         "runs": [
-                            {**run._asdict(), "steps": figures.describe_counts(run.steps)}
+                            {**run._asdict(), "steps": status.describe_counts(run.steps)}
                             for run in raised or ()
                         ],
                     }
                 )
         if behind and heads:
             heads.write(book)
-    pages.show(told, pages.settled_text(told, rebase), json_output)
+    terminal.show(told, terminal.settled_text(told, rebase), json_output)
 
 
 def _name(text: str) -> Name:
@@ -354,7 +354,7 @@ def _chosen(book: Reader, account: str) -> list[Account]:
 
 def _progress(chosen: Sequence[Account], what: str) -> Any:
     """The accounts, with a bar on standard error where they are many."""
-    return track(chosen, what, console=pages.errors, disable=len(chosen) < 2, transient=True)
+    return track(chosen, what, console=terminal.errors, disable=len(chosen) < 2, transient=True)
 
 
 def _write(written: Any, out: Path | None) -> None:

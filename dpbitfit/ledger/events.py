@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from dpbitfit.accounting import Counts, Mechanism, merged
+from dpbitfit.accounting.composition import Counts, Mechanism, merged
 from dpbitfit.errors import AccountingError, LedgerError
 
 GENESIS = "0" * 64

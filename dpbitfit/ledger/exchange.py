@@ -15,15 +15,15 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting import Counts, merged
+from dpbitfit.accounting.composition import Counts, merged
 from dpbitfit.errors import LedgerError, ProtocolError
 from dpbitfit.ledger import peers, schema
-from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import counts_from_text, counts_to_text
+from dpbitfit.ledger.ledger import Ledger
 from dpbitfit.ledger.peers import Peer, missing
-from dpbitfit.ledger.reading import Reader
-from dpbitfit.signing import verify
+from dpbitfit.ledger.reader import Reader
+from dpbitfit.protocol.signing import verify
 
 PURPOSE = "position"
 MOST_RUNS = 8192  # characters of the counts by run in a message; a statement's file has no limit

@@ -12,13 +12,13 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting import RDP_ORDERS
+from dpbitfit.accounting.composition import RDP_ORDERS
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
-from dpbitfit.ledger import figures, rows, schema
-from dpbitfit.ledger.book import Ledger, budget_facts, check_name
+from dpbitfit.ledger import queries, schema, status
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import Event, Name, Tally, counts_to_text
-from dpbitfit.ledger.reading import Reader
+from dpbitfit.ledger.ledger import Ledger, budget_facts, check_name
+from dpbitfit.ledger.reader import Reader
 from dpbitfit.ledger.verify import verify
 
 _PAGE = 1000
@@ -72,11 +72,11 @@ class _Chain:
 
     @classmethod
     def of(cls, connection: sa.Connection, name: Name) -> Self:
-        account = rows.find_account(connection, name, lock=True)
+        account = queries.find_account(connection, name, lock=True)
         if account is None:
             check_name(name)
             return cls(Tally(name), None, [])
-        known = list(rows.events_of(connection, account.id))
+        known = list(queries.events_of(connection, account.id))
         return cls(verify(connection, name), account, known)
 
     def add(self, event: Event) -> None:
@@ -108,11 +108,11 @@ class _Chain:
             values = {**tally.name._asdict(), "filter_order": 0, "sequence": 0, "head": ""}
             values |= {"delta": tally.delta, "budget": tally.budget}
             connection.execute(sa.insert(schema.account).values(values))
-            self.account = rows.find_account(connection, tally.name)
+            self.account = queries.find_account(connection, tally.name)
             assert self.account is not None
         of = self.account.id
         names = ("delta", "budget", "filter_order", "sequence", "head")
-        rows.update_account(connection, of, **{name: getattr(tally, name) for name in names})
+        queries.update_account(connection, of, **{name: getattr(tally, name) for name in names})
         causes = tally.causes[-len(self.fresh) :]
         events = [
             {"account_id": of, **vars(event), "coordinator": cause}
@@ -125,15 +125,15 @@ class _Chain:
     def _write_allotments(self, connection: sa.Connection, of: int) -> None:
         table = schema.allotment
         for (run, mechanism), held in self.tally.held.items():
-            at = {"account_id": of, "run": run, **rows.mechanism_text(mechanism)}
+            at = {"account_id": of, "run": run, **queries.mechanism_text(mechanism)}
             numbers = {**vars(held), "adaptive": int(held.adaptive)}
-            change = sa.update(table).where(*rows.equal(table, at)).values(**numbers)
+            change = sa.update(table).where(*queries.equal(table, at)).values(**numbers)
             if not connection.execute(change).rowcount:
                 connection.execute(sa.insert(table).values(**at, **numbers))
 
     def _write_rounds(self, connection: sa.Connection, of: int) -> None:
         table = schema.reservation
-        before = {one.key for one in rows.reservations_of(connection, table.c.account_id, [of])}
+        before = {one.key for one in queries.reservations_of(connection, table.c.account_id, [of])}
         changed = {json.loads(event.body).get("key") for event in self.fresh} - {None}
         new = []
         for key in changed:
@@ -196,8 +196,8 @@ def report(ledger: Reader, name: Name) -> dict[str, Any]:
     """
     account = ledger.account(name)
     tally = ledger.verify(account)
-    standing = figures.standing(ledger, account)
-    runs = figures.run_standings(ledger, account)
+    standing = status.standing(ledger, account)
+    runs = status.run_standings(ledger, account)
     return {
         "account": name._asdict(),
         "unit": name.unit,
@@ -206,8 +206,8 @@ def report(ledger: Reader, name: Name) -> dict[str, Any]:
         "budget": account.budget,
         "guaranteed": standing.guaranteed.describe(),
         "accrued": standing.accrued.describe(),
-        "curve": figures.describe_bounds(figures.curve(ledger, account)),
-        "runs": [figures.describe_run(run) for run in runs],
+        "curve": status.describe_bounds(status.curve(ledger, account)),
+        "runs": [status.describe_run(run) for run in runs],
         **STATEMENTS,
         "audit_evidence": {
             "ledger": ledger.id,

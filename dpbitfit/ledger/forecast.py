@@ -4,10 +4,10 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from dpbitfit.accounting import Bound, Mechanism
+from dpbitfit.accounting.composition import Bound, Mechanism
 from dpbitfit.errors import AccountingError
 from dpbitfit.ledger.budget import Account, approve, fitting_noise
-from dpbitfit.ledger.reading import Reader
+from dpbitfit.ledger.reader import Reader
 
 
 @dataclass(frozen=True)

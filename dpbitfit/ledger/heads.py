@@ -16,10 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from dpbitfit.errors import DpbitfitError, LedgerError
-from dpbitfit.ledger import peers, rows, schema
+from dpbitfit.ledger import peers, queries, schema
 from dpbitfit.ledger.events import Name, canonical
 from dpbitfit.ledger.peers import Runs
-from dpbitfit.ledger.reading import Reader
+from dpbitfit.ledger.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Heads:
         table, behind = schema.event, {}
         with ledger.database.read() as connection:
             for name, kept in accounts.items():
-                account = rows.find_account(connection, name)
+                account = queries.find_account(connection, name)
                 at = table.c.account_id == (account.id if account else None)
                 last = sa.select(table.c.hash).where(at, table.c.sequence == kept.sequence)
                 if connection.scalar(last) != kept.head:
@@ -126,8 +126,10 @@ def default_folder(ledger: str) -> Path | None:
 
 def _stands(ledger: Reader) -> list[dict[str, Any]]:
     with ledger.database.read() as connection:
-        accounts = [rows.to_account(row) for row in connection.execute(sa.select(schema.account))]
-        holdings = rows.holdings_of(connection, [one.id for one in accounts])
+        accounts = [
+            queries.to_account(row) for row in connection.execute(sa.select(schema.account))
+        ]
+        holdings = queries.holdings_of(connection, [one.id for one in accounts])
         return [
             {
                 "account": list(one.name),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import schema
 from dpbitfit.ledger.database import Database
-from dpbitfit.signing import Signer
+from dpbitfit.protocol.signing import Signer
 
 
 def make(database: Database) -> None:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting import Counts, Mechanism, checked, merged
+from dpbitfit.accounting.composition import Counts, Mechanism, checked, merged
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger import rows, schema
+from dpbitfit.ledger import queries, schema
 from dpbitfit.ledger.events import counts_from_text, counts_to_text
 
 Runs = Mapping[str, Counts]  # the steps of each run
@@ -40,7 +40,7 @@ def find(connection: sa.Connection, account_id: int) -> dict[str, Peer]:
 def save(connection: sa.Connection, peer: Peer) -> None:
     """Put a row in the place of what is known of its ledger."""
     table, values = schema.peer, peer._asdict()
-    here = rows.equal(table, {name: values[name] for name in ("account_id", "ledger")})
+    here = queries.equal(table, {name: values[name] for name in ("account_id", "ledger")})
     if not connection.execute(sa.update(table).where(*here).values(**values)).rowcount:
         connection.execute(sa.insert(table).values(**values))
 
@@ -57,8 +57,8 @@ def runs_of(connection: sa.Connection, account_id: int, coordinator: str) -> Run
     table = schema.allotment
     here = {"account_id": account_id, "coordinator": coordinator}
     found: dict[str, dict[Mechanism, int]] = {}
-    for row in connection.execute(sa.select(table).where(*rows.equal(table, here))):
-        found.setdefault(row.run, {})[rows.to_mechanism(row)] = row.reserved + row.committed
+    for row in connection.execute(sa.select(table).where(*queries.equal(table, here))):
+        found.setdefault(row.run, {})[queries.to_mechanism(row)] = row.reserved + row.committed
     return {run: counts for run, of in found.items() if (counts := checked(of))}
 
 

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from dpbitfit.accounting import Counts
+from dpbitfit.accounting.composition import Counts
 from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import exchange, peers
-from dpbitfit.ledger.book import Ledger
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import Name, counts_from_text
 from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger.ledger import Ledger
 from dpbitfit.ledger.peers import Peer, Runs
 
 STATEMENT = "statement"  # the key of a position that is handed over in a file

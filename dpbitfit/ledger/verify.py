@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger import rows, schema
+from dpbitfit.ledger import queries, schema
 from dpbitfit.ledger.events import Event, Held, Name, Round, Tally, canonical, replay
 
 _WORDS = {
@@ -24,11 +24,11 @@ def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None
 
     ``events`` are all of the account's, for whoever has read them in this transaction.
     """
-    account = rows.find_account(connection, name)
+    account = queries.find_account(connection, name)
     if account is None:
         raise LedgerError(f"account {name}: its row is gone")
     if events is None:
-        events = rows.events_of(connection, account.id)
+        events = queries.events_of(connection, account.id)
     tally = replay(name, events)
     told = (tally.sequence, tally.head, tally.delta, tally.budget, tally.filter_order)
     kept = (account.sequence, account.head, canonical(account.delta), canonical(account.budget))
@@ -38,9 +38,9 @@ def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None
             f"{account.sequence} events and a budget of {account.budget:g}"
         )
     try:
-        holdings = rows.holdings_of(connection, [account.id])[account.id]
+        holdings = queries.holdings_of(connection, [account.id])[account.id]
         column = schema.reservation.c.account_id
-        reservations = rows.reservations_of(connection, column, [account.id])
+        reservations = queries.reservations_of(connection, column, [account.id])
     except LedgerError as error:
         raise LedgerError(f"account {name}, {error}") from error
     for place in sorted(tally.held.keys() | holdings.keys()):

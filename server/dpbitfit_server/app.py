@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from dpbitfit import codec
 from dpbitfit.errors import DpbitfitError
 from dpbitfit.ledger import Ledger
+from dpbitfit.protocol import codec
 from dpbitfit_server.report import describe_run, write_report
 from dpbitfit_server.settings import Settings
 from dpbitfit_server.strategy import PrivateStrategy
 
 if TYPE_CHECKING:
-    from dpbitfit_server.evaluation import PublicEvaluation
+    from dpbitfit_server.central_evaluation import PublicEvaluation
 
 app = ServerApp()
 
@@ -36,7 +36,9 @@ def main(grid: Grid, context: Context) -> None:
 
 def run(grid: Grid, settings: Settings) -> dict[str, Any]:
     """Train, save the model, write the report; returns the report."""
-    from dpbitfit_server.evaluation import PublicEvaluation  # torch, which the rest does not need
+    from dpbitfit_server.central_evaluation import (
+        PublicEvaluation,  # torch, which the rest does not need
+    )
 
     # Only a run that counts alone makes its ledger: one that was lost is not begun anew.
     ledger = Ledger(settings.ledger_url, create=not settings.ledger)

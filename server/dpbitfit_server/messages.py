@@ -5,12 +5,12 @@ from typing import cast
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-from dpbitfit import codec, statements
 from dpbitfit.errors import GuardUnavailable, PolicyError, ProtocolError
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.exchange import Position
 from dpbitfit.plan import Plan
-from dpbitfit.signing import Statement, verify
+from dpbitfit.protocol import codec, payloads
+from dpbitfit.protocol.signing import Statement, verify
 
 Scalars = dict[str, str | int]
 
@@ -20,7 +20,7 @@ def question(plan: Plan, run: str, ledger: Ledger, position: Scalars | None = No
 
     ``position`` tells it where this ledger stands, for the head that it has stated.
     """
-    signature = ledger.signer.sign("describe", statements.question(plan, run))
+    signature = ledger.signer.sign("describe", payloads.question(plan, run))
     asked: Scalars = {"run": run, "ledger": ledger.id, "signature": signature}
     return _record(plan, asked=asked, **({"position": position} if position else {}))
 
@@ -36,7 +36,7 @@ def request(
     position: Scalars,
 ) -> RecordDict:
     """Asks a site to ``train`` or ``evaluate`` one round from packed biases."""
-    said = statements.request(plan, run, number, key, codec.raw(arrays))
+    said = payloads.request(plan, run, number, key, codec.raw(arrays))
     signature = ledger.signer.sign(purpose, said)
     asked: Scalars = {"round": number, "run": run, "key": key, "signature": signature}
     content = _record(plan, request=asked, position=position)
@@ -88,8 +88,8 @@ def check_signature(content: RecordDict, ledger: str) -> None:
     if isinstance(update, ArrayRecord):
         packed = codec.raw(update)
     elif isinstance(metrics, MetricRecord):
-        packed = statements.metrics(cast(dict[str, float], dict(metrics)))
-    verify(ledger, "reply", statements.reply(cast(Statement, said), packed), signature)
+        packed = payloads.metrics(cast(dict[str, float], dict(metrics)))
+    verify(ledger, "reply", payloads.reply(cast(Statement, said), packed), signature)
 
 
 def payload_bytes(message: Message) -> int:

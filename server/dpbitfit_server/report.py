@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from dpbitfit.ledger import figures
+from dpbitfit.ledger import status
 from dpbitfit_server.settings import Settings
 from dpbitfit_server.strategy import PrivateStrategy
 
@@ -54,7 +54,7 @@ def describe_run(
             "adjacency": "add or remove one unit",
             "delta": plan.delta,
             "accountant": ", ".join(sorted({site["accountant"] for site in sites})),
-            "accrued": figures.ACCRUED,
+            "accrued": status.ACCRUED,
             "noise": plan.noise,
             "sampling": "Poisson",
             "clipping": plan.clipping,
@@ -153,7 +153,7 @@ def _epsilon(axes: Axes, report: dict[str, Any]) -> None:
     axes.barh(names, [site["budget"] for site in sites], color=_GREY, alpha=0.4, label="budget")
     for key, label, height in (
         ("epsilon", "guaranteed", 0.5),
-        ("accrued", f"accrued ({figures.INFORMATIVE})", 0.25),
+        ("accrued", f"accrued ({status.INFORMATIVE})", 0.25),
     ):
         values = [site[key] for site in sites]
         color = _BLUE if key == "epsilon" else _ORANGE

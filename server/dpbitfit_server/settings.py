@@ -7,7 +7,7 @@ from typing import Self
 
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
-from dpbitfit.calibration import calibrate
+from dpbitfit.accounting.calibration import calibrate
 from dpbitfit.errors import InputError
 from dpbitfit.plan import Plan
 

@@ -22,18 +22,16 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from numpy.typing import NDArray
 
-from dpbitfit import accounting, codec
-from dpbitfit.errors import (
-    BudgetError,
-    ProtocolError,
-)
+from dpbitfit.accounting import composition
+from dpbitfit.errors import BudgetError, ProtocolError
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
+from dpbitfit.protocol import codec
 from dpbitfit_server.checkpoint import Checkpoint
-from dpbitfit_server.measured import SiteMetrics
 from dpbitfit_server.messages import payload_bytes
-from dpbitfit_server.roster import Roster, Site, await_nodes
-from dpbitfit_server.rounds import settle
+from dpbitfit_server.settlement import settle
+from dpbitfit_server.site_metrics import SiteMetrics
+from dpbitfit_server.sites import Roster, Site, await_nodes
 
 # What FedAdam, FedYogi and FedAdagrad remember between rounds.
 MOMENTS = ("m_t", "v_t")
@@ -77,7 +75,7 @@ class PrivateStrategy(Strategy):
         expected_sites: int = 1,
         on_round: Callable[[Line], None] = lambda line: None,
     ) -> None:
-        self.cost = accounting.epsilon({plan.mechanism: plan.steps}, plan.delta)
+        self.cost = composition.epsilon({plan.mechanism: plan.steps}, plan.delta)
         if self.cost.epsilon > budget:
             raise BudgetError(
                 f"the plan costs epsilon {self.cost.epsilon:.3f}, above the budget of "

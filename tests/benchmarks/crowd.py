@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting import Mechanism
-from dpbitfit.ledger import Ledger, Name, rows, schema
+from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.ledger import Ledger, Name, queries, schema
 from dpbitfit.ledger.events import GENESIS, counts_to_text, make
 
 DELTA, BUDGET, RUN = 1e-5, 8.0, "run"
@@ -72,7 +72,7 @@ def _events(
     for number in range(rounds):
         at = (began + timedelta(minutes=number)).isoformat(timespec="seconds")
         key = f"{number}-{of}"
-        counts = rows.triples(STEPS)
+        counts = queries.triples(STEPS)
         yield chained("reserve", at, run=RUN, round=number, key=key, counts=counts)
         outcome = "no reply" if silent and number % 10 == 0 else "reply"
         yield chained("commit", at, key=key, outcome=outcome)

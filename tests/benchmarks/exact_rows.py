@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpbitfit.batches import filled, micro_batches
-from dpbitfit.gradients import PerRecordGradients
-from dpbitfit.tables import Examples, read_columns
-from dpbitfit.tasks import TextRecords, TextTask
-from dpbitfit.training import gradient_rows
+from dpbitfit.data.tables import Examples, read_columns
+from dpbitfit.engine.batches import filled, micro_batches
+from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.engine.training import gradient_rows
+from dpbitfit.tasks.text_classification import TextRecords, TextTask
 
 TOKEN_BUDGET = 4096
 

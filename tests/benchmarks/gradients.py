@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModel
 
-from dpbitfit import bias
-from dpbitfit.gradients import PerRecordGradients
+from dpbitfit.engine.biases import select_biases
+from dpbitfit.engine.gradients import PerRecordGradients
 
 CLASSES = 77
 
@@ -47,7 +47,7 @@ def losses(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
 def methods(batch: Callable[[], tuple[Tensor, Tensor]]) -> dict[str, Callable[[], None]]:
     """Each method's one gradient computation on a fresh batch."""
     ours, plain, full, theirs = (Classifier().eval() for _ in range(4))
-    layout = bias.select(ours)
+    layout = select_biases(ours)
     for model in (plain, theirs):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in layout.names)

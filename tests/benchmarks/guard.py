@@ -28,19 +28,19 @@ from pathlib import Path
 import numpy as np
 from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.relay import Relay
+from dpbitfit_client.guard_client import Relay
 
-from dpbitfit import bias
-from dpbitfit.corpus import write_corpus
+from dpbitfit.data.corpus import write_corpus
+from dpbitfit.data.tables import read_labels
+from dpbitfit.engine.biases import read_biases
 from dpbitfit.errors import GuardUnavailable
-from dpbitfit.models import model_digest, resolve_model
 from dpbitfit.plan import Plan
-from dpbitfit.tables import read_labels
-from dpbitfit.tasks import TextTask
+from dpbitfit.tasks.models import model_digest, resolve_model
+from dpbitfit.tasks.text_classification import TextTask
 
-from ..client.coordinators import Coordinator
-from ..client.policies import written
-from ..client.sites import begin
+from ..support.coordinators import Coordinator
+from ..support.policies import written
+from ..support.sites import begin
 
 SECONDS = 600
 PLAN = Plan(
@@ -66,7 +66,7 @@ class Site:
         labels = folder / "letters.labels.txt"
         where = Path(resolve_model("minilm"))
         task = TextTask.load(str(where), read_labels(str(labels)), "labels", 20.0, 64)
-        self._biases: np.ndarray = bias.pack(task.model, task.layout)
+        self._biases: np.ndarray = read_biases(task.model, task.layout)
         digests = {"layout_digest": task.layout.digest, "model_digest": task.digest}
         self._plan = replace(PLAN, steps_per_round=steps, **digests)
         for name in ("guard", "peer"):

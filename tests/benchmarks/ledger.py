@@ -21,10 +21,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from dp_accounting.rdp import RdpAccountant
 
-from dpbitfit.accounting import RDP_ORDERS, Counts, Mechanism, epsilon, event
+from dpbitfit.accounting.composition import RDP_ORDERS, Counts, Mechanism, epsilon, event
+from dpbitfit.accounting.renyi import divergences, quick_epsilons
 from dpbitfit.ledger import Account, Ledger, Name, budget, schema
 from dpbitfit.ledger.events import GENESIS, canonical, make
-from dpbitfit.renyi import divergences, quick_epsilons
 
 DELTA = 1e-5
 ROUNDS = 100

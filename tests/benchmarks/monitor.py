@@ -31,16 +31,16 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import psutil
-from dpbitfit_server.monitor.client import MonitorClient
-from dpbitfit_server.monitor.page.access import make_token
-from dpbitfit_server.monitor.page.links import account_path
+from dpbitfit_monitor.client import MonitorClient
+from dpbitfit_monitor.page.access import make_token
+from dpbitfit_monitor.page.urls import account_path
 
-from dpbitfit.ledger import Ledger, figures
+from dpbitfit.ledger import Ledger, status
 from tests.benchmarks.crowd import RUN, STEPS, crowd, name_of
-from tests.dpbitfit.ledger import postgres
-from tests.server.monitor.pages import OWN
-from tests.server.monitor.served import free_port
-from tests.server.monitor.test_runs import LINE, folder
+from tests.monitor.test_runs import LINE, folder
+from tests.support import postgres
+from tests.support.monitor_pages import OWN
+from tests.support.monitors import free_port
 
 STREAMS = 50
 PAUSE_SECONDS = 0.7  # so that no two questions meet the monitor's look at the same point
@@ -192,7 +192,7 @@ def measure(
         stop.set()
         writer.join()
     found["peer: all standings anew"] = statistics.median(
-        milliseconds(lambda: figures.standings(ledger)) for _ in range(3)
+        milliseconds(lambda: status.standings(ledger)) for _ in range(3)
     )
     ledger.database.close()
     return found

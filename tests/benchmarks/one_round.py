@@ -5,13 +5,13 @@ from pathlib import Path
 
 import dpbitfit_client.app  # noqa: F401  which a process of Flower's imports before all else
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.relay import Desk, Relay
+from dpbitfit_client.guard_client import Desk, Relay
 
 
 def peer(policy: str) -> Desk:
     """The guard in this process, with all that it needs loaded anew."""
-    from dpbitfit_client.guard import Guard
-    from dpbitfit_client.policy import Policy
+    from dpbitfit_client.guard.guard import Guard
+    from dpbitfit_client.policy.policy import Policy
 
     return Guard(Policy.read(Path(policy)))
 

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from dpbitfit_client.doctor import examine
 
 from dpbitfit.ledger import Ledger, Name
-from dpbitfit.models import model_digest, resolve_model
+from dpbitfit.tasks.models import model_digest, resolve_model
 
 POLICY = """\
 [site]

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpbitfit_client.policy import Dataset
+from dpbitfit_client.policy.policy import Dataset
 from dpbitfit_client.simulated import simulated_site
 
+from dpbitfit.data.tables import Examples
 from dpbitfit.errors import InputError
-from dpbitfit.tables import Examples
 
 
 def sites(config: dict[str, Any], count: int) -> dict[str, tuple[Dataset, Examples]]:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpbitfit.engine.training import BETA_FIRST, BETA_SECOND, OptimizerState, _descend
 from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.plan import Plan
-from dpbitfit.training import BETA_FIRST, BETA_SECOND, OptimizerState, _descend
 
 PLAN = Plan(
     layout_digest="0" * 64,

@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dpbitfit_server.monitor.monitor import Monitor
-from dpbitfit_server.monitor.page.access import Tokens, make_token
-from dpbitfit_server.monitor.page.links import account_path
-from dpbitfit_server.monitor.reader import Reader
+from dpbitfit_monitor.monitor import Monitor
+from dpbitfit_monitor.page.access import Tokens, make_token
+from dpbitfit_monitor.page.urls import account_path
+from dpbitfit_monitor.reader import Reader
 
-from dpbitfit.accounting import Mechanism
+from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.ledger import Name
-from tests.dpbitfit.ledger.samples import account, book, run_rounds
-from tests.server.monitor.served import LOCAL, served
+from tests.support.ledgers import account, book, run_rounds
+from tests.support.monitors import LOCAL, served
 
-from .browser import CHROMIUM, playwright, sign_in, window
+from ..support.browser import CHROMIUM, playwright, sign_in, window
 
 FOLDER = Path("deploy/pictures")
 STEP, STEPS, PLANNED = Mechanism(0.9, 0.02), 5, 30  # steps a round, and rounds of the plan

@@ -19,20 +19,20 @@ from typing import Any
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
-from dpbitfit_client import relay
+from dpbitfit_client import guard_client
 from dpbitfit_client.app import app as client_app
 from dpbitfit_server.app import run as run_server
 from dpbitfit_server.settings import Settings
 from flwr.app import Context, RecordDict
 
-from dpbitfit.corpus import write_corpus
+from dpbitfit.data.corpus import write_corpus
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.events import Held
-from dpbitfit.models import model_digest, resolve_model
+from dpbitfit.tasks.models import model_digest, resolve_model
 
-from ..client.policies import written
-from ..server.grids import LocalGrid
-from .federation import Federation, Guard, federation, living_in
+from ..support.federation import Federation, Guard, federation, living_in
+from ..support.grids import LocalGrid
+from ..support.policies import written
 
 SITES = ("hospital-1", "hospital-2")
 RECORDS, TEST_RECORDS = 60, 100
@@ -170,7 +170,7 @@ def simulated(config: dict[str, Any], out: Path) -> dict[str, Any]:
     try:
         return run_server(LocalGrid({10 + i: node(i) for i in range(2)}), Settings.read(config))
     finally:
-        relay._guards.clear()  # each holds a model
+        guard_client._guards.clear()  # each holds a model
 
 
 @pytest.fixture(scope="module")

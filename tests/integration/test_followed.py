@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpbitfit_server.monitor.page.access import make_token
-from dpbitfit_server.monitor.page.links import account_path
+from dpbitfit_monitor.page.access import make_token
+from dpbitfit_monitor.page.urls import account_path
 
 from dpbitfit.ledger import Ledger
-from tests.server.monitor.served import free_port
+from tests.support.monitors import free_port
 
-from .browser import chromium, expect, needs_chromium, sign_in, window
+from ..support.browser import chromium, expect, needs_chromium, sign_in, window
 from .test_simulation import command
 
 __all__ = ["chromium"]

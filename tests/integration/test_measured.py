@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dpbitfit_client import message as said
-from dpbitfit_client.guard import Guard
+from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.message import Refused
-from dpbitfit_client.policy import Policy
+from dpbitfit_client.policy.policy import Policy
 from dpbitfit_server.strategy import PrivateStrategy
 from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from dpbitfit import bias, codec
-from dpbitfit.accounting import Mechanism
+from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.data.tables import read_labels
+from dpbitfit.engine.biases import read_biases
 from dpbitfit.ledger import Ledger, Name
-from dpbitfit.models import model_digest, resolve_model
 from dpbitfit.plan import Plan
-from dpbitfit.tables import read_labels
-from dpbitfit.tasks import TextTask
+from dpbitfit.protocol import codec
+from dpbitfit.tasks.models import model_digest, resolve_model
+from dpbitfit.tasks.text_classification import TextTask
 
-from ..server.grids import LocalGrid
+from ..support.grids import LocalGrid
 
 POLICY = """\
 [site]
@@ -121,7 +122,7 @@ def strategy(
     task = TextTask.load("minilm", read_labels(str(labels)), "labels", max_length=24)
     plan = replace(plan, layout_digest=task.layout.digest, model_digest=task.digest)
     made = PrivateStrategy(FedAvg(), plan, task.layout.size, 8.0, folder, coordinator)
-    return made, bias.pack(task.model, task.layout)
+    return made, read_biases(task.model, task.layout)
 
 
 def test_sites_measure_what_their_policies_list_and_both_ledgers_hold_it(

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpbitfit_server.monitor.monitor import Monitor
-from dpbitfit_server.monitor.page.access import Tokens, make_token
-from dpbitfit_server.monitor.page.links import account_path
-from dpbitfit_server.monitor.reader import Reader
+from dpbitfit_monitor.monitor import Monitor
+from dpbitfit_monitor.page.access import Tokens, make_token
+from dpbitfit_monitor.page.urls import account_path
+from dpbitfit_monitor.reader import Reader
 
-from dpbitfit import accounting
+from dpbitfit.accounting import composition
 from dpbitfit.ledger import Ledger, Name
-from tests.dpbitfit.ledger.samples import DELTA, NAME, STEP, account, book, run_rounds, steps
-from tests.server.monitor.certificates import Authority
-from tests.server.monitor.served import LOCAL, served
-from tests.server.monitor.test_runs import LINE, folder
+from tests.monitor.test_runs import LINE, folder
+from tests.support.certificates import Authority
+from tests.support.ledgers import DELTA, NAME, STEP, account, book, run_rounds, steps
+from tests.support.monitors import LOCAL, served
 
-from .browser import chromium, expect, needs_chromium, sign_in, window
+from ..support.browser import chromium, expect, needs_chromium, sign_in, window
 
 __all__ = ["chromium"]
 pytestmark = needs_chromium
@@ -61,7 +61,7 @@ def at(tmp_path: Path) -> Iterator[Served]:
     ledger.allot(NAME, "one", "plan", steps(40))
     run_rounds(ledger, north, "one", 4, steps(10))
     ledger.allot(NAME, "live", "plan", steps(10))
-    spent = accounting.epsilon({STEP: 40}, DELTA).epsilon
+    spent = composition.epsilon({STEP: 40}, DELTA).epsilon
     near = account(ledger, Name("south", "letters", "person"))
     ledger.allot(near.name, "one", "plan", steps(40))
     run_rounds(ledger, near, "one", 4, steps(10))

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from dpbitfit.accounting import Counts
+from dpbitfit.accounting.composition import Counts
 from dpbitfit.ledger import Ledger, peers
 
-from .federation import federation
+from ..support.federation import federation
 from .test_deployment import SITES, Field
 
 pytestmark = pytest.mark.timeout(1800)

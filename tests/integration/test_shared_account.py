@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dpbitfit_client.guard import Guard
-from dpbitfit_client.policy import Policy
+from dpbitfit_client.guard.guard import Guard
+from dpbitfit_client.policy.policy import Policy
 
-from dpbitfit import codec
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import Ledger, Name
+from dpbitfit.protocol import codec
 
-from ..server.grids import LocalGrid
+from ..support.grids import LocalGrid
 from .test_measured import PLAN, coordinator, guard, labels, node, strategy
 
 __all__ = ["coordinator", "labels"]  # fixtures

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from dpbitfit.corpus import write_corpus
+from dpbitfit.data.corpus import write_corpus
 from tests.conftest import ROOT
 
-from ..server.monitor.certificates import Authority
-from .machine import PLACE, Machine, machine
+from ..support.certificates import Authority
+from ..support.machine import PLACE, Machine, machine
 
 DEPLOY = ROOT / "deploy"
 RECORDS = {"letters": 160, "letters-held-out": 160, "test": 40}

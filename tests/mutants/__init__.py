@@ -3,10 +3,10 @@
 Each ``NAME.toml`` beside this file is one mutant:
 
     why = "what would be wrong, in a line"
-    file = "dpbitfit/noise.py"
+    file = "dpbitfit/engine/noise.py"
     old = "deviation / self.step"        # stands in the file exactly once
     new = "deviation / self.step / 2"
-    tests = ["tests/dpbitfit/test_noise.py"]
+    tests = ["tests/dpbitfit/engine/test_noise.py"]
 
 ``python -m tests.mutants`` applies each to a copy of the tree, runs its tests
 there and says whether they noticed. Run it after every change to the core.

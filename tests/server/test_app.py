@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 from transformers import AutoModel
 
 from dpbitfit.errors import InputError
-from dpbitfit.tasks import TextTask
+from dpbitfit.tasks.text_classification import TextTask
 
-from .grids import LocalGrid
+from ..support.grids import LocalGrid
 
 QUICK = {"rounds": 2, "steps-per-round": 2, "sampling-rate": 0.3, "noise-multiplier": 1.5}
 

@@ -7,7 +7,7 @@ import pytest
 from dpbitfit_server.settings import Settings
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
-from dpbitfit import accounting
+from dpbitfit.accounting import composition
 from dpbitfit.errors import InputError
 
 
@@ -19,7 +19,7 @@ def config(run_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 def test_the_projects_own_configuration_is_valid(config: dict[str, Any]) -> None:
     settings = Settings.read(config)
     plan = settings.plan("a", "b")
-    bound = accounting.epsilon({plan.mechanism: plan.steps}, plan.delta)
+    bound = composition.epsilon({plan.mechanism: plan.steps}, plan.delta)
     assert 0.98 * settings.target_epsilon < bound.epsilon <= settings.target_epsilon
     assert plan.unit == "record"
 
@@ -43,7 +43,7 @@ def test_the_projects_own_configuration_is_valid(config: dict[str, Any]) -> None
     ],
 )
 def test_what_cannot_be_is_named(config: dict[str, Any], key: str, value: Any, says: str) -> None:
-    with pytest.raises((InputError, accounting.AccountingError), match=says):
+    with pytest.raises((InputError, composition.AccountingError), match=says):
         Settings.read({**config, key: value}).plan("a", "b")
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from dpbitfit_server import roster
+from dpbitfit_server import sites as site_registry
 from dpbitfit_server.messages import payload_bytes
 from dpbitfit_server.report import describe_run, write_report
 from dpbitfit_server.settings import Settings
@@ -18,13 +18,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 from flwr.common import Array
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
-from dpbitfit import accounting, codec
+from dpbitfit.accounting import composition
 from dpbitfit.cli import _print_summary
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
-from dpbitfit.ledger import Ledger, Name, budget, figures, repair
-from tests.dpbitfit.ledger.samples import numbers
+from dpbitfit.ledger import Ledger, Name, budget, repair, status
+from dpbitfit.protocol import codec
+from tests.support.ledgers import numbers
 
-from .grids import PARAMETERS, PLAN, LocalGrid, Site
+from ..support.grids import PARAMETERS, PLAN, LocalGrid, Site
 
 EVALUATED = {"accuracy": 0.5, "loss": 1.0}
 START = codec.encode(np.zeros(PARAMETERS, dtype=np.float32))
@@ -74,7 +75,7 @@ def test_every_round_is_charged_and_every_site_ends_at_the_plans_epsilon(tmp_pat
     private = strategy(tmp_path)
     nodes = sites("a", "b")
     final(private, LocalGrid(nodes))
-    whole = accounting.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
+    whole = composition.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
     for site in private.roster.sites.values():
         standing = private.roster.standing(site)
         assert standing.accrued.bound.epsilon == standing.promised == whole <= 8.0
@@ -300,7 +301,7 @@ def test_two_nodes_of_one_name_are_one_site(tmp_path: Path) -> None:
 def test_nobody_at_all_is_an_error_that_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roster, "SECONDS_FOR_NODES", 0.0)
+    monkeypatch.setattr(site_registry, "SECONDS_FOR_NODES", 0.0)
     with pytest.raises(ProtocolError, match="nobody is online"):
         final(strategy(tmp_path), LocalGrid({}))
     nodes = sites("a")
@@ -407,13 +408,13 @@ def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
         final(private, LocalGrid(nodes))
         assert len(nodes[100].asked) == 3 * number
         bounds.append(private.roster.standing(private.roster.sites["a"]).accrued.bound.epsilon)
-    assert bounds[0] == accounting.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
+    assert bounds[0] == composition.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
     order = private.roster.sites["a"].account.filter_order
     both = budget.filtered(((PLAN.mechanism, 2 * PLAN.steps),), PLAN.delta, order)
     assert bounds[1] == both.epsilon
     refused = strategy(tmp_path, budget=6.0)
     for name in ("a", "b"):  # what a third run would fit in, if results did not matter
-        tight = accounting.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
+        tight = composition.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
         refused.roster.ledger.set_budget(Name(name, "records", "record"), tight + 0.1, "test")
     said = r"a/records/record: with this plan epsilon would be .*; no noise multiplier makes 6 more"
     with pytest.raises(BudgetError, match=said):
@@ -443,7 +444,7 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
         lines.clear()
         private = strategy(tmp_path, budget=6.0, on_round=lines.append)
         final(private, LocalGrid(nodes), evaluate_fn=lambda *_: MetricRecord(EVALUATED))
-    no_bound = accounting.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
+    no_bound = composition.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
     accrued = private.roster.standing(private.roster.sites["a"]).accrued.bound.epsilon
     assert no_bound < accrued < 6.0
     settings = SimpleNamespace(model="minilm", head="labels", declared_size=0)
@@ -452,8 +453,8 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
     write_report(tmp_path, report)
     (site,) = report["sites"]
     assert (site["epsilon"], site["accrued"], site["budget"]) == (6.0, accrued, 6.0)
-    assert site["basis"] == figures.FILTERED
-    assert report["privacy"]["accrued"] == figures.ACCRUED
+    assert site["basis"] == status.FILTERED
+    assert report["privacy"]["accrued"] == status.ACCRUED
     assert [(line["guaranteed"], line["accrued"]) for line in lines[1:]][-1] == (6.0, accrued)
     assert {line["guaranteed"] for line in lines[1:]} == {6.0}
     for told in (lines, json.loads((tmp_path / "report.json").read_text())):
@@ -463,7 +464,7 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
         assert "6.000" in page
         assert f"{accrued:.3f}" in page
         assert f"{no_bound:.3f}" not in page
-        assert figures.INFORMATIVE in page
+        assert status.INFORMATIVE in page
 
 
 def test_a_site_whose_budget_is_lowered_here_is_left_out_and_the_rest_goes_on(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpbitfit.ledger import Ledger
-from tests.dpbitfit.ledger import postgres
+from tests.support import postgres
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from dpbitfit.accounting import Mechanism
+from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.cli import main
 from dpbitfit.errors import BudgetError
-from dpbitfit.ledger import Ledger, figures, peers, schema
+from dpbitfit.ledger import Ledger, peers, schema, status
 from dpbitfit.ledger.events import counts_to_text
 from dpbitfit.ledger.heads import Heads
 
-from .samples import (
+from ...support.ledgers import (
     DELTA,
     NAME,
     OTHER,
@@ -184,7 +184,7 @@ def test_a_budget_below_what_was_approved_says_what_is_taken_back(run: Run, ledg
     assert "the board" in run("show", ACCOUNT).out
     again = run("set-budget", ACCOUNT, "9", "--reason", "the board", "--json")
     assert again.json["steps_given_up"] == []
-    assert figures.run_standings(ledger, ledger.account(NAME))[0].left == ()
+    assert status.run_standings(ledger, ledger.account(NAME))[0].left == ()
 
 
 def test_of_an_adaptive_account_nothing_but_the_promise_is_called_a_bound(
@@ -194,7 +194,7 @@ def test_of_an_adaptive_account_nothing_but_the_promise_is_called_a_bound(
     for words in (("accounts", "--json"), ("accounts", "--tight", "--json"), ("verify", "--json")):
         (one,) = run(*words).json
         assert one["guaranteed"]["epsilon"] == one["promised"] == of.budget
-        assert one["accrued"]["basis"].startswith(figures.INFORMATIVE)
+        assert one["accrued"]["basis"].startswith(status.INFORMATIVE)
         assert no_bound() not in numbers(one)
     shown = run("show", ACCOUNT, "--json").json
     report = run("export", ACCOUNT, "--report").json
@@ -206,7 +206,7 @@ def test_of_an_adaptive_account_nothing_but_the_promise_is_called_a_bound(
         page = " ".join(run(*words).out.split())
         assert f"{of.budget:.3f}" in page
         assert f"{no_bound():.3f}" not in page
-        assert figures.INFORMATIVE in page or words == ("verify",)
+        assert status.INFORMATIVE in page or words == ("verify",)
 
 
 def test_no_command_prints_what_only_a_programmer_reads(

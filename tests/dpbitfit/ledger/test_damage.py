@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import InputError, LedgerError
 from dpbitfit.ledger import Ledger, Name
 from dpbitfit.ledger.outbox import Reply

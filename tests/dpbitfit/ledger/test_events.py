@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.events import (
     GENESIS,

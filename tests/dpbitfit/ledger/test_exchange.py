@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, Ledger, Name, exchange, peers, repair, schema
 from dpbitfit.ledger.exchange import Position

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dpbitfit.accounting import Mechanism
+from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
 from dpbitfit.ledger import Ledger, export, schema
 
-from .samples import NAME, OTHER, STEP, account, book, run_rounds, steps
+from ...support.ledgers import NAME, OTHER, STEP, account, book, run_rounds, steps
 
 ACTIONS = ("allot", "reserve", "commit", "release", "void-key", "void-rest", "budget", "rebase")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dpbitfit.accounting import Mechanism
+from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Ledger, Name
 from dpbitfit.ledger.heads import Heads, default_folder
 
-from .samples import NAME, OTHER, account, book, run_rounds, steps
+from ...support.ledgers import NAME, OTHER, account, book, run_rounds, steps
 
 KILLS = int(os.environ.get("DPBITFIT_KILLS", "4"))
 COORDINATOR = "c" * 64

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Ledger, schema
-from dpbitfit.signing import Signer, verify
+from dpbitfit.protocol.signing import Signer, verify
 
-from .samples import NAME, account, book
+from ...support.ledgers import NAME, account, book
 
 Reopen = Callable[..., Ledger]
 STATEMENT = {"key": "k"}

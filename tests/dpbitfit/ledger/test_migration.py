@@ -13,10 +13,10 @@ from dpbitfit.cli import main
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Ledger, schema
 from dpbitfit.ledger import migrations as scripts
-from dpbitfit.signing import Signer, verify
+from dpbitfit.protocol.signing import Signer, verify
 
-from . import postgres
-from .samples import NAME, account, book, run_rounds, steps
+from ...support import postgres
+from ...support.ledgers import NAME, account, book, run_rounds, steps
 
 Reopen = Callable[..., Ledger]
 SEED = "2a" * 32

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dpbitfit.accounting import Counts, Mechanism
+from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import BudgetError, LedgerError
 from dpbitfit.ledger import Ledger, Name
 from dpbitfit.ledger.outbox import Reply

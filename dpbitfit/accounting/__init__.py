@@ -1,0 +1,1 @@
+"""What noisy steps cost together, and the noise that a budget affords."""

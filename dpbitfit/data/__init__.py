@@ -1,0 +1,1 @@
+"""Records: read from tables, split over sites, made up."""

@@ -1,0 +1,115 @@
+"""Dealing one data set out to simulated sites. Seeded: a partition is no secret.
+
+*Formal guarantee*: where a unit goes (to the test set, to which site) follows from
+the seed and the unit alone, never from its row or from the others. So files that
+differ in one unit give sites that differ in that unit.
+"""
+
+import hashlib
+import json
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit.data.tables import Examples
+from dpbitfit.errors import InputError
+
+
+def hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
+    """Split into (training, public test); all records of a unit fall on one side.
+
+    A unit is tested with probability ``fraction``, so that the sizes are roughly
+    right. Raises InputError unless both sides get at least one unit.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"the test fraction must be between 0 and 1, not {fraction!r}")
+    tested = _uniforms(examples, seed, "test") < fraction
+    if tested.all() or not tested.any():
+        raise InputError(f"a test fraction of {fraction:g} leaves the test or the sites nothing")
+    return examples.take(np.flatnonzero(~tested)), examples.take(np.flatnonzero(tested))
+
+
+def split(examples: Examples, sites: int, skew: float, seed: int) -> list[Examples]:
+    """Deal the units out to ``sites``; one with few units may get none.
+
+    ``skew`` 0 deals at random; above 0, each label's units follow a Dirichlet
+    distribution over the sites with concentration 1 / skew (Hsu et al. 2019,
+    arXiv 1909.06335), a unit of several labels that of its most frequent one.
+    Raises InputError for fewer units than sites.
+    """
+    if sites < 1:
+        raise InputError(f"there must be at least one site, not {sites}")
+    if not 0 <= skew <= 1e6:
+        raise InputError(f"the skew must be 0 or more, not {skew!r}")
+    if sites > count_units(examples):
+        raise InputError(f"{sites} sites are more than there are records or units to share")
+    uniforms = _uniforms(examples, seed, "site")
+    if skew == 0:
+        owner = (uniforms * sites).astype(np.int64)
+    else:
+        labels = _labels(examples)
+        owner = np.empty(len(examples), dtype=np.int64)
+        for label in np.unique(labels).tolist():
+            # A generator for each label: which others there are must not matter.
+            generator = np.random.default_rng(_hash(seed, "shares", label))
+            shares = generator.dirichlet(np.full(sites, 1 / skew))
+            bounds = np.cumsum(shares)[:-1]  # the last site gets what rounding leaves
+            members = labels == label
+            owner[members] = np.searchsorted(bounds, uniforms[members], side="right")
+    return [examples.take(np.flatnonzero(owner == site)) for site in range(sites)]
+
+
+def natural_sites(examples: Examples) -> dict[str, Examples]:
+    """The examples of each site that the data names, in the order of the names."""
+    if examples.sites is None:
+        raise InputError("the data names no sites; give the column that does")
+    members: dict[str, list[int]] = {}
+    for index, site in enumerate(examples.sites):
+        members.setdefault(site, []).append(index)
+    return {site: examples.take(members[site]) for site in sorted(members)}
+
+
+def count_units(examples: Examples) -> int:
+    """How many units there are; without units, each record is its own."""
+    return len(examples) if examples.units is None else len(set(examples.units))
+
+
+def _uniforms(examples: Examples, seed: int, purpose: str) -> NDArray[np.float64]:
+    """A number in [0, 1) for each record [n], the same for all of a unit."""
+    names: list[object]
+    if examples.units is not None:
+        names = list(examples.units)
+    else:
+        # Equal records are told apart by rank: which of them is which makes no difference.
+        seen: Counter[object] = Counter()
+        names = []
+        for content in zip(
+            examples.texts,
+            examples.labels.tolist(),
+            examples.sites or [""] * len(examples),
+            strict=True,
+        ):
+            names.append((*content, seen[content]))
+            seen[content] += 1
+    return np.array([(_hash(seed, purpose, name) >> 11) * 2.0**-53 for name in names])
+
+
+def _labels(examples: Examples) -> NDArray[np.int64]:
+    """For each record [n] its unit's most frequent label, the first of equally frequent ones."""
+    if examples.units is None:
+        return examples.labels
+    counts: dict[str, Counter[int]] = {}
+    for unit, label in zip(examples.units, examples.labels.tolist(), strict=True):
+        counts.setdefault(unit, Counter())[label] += 1
+    chosen = {
+        unit: min(found, key=lambda label: (-found[label], label)) for unit, found in counts.items()
+    }
+    return np.array([chosen[unit] for unit in examples.units], dtype=np.int64)
+
+
+def _hash(seed: int, purpose: str, name: object) -> int:
+    """A 64-bit hash of a name, keyed by the seed."""
+    key = hashlib.sha256(str(seed).encode()).digest()
+    said = json.dumps([purpose, name]).encode()
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8, key=key).digest())

@@ -1,0 +1,1 @@
+"""DP-BiTFiT on one site's records: from per-record gradients to noised sums."""

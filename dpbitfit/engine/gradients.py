@@ -1,0 +1,146 @@
+"""Per-record bias gradients by hooks on outputs: one ordinary backward pass.
+
+For ``s = a W + b`` the gradient of record i with respect to ``b`` is the sum of
+``dL_i/ds`` over all dimensions but record and feature (Bu et al. 2022,
+arXiv 2210.00036, equation 4): it needs no activation. LayerNorm, GroupNorm and
+convolutions add their bias in the same way. The weight of a trained linear head
+needs its input too; that one is small.
+
+*Formal guarantee*: row i of the result depends on record i only, if the model
+treats records independently. ``selfcheck.check_gradients`` tests that.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.hooks import RemovableHandle
+
+from dpbitfit.engine.biases import FEATURES_SECOND, BiasLayout, freeze
+from dpbitfit.errors import ModelError
+
+
+class _StartGraph(torch.autograd.Function):
+    """The identity, through which autograd reaches a tensor that no parameter feeds.
+
+    Marked dirty, so that it is no view and in-place activations may follow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, _anchor: Tensor) -> Tensor:
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def _start(output: Tensor, anchor: Tensor) -> Tensor:
+    started: Tensor = _StartGraph.apply(output, anchor)  # type: ignore[no-untyped-call]
+    return started
+
+
+class PerRecordGradients:
+    """Collects one flat gradient row per record for the parameters of a layout.
+
+    Freezes the whole model: no summed, unprotected ``.grad`` ever exists.
+
+    Use::
+
+        with PerRecordGradients(model, layout) as recorder, recorder.records(B):
+            rows = recorder.rows(losses)  # losses [B] -> rows [B, P]
+    """
+
+    def __init__(self, model: nn.Module, layout: BiasLayout) -> None:
+        freeze(model)
+        self._model = model
+        self._layout = layout
+        self._handles: list[RemovableHandle] = []
+        self._buffer: Tensor | None = None  # [B, P] float32
+        device = next(model.parameters()).device
+        self._anchor = torch.zeros((), requires_grad=True, device=device)
+
+    def __enter__(self) -> Self:
+        places = {name: place for name, _, place in self._layout.slices()}
+        wanted = {id(self._model.get_parameter(name)): name for name in self._layout.names}
+        for path, module in self._model.named_modules():
+            of = {
+                key: places[wanted[id(value)]]
+                for key, value in module._parameters.items()
+                if value is not None and id(value) in wanted
+            }
+            if of:
+                hook = self._hook(path, module, of.get("bias"), of.get("weight"))
+                self._handles.append(module.register_forward_hook(hook))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    @contextmanager
+    def records(self, count: int) -> Iterator[None]:
+        """Everything in the block is the forward pass of one batch of ``count`` records."""
+        self._buffer = torch.zeros(
+            (count, self._layout.size), dtype=torch.float32, device=self._anchor.device
+        )
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            self._buffer = None
+
+    def rows(self, losses: Tensor) -> Tensor:
+        """The gradient rows [B, P] in float32 of per-record losses [B]; one backward pass.
+
+        A row that is not finite is zeroed: a unit may always contribute nothing.
+        Raises ModelError when the losses are not one for each record.
+        """
+        if self._buffer is None or losses.shape != (self._buffer.shape[0],):
+            raise ModelError("private training needs one loss for each record, not a mean or a sum")
+        if losses.grad_fn is None:
+            raise ModelError("the loss does not depend on any trained bias")
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        self._anchor.grad = None
+        finite = torch.isfinite(self._buffer).all(dim=1, keepdim=True)  # [B, 1]
+        return torch.where(finite, self._buffer, torch.zeros_like(self._buffer))
+
+    def _hook(
+        self, path: str, module: nn.Module, bias: slice | None, weight: slice | None
+    ) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+        second = isinstance(module, FEATURES_SECOND)
+        width = 1 if second else len(getattr(module, "normalized_shape", (0,)))
+
+        def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+            if self._buffer is None or not torch.is_grad_enabled():
+                return None
+            if not isinstance(output, Tensor) or output.shape[0] != self._buffer.shape[0]:
+                raise ModelError(f"{path}: the output's first dimension is not the record")
+            if output.dim() < 1 + width:
+                raise ModelError(f"{path}: the output has no dimension for the record")
+            started = output if output.requires_grad else _start(output, self._anchor)
+            activation = inputs[0].detach() if weight is not None else None  # [B, ..., d]
+            buffer = self._buffer
+
+            def collect(gradient: Tensor) -> None:
+                if bias is not None:
+                    last = gradient.dim()
+                    summed = range(2, last) if second else range(1, last - width)
+                    row = gradient.float().sum(list(summed)) if summed else gradient.float()
+                    buffer[:, bias] += row.reshape(len(row), -1)
+                if weight is not None and activation is not None:
+                    after = gradient.float().reshape(len(gradient), -1, gradient.shape[-1])
+                    before = activation.float().reshape(len(after), after.shape[1], -1)
+                    outer = torch.einsum("btk,btd->bkd", after, before)  # [B, K, d]
+                    buffer[:, weight] += outer.reshape(len(outer), -1)
+
+            started.register_hook(collect)  # type: ignore[no-untyped-call]
+            return started
+
+        return hook

@@ -1,0 +1,193 @@
+"""A model is trained privately only after its gradients have been seen to be right.
+
+The check runs on public probes when a model is attached. It compares the hooks with
+ordinary autograd on one record at a time, and finds the canonical size of a micro-batch:
+the smallest from which on a record's row is the same to the bit, whatever its companions,
+their number and its place among them. Kernels for few rows sum in another order, and biases
+can be chosen that magnify such a difference in rounding to many clipping norms.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpbitfit.engine.batches import deterministic
+from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, write_biases
+from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.errors import ModelError
+
+TOLERANCE = 1e-3  # relative to the record's norm; what float32 kernels may differ by
+CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
+# Standard deviations of what is added to the biases: much, and what overflows when squared.
+BIAS_SCALES = (1e3, 1e19)
+# Of the micro-batches that are compared, in canonical sizes: at the model's own biases, at others.
+_SIZES, _FEW_SIZES = (1, 2, 3, 5, 16), (1, 3)
+_MOST_TOKENS = 256  # of a micro-batch that is compared, where three canonical sizes hold no more
+
+Losses = Callable[[Sequence[int]], Tensor]
+
+
+def check_gradients(
+    model: nn.Module, layout: BiasLayout, losses: Losses, lengths: NDArray[np.int64]
+) -> int:
+    """The canonical size of a micro-batch, in rows; refuses a model that has none.
+
+    ``losses`` takes indices of public probes that are padded to one length, and returns
+    their losses [B]; ``lengths`` [n] are the probes' padded lengths, in tokens.
+
+    Raises ModelError when a row is not finite or differs from ordinary autograd on that
+    record alone (a layer used functionally, outputs that are not batch-first), when it
+    changes with its companions at every size (layers or losses that mix records, a device
+    whose sums depend on the batch), or when no record reaches a trained parameter.
+    """
+    with deterministic(), PerRecordGradients(model, layout) as recorder:
+        return _Check(model, layout, losses, lengths, recorder).run()
+
+
+class _Check:
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: BiasLayout,
+        losses: Losses,
+        lengths: NDArray[np.int64],
+        recorder: PerRecordGradients,
+    ) -> None:
+        self.model, self.layout, self.losses, self.recorder = model, layout, losses, recorder
+        # The probes, by padded length.
+        self.groups = {
+            int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
+        }
+
+    def run(self) -> int:
+        probes = [probe for group in self.groups.values() for probe in group]
+        alone = {probe: self._by_autograd(probe) for probe in probes}
+        for canonical in CANONICAL_ROWS:
+            rows, reason = self._exact_rows(canonical, 0.0)
+            for scale in BIAS_SCALES:
+                reason = reason or self._exact_rows(canonical, scale)[1]
+            if not reason:
+                break
+        else:
+            raise ModelError(reason)
+        for name, _, place in self.layout.slices():
+            if not any(row[place].any() for row in alone.values()):
+                raise ModelError(f"{name}: no record reaches it; it cannot be trained here")
+        for probe, row in rows.items():
+            self._compare(row, alone[probe])
+        return canonical
+
+    def _exact_rows(self, canonical: int, scale: float) -> tuple[dict[int, Tensor], str]:
+        """Each probe's row [P] at biases moved by ``scale``; and why that is not one row, if so."""
+        rows: dict[int, Tensor] = {}
+        with self._moved_biases(scale):
+            for length, group in self.groups.items():
+                seen: dict[int, tuple[list[int], int]] = {}
+                for batch in _batches(group, canonical, length, few=scale > 0):
+                    for place, row in enumerate(self._rows(batch)):
+                        probe = batch[place]
+                        before = seen.setdefault(probe, (batch, place))
+                        first = rows.setdefault(probe, row)
+                        if not torch.equal(first, row):
+                            mixes = (first - row).norm() > TOLERANCE * first.norm()
+                            layer = self._first_layer(before, (batch, place))
+                            return rows, self._reason(layer, bool(mixes) and scale == 0)
+        return rows, ""
+
+    def _reason(self, layer: str, mixes_records: bool) -> str:
+        if mixes_records:
+            return (
+                f"{layer}: a record's gradient changes with the other records of its batch: "
+                "a layer or the loss mixes records"
+            )
+        return (
+            f"{layer}: on {next(self.model.parameters()).device} its rounding changes with the "
+            f"batch, at up to {CANONICAL_ROWS[-1]} rows, so that a record's gradient would depend "
+            "on other records; train on another device"
+        )
+
+    @contextmanager
+    def _moved_biases(self, scale: float) -> Iterator[None]:
+        own = read_biases(self.model, self.layout)
+        moves = np.random.default_rng(0).standard_normal(own.size)
+        write_biases(self.model, self.layout, (own + scale * moves).astype(np.float32))
+        try:
+            yield
+        finally:
+            write_biases(self.model, self.layout, own)
+
+    def _rows(self, batch: Sequence[int]) -> Tensor:
+        """Rows [B, P] by the hooks."""
+        with self.recorder.records(len(batch)):
+            return self.recorder.rows(self.losses(batch))
+
+    def _by_autograd(self, probe: int) -> Tensor:
+        """The gradient [P] of one probe, by ordinary autograd on a batch of one."""
+        parameters = [self.model.get_parameter(name) for name in self.layout.names]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                loss = self.losses([probe]).sum()
+            if loss.grad_fn is None:
+                return torch.zeros(self.layout.size)
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        finally:
+            freeze(self.model)
+        row = torch.cat([gradient.float().reshape(-1) for gradient in gradients])
+        if not (loss.isfinite() and row.isfinite().all()):
+            raise ModelError("a loss or gradient is not finite: the model's weights are damaged")
+        return row
+
+    def _compare(self, row: Tensor, alone: Tensor) -> None:
+        """ModelError unless a row [P] is that of ordinary autograd, parameter by parameter."""
+        for name, _, place in self.layout.slices():
+            if (row[place] - alone[place]).norm() > TOLERANCE * alone.norm() + 1e-12:
+                raise ModelError(
+                    f"{name}: its per-record gradient differs from ordinary autograd's"
+                )
+
+    def _first_layer(self, *places: tuple[list[int], int]) -> str:
+        """The first layer whose output for a record differs between two places in micro-batches."""
+        first, second = (self._outputs(batch, place) for batch, place in places)
+        both = (path for path in first if path in second)
+        differ = (path for path in both if not torch.equal(first[path], second[path]))
+        return next(differ, "the backward pass")
+
+    def _outputs(self, batch: Sequence[int], place: int) -> dict[str, Tensor]:
+        """The output for one record of each layer, in the order of computation."""
+        outputs: dict[str, Tensor] = {}
+
+        def keep(path: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and len(output) == len(batch):
+                    outputs.setdefault(path, output[place].nan_to_num())
+
+            return hook
+
+        leaves = [(path, one) for path, one in self.model.named_modules() if not [*one.children()]]
+        handles = [layer.register_forward_hook(keep(path)) for path, layer in leaves]
+        try:
+            with torch.no_grad():
+                self.losses(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return outputs
+
+
+def _batches(group: list[int], canonical: int, length: int, few: bool) -> Iterator[list[int]]:
+    """Micro-batches of many sizes, in which each probe has other companions and other places.
+
+    What is larger than the group is filled up with one of them: a mean over the batch differs.
+    """
+    for size in _FEW_SIZES if few else _SIZES:
+        rows, turn = size * canonical, size % len(group)
+        if size <= 3 or rows * length <= _MOST_TOKENS:
+            turned = group[turn:] + group[:turn]
+            yield [*turned[:rows], *[turned[0]] * (rows - len(group))]

@@ -1,0 +1,114 @@
+"""Asking the ledger: accounts, what they hold, rounds, answers and events."""
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.errors import InputError
+from dpbitfit.ledger import identity, outbox, queries, schema
+from dpbitfit.ledger.budget import Account
+from dpbitfit.ledger.database import WAIT_SECONDS, Database
+from dpbitfit.ledger.events import Event, Held, Name, Tally
+from dpbitfit.ledger.outbox import Reply
+from dpbitfit.ledger.queries import Reservation
+from dpbitfit.ledger.verify import verify
+
+
+class Reader:
+    """What a ledger in a database says, without the key that signs for it.
+
+    Every answer is one consistent view. ``id`` is the ledger's public key, by which
+    the other side knows it. See ``Database`` for the arguments and the errors.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        create: bool = False,
+        readonly: bool = False,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
+        self.database = Database(url, create, readonly, wait_seconds=wait_seconds)
+        if create:
+            identity.make(self.database)
+        self.id = identity.read_public(self.database)
+
+    def account(self, name: Name) -> Account:
+        """The account of that name; InputError where there is none."""
+        with self.database.read() as connection:
+            found = queries.find_account(connection, name)
+        if found is None:
+            raise InputError(f"there is no account {name}")
+        return found
+
+    def accounts(self) -> list[Account]:
+        """Every account, by name."""
+        order = (schema.account.c.site, schema.account.c.dataset, schema.account.c.unit)
+        with self.database.read() as connection:
+            return [
+                queries.to_account(row)
+                for row in connection.execute(sa.select(schema.account).order_by(*order))
+            ]
+
+    def holdings(self, ids: Collection[int]) -> dict[int, dict[tuple[str, Mechanism], Held]]:
+        """By account id, what every run may do to it and has done."""
+        with self.database.read() as connection:
+            return queries.holdings_of(connection, ids)
+
+    def reservations(self, run: str | None = None, state: str = "reserved") -> list[Reservation]:
+        """The rounds of a run, or of all, in one state."""
+        table = schema.reservation
+        chosen = sa.select(table).where(table.c.state == state)
+        if run is not None:
+            chosen = chosen.where(table.c.run == run)
+        with self.database.read() as connection:
+            return [queries.to_reservation(row) for row in connection.execute(chosen)]
+
+    def reservation(self, key: str) -> Reservation | None:
+        """The reservation of a key, in whatever state."""
+        with self.database.read() as connection:
+            found = queries.reservations_of(connection, schema.reservation.c.key, [key])
+        return found[0] if found else None
+
+    def round_of(self, run: str, number: int) -> list[Reservation]:
+        """Every reservation that was ever made for one round of a run."""
+        table = schema.reservation
+        chosen = sa.select(table).where(table.c.run == run, table.c.round == number)
+        with self.database.read() as connection:
+            return [queries.to_reservation(row) for row in connection.execute(chosen)]
+
+    def peer(self, account: Account) -> str:
+        """The ledger that speaks for an account's site; "" before any has spoken."""
+        table = schema.peer
+        chosen = sa.select(table.c.ledger).where(
+            table.c.account_id == account.id, table.c.drift == ""
+        )
+        with self.database.read() as connection:
+            return connection.scalar(chosen) or ""
+
+    def reply(self, key: str) -> Reply | None:
+        """The reply that was kept for a key."""
+        with self.database.read() as connection:
+            return outbox.find(connection, key)
+
+    def last_reply(self, account: Account, run: str) -> Reply | None:
+        """The newest reply that was kept of a run."""
+        with self.database.read() as connection:
+            return outbox.newest(connection, account.id, run)
+
+    def events(self, name: Name, after: int = 0, most: int | None = None) -> list[Event]:
+        """An account's events in order, from the one behind ``after``."""
+        with self.database.read() as connection:
+            account = queries.find_account(connection, name)
+            if account is None:
+                raise InputError(f"there is no account {name}")
+            return list(queries.events_of(connection, account.id, after, most))
+
+    def verify(self, account: Account) -> Tally:
+        """Add up the account's events again and compare; returns what they add up to.
+
+        Raises LedgerError that names the first row that is wrong.
+        """
+        with self.database.read() as connection:
+            return verify(connection, account.name)

@@ -1,0 +1,1 @@
+"""What a model is trained for: its records, its losses, its metrics."""

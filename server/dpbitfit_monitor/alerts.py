@@ -1,0 +1,140 @@
+"""What somebody should look at, in words, and what to do about it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from dpbitfit_monitor.certificates import CertificateView
+from dpbitfit_monitor.views import CLOSE, NEAR, SPENT, THRESHOLDS, AccountView, Overview
+
+LEDGER = "ledger"
+EXPIRES_SOON, EXPIRES_NOW = timedelta(days=30), timedelta(days=7)
+
+
+class Kind(StrEnum):
+    """What an alert is about."""
+
+    BUDGET = "budget"
+    SILENT = "silent"
+    DRIFT = "drift"
+    ORPHAN = "orphan"
+    CERTIFICATE = "certificate"
+    UNREADABLE = "unreadable"
+
+
+class Severity(StrEnum):
+    """How urgent it is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One alert; ``subject`` is an account, a certificate's file, or "ledger".
+
+    ``since`` is when it began, or was first noticed.
+    """
+
+    kind: Kind
+    subject: str
+    severity: Severity
+    since: datetime
+    text: str
+    advice: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The same for the same alert at another time; a graver one is another."""
+        return (self.kind, self.subject, self.severity, self.text)
+
+
+class Alerts:
+    """Remembers since when each alert stands."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, ...], datetime] = {}
+
+    def standing(self, found: Iterable[Alert]) -> tuple[Alert, ...]:
+        """These alerts, gravest first, each with the time at which it was first found."""
+        alerts = [replace(one, since=self._since.get(one.key, one.since)) for one in found]
+        known = {one.key: one.since for one in alerts}
+        # While the ledger cannot be read, what stood before is neither there nor gone.
+        self._since = self._since | known if is_blind(alerts) else known
+        order = list(Severity)[::-1]
+        return tuple(sorted(alerts, key=lambda one: (order.index(one.severity), one.since)))
+
+
+def is_blind(alerts: Iterable[Alert]) -> bool:
+    """Whether nothing is known of the accounts, because the ledger cannot be read."""
+    return any(one.kind == Kind.UNREADABLE and one.subject == LEDGER for one in alerts)
+
+
+def of_overview(overview: Overview) -> list[Alert]:
+    """The alerts of every account."""
+    alerts = [alert for view in overview.accounts for alert in _of_account(view, overview.at)]
+    for one in overview.unreadable:
+        text = f"{one.name}: no figure can be shown: {one.problem}"
+        advice = "run: dpbitfit ledger verify; restore a backup, then settle it"
+        severity = Severity.CRITICAL
+        alerts.append(Alert(Kind.UNREADABLE, str(one.name), severity, overview.at, text, advice))
+    return alerts
+
+
+def of_ledger(problem: str, at: datetime) -> Alert:
+    """The alert that the ledger as a whole cannot be read."""
+    advice = "until it can be read again, nothing is known of any account"
+    return Alert(Kind.UNREADABLE, LEDGER, Severity.CRITICAL, at, problem, advice)
+
+
+def of_certificates(
+    certificates: Iterable[CertificateView], unreadable: Iterable[Path], at: datetime
+) -> list[Alert]:
+    """The alerts of certificates that end within a month, or cannot be read."""
+    alerts = []
+    for path in unreadable:
+        text = f"{path.name}: there is no certificate to be read here"
+        advice = "see that the file is there, in PEM, and may be read"
+        alerts.append(Alert(Kind.CERTIFICATE, path.name, Severity.WARNING, at, text, advice))
+    for one in certificates:
+        left = one.not_after - at
+        if left < EXPIRES_SOON:
+            verb = "ends" if left > timedelta(0) else "ended"
+            named = f"the certificate of {one.subject} in {one.file}"
+            text = f"{named} {verb} on {one.not_after:%d %B %Y}"
+            severity = Severity.CRITICAL if left < EXPIRES_NOW else Severity.WARNING
+            advice = "have your certificate authority renew it; no site has to enrol again"
+            since = one.not_after - EXPIRES_SOON
+            alerts.append(Alert(Kind.CERTIFICATE, one.file, severity, since, text, advice))
+    return alerts
+
+
+def _of_account(view: AccountView, at: datetime) -> Iterator[Alert]:
+    subject = str(view.name)
+    if view.reached:
+        severity = Severity.INFO
+        if view.reached >= NEAR:
+            severity = Severity.CRITICAL if view.reached >= CLOSE else Severity.WARNING
+        text = (
+            f"{subject}: {THRESHOLDS[view.reached]} of its budget of epsilon {view.budget:g} at "
+            f"delta {view.delta:g} is spent"
+        )
+        advice = "plan with what is left: dpbitfit ledger plan"
+        if view.reached == SPENT:
+            advice = "nothing more can be approved; a budget is not renewed for the same records"
+        yield Alert(Kind.BUDGET, subject, severity, at, text, advice)
+    if view.asked_since is not None and view.silent:
+        text = f"{subject}: asked on {view.asked_since:%d %B %Y, %H:%M} UTC, no answer since"
+        advice = "look at the site's SuperNode and its log"
+        yield Alert(Kind.SILENT, subject, Severity.WARNING, view.asked_since, text, advice)
+    if view.drift:
+        text = f"{subject}: {view.drift}"
+        advice = "look into both ledgers, then run on both: dpbitfit ledger settle --rebase"
+        yield Alert(Kind.DRIFT, subject, Severity.CRITICAL, at, text, advice)
+    if view.open_since is not None and view.orphaned:
+        text = f"{subject}: a round of {view.open_since:%d %B %Y, %H:%M} UTC has no end"
+        advice = "it is spent; go on with --resume, or run: dpbitfit ledger settle"
+        yield Alert(Kind.ORPHAN, subject, Severity.WARNING, view.open_since, text, advice)

@@ -1,0 +1,91 @@
+"""Views as JSON can hold them: what ``--json``, the page's export and a program get."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.ledger import status
+from dpbitfit_monitor.alerts import Alert
+from dpbitfit_monitor.runs import RunView
+from dpbitfit_monitor.views import (
+    AccountDetail,
+    AccountView,
+    Overview,
+    UnreadableAccount,
+    plain_sentence,
+)
+
+_TIMES = ("last_seen", "asked_since", "open_since")
+_PLAIN = (
+    *("sequence", "head", "delta", "budget", "promised", "left", "run", "rounds_left"),
+    *("ends", "refusals", "open_rounds", "silent", "orphaned", "drift"),
+    *("used_ratio", "approved_ratio", "guaranteed_ratio"),
+)
+
+
+def overview(view: Overview, alerts: Iterable[Alert] = ()) -> dict[str, Any]:
+    """Every account and alert."""
+    return {
+        "at": time(view.at),
+        "ledger": view.ledger,
+        "accounts": [account(one) for one in view.accounts],
+        "unreadable": [unreadable(one) for one in view.unreadable],
+        "alerts": [alert(one) for one in alerts],
+    }
+
+
+def account(view: AccountView) -> dict[str, Any]:
+    """One account."""
+    return {
+        "account": str(view.name),
+        **view.name._asdict(),
+        "state": view.state,
+        "guaranteed": view.guaranteed.describe(),
+        "accrued": view.accrued.describe(),
+        "accrued_is_exact": view.accrued_is_exact,
+        **{name: getattr(view, name) for name in _PLAIN},
+        **{name: time(getattr(view, name)) for name in _TIMES},
+        "sentence": plain_sentence(view),
+    }
+
+
+def unreadable(one: UnreadableAccount) -> dict[str, Any]:
+    """An account without figures."""
+    return {"account": str(one.name), "state": one.state, "problem": one.problem}
+
+
+def detail(one: AccountDetail) -> dict[str, Any]:
+    """All about one account, but its events."""
+    return {
+        **account(one.view),
+        "series": [
+            {"rounds": each.rounds, "at": time(each.at), "accrued": _accrued(each.bound)}
+            for each in one.series
+        ],
+        "curve": status.describe_bounds(one.curve),
+        "runs": [status.describe_run(run) for run in one.runs],
+        "decisions": [vars(each) for each in one.decisions],
+        "witnesses": [vars(each) for each in one.witnesses],
+        "reserved": [{**vars(each), "since": time(each.since)} for each in one.open_rounds],
+    }
+
+
+def _accrued(bound: Bound) -> dict[str, Any]:
+    return status.Figure(bound, status.ACCRUED).describe()
+
+
+def alert(one: Alert) -> dict[str, Any]:
+    """One alert."""
+    return {**vars(one), "since": time(one.since)}
+
+
+def run(view: RunView) -> dict[str, Any]:
+    """One run and its rounds."""
+    return {**asdict(view), "changed": time(view.changed)}
+
+
+def time(at: datetime | None) -> str | None:
+    """A moment in ISO 8601."""
+    return None if at is None else at.isoformat(timespec="seconds")

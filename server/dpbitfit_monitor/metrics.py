@@ -1,0 +1,153 @@
+"""Everything in Prometheus' words: one prefix, base units, labels that are bounded.
+
+``client`` is an account, SITE/DATASET/UNIT. While the ledger cannot be read only
+``dpbitfit_ledger_readable 0``, the certificates and the build are told: no older
+figure is passed off as a present one.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from dpbitfit.errors import LedgerError
+from dpbitfit.ledger.status import INFORMATIVE
+from dpbitfit_monitor.activity import ENDS, OTHER
+from dpbitfit_monitor.monitor import Monitor
+from dpbitfit_monitor.views import Overview
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition(monitor: Monitor) -> bytes:
+    """The text of ``/metrics``."""
+    return "".join(line for metric in collect(monitor) for line in _lines(metric)).encode()
+
+
+def collect(monitor: Monitor) -> Iterator[Metric]:
+    """Every metric, from one look."""
+    try:
+        overview = monitor.reader.overview()
+    except LedgerError:
+        overview = None
+    yield _gauge("ledger_readable", "Whether the ledger can be read.", overview is not None)
+    if overview is not None:
+        yield from _of_accounts(overview)
+        yield from _counts(overview)
+        yield _bytes(monitor, overview)
+    yield _certificates(monitor)
+    yield _gauge("build_info", "The version that answers.", 1, version=version("dpbitfit"))
+
+
+def _lines(metric: Metric) -> Iterator[str]:
+    """A metric as the library's ``generate_latest`` writes it.
+
+    That one checks every name again for every sample, most of a scrape's time.
+    """
+    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    yield f"# HELP {name} {metric.documentation}\n# TYPE {name} {metric.type}\n"
+    for sample in metric.samples:
+        pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in sample.labels.items())
+        yield f"{name}{{{pairs}}} " if pairs else f"{name} "
+        yield f"{_number(sample.value)}\n"
+
+
+def _number(value: float) -> str:
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
+    return text
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _bytes(monitor: Monitor, overview: Overview) -> Metric:
+    family = _counter("update_bytes", "Payload bytes of the runs shown.", "client", "direction")
+    known = {str(view.name) for view in overview.accounts}
+    total: Counter[tuple[str, str]] = Counter()
+    for run in monitor.runs():
+        for client in run.traffic.keys() & known:
+            for direction, size in zip(("down", "up"), run.traffic[client], strict=True):
+                total[client, direction] += size
+    for labels, size in sorted(total.items()):
+        family.add_metric(labels, size)
+    return family
+
+
+def _certificates(monitor: Monitor) -> Metric:
+    text = "When a certificate ends."
+    family = _family("certificate_expiry_timestamp_seconds", text, "certificate", "subject")
+    for one in monitor.certificates():
+        family.add_metric([one.file, one.subject], one.not_after.timestamp())
+    return family
+
+
+def _of_accounts(overview: Overview) -> Iterator[Metric]:
+    text = f"Accrued, at delta; {INFORMATIVE}."
+    accrued = _family("client_epsilon_accrued", text, "client", "delta")
+    text = "An upper bound at delta, whatever is done with the account."
+    guaranteed = _family("client_epsilon_guaranteed", text, "client", "delta")
+    used_text = "Accrued over budget; absent for the moments in which a quick figure is known only."
+    gauges = {
+        "epsilon_budget": _family("client_epsilon_budget", "Epsilon that may be spent.", "client"),
+        "budget_used_ratio": _family("client_budget_used_ratio", used_text, "client"),
+        "rounds_left": _family("client_rounds_left", "Of the run asked last.", "client"),
+        "last_seen": _family(
+            "client_last_seen_timestamp_seconds", "When it last answered.", "client"
+        ),
+        "silent": _family("client_silent", "Asked, and no answer for too long.", "client"),
+        "drifted": _family("client_drifted", "Its ledger and this one disagree.", "client"),
+        "open_rounds": _family("client_open_rounds", "Reserved, without an end yet.", "client"),
+        "orphaned": _family("client_orphaned", "A round has had no end for too long.", "client"),
+        "readable": _family("client_readable", "Whether its rows can be believed.", "client"),
+    }
+    for view in overview.accounts:
+        client, delta = str(view.name), f"{view.delta:g}"
+        accrued.add_metric([client, delta], view.accrued.bound.epsilon)
+        guaranteed.add_metric([client, delta], view.guaranteed.bound.epsilon)
+        values: dict[str, float | None] = {
+            "epsilon_budget": view.budget,
+            "budget_used_ratio": view.used_ratio if view.accrued_is_exact else None,
+            "rounds_left": view.rounds_left,
+            "last_seen": view.last_seen.timestamp() if view.last_seen else None,
+            "silent": view.silent,
+            "drifted": bool(view.drift),
+            "open_rounds": view.open_rounds,
+            "orphaned": view.orphaned,
+            "readable": 1,
+        }
+        for name, value in values.items():
+            if value is not None:
+                gauges[name].add_metric([client], value)
+    for lost in overview.unreadable:
+        gauges["readable"].add_metric([str(lost.name)], 0)
+    yield from (accrued, guaranteed, *gauges.values())
+
+
+def _counts(overview: Overview) -> Iterator[Metric]:
+    rounds = _counter("rounds", "Rounds of all accounts, by how they ended.", "outcome")
+    refusals = _counter("refusals", "Rounds without a usable answer.", "client", "reason")
+    total: Counter[str] = Counter()
+    for view in overview.accounts:
+        total.update(view.ends)
+        for reason, count in view.refusals.items():
+            refusals.add_metric([str(view.name), reason], count)
+    for outcome in (*ENDS, OTHER):
+        rounds.add_metric([outcome], total[outcome])
+    yield from (rounds, refusals)
+
+
+def _gauge(name: str, text: str, value: float, **labels: str) -> Metric:
+    family = _family(name, text, *labels)
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"dpbitfit_{name}", text, labels=labels)
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"dpbitfit_{name}", text, labels=labels)

@@ -1,0 +1,124 @@
+"""Numbers, times and events as a person reads them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from dpbitfit.accounting.composition import Bound, Counts
+from dpbitfit.errors import LedgerError
+from dpbitfit.ledger import Name
+from dpbitfit.ledger.events import Event, Tally
+from dpbitfit.ledger.export import STATEMENTS
+from dpbitfit.ledger.status import ACCRUED
+from dpbitfit_monitor.views import AccountView, is_exact
+
+_EVENTS = {
+    "open": "account opened",
+    "budget": "budget changed",
+    "allot": "plan approved",
+    "reserve": "round asked for",
+    "commit": "round ended, spent",
+    "release": "round ended, nothing spent",
+    "void": "steps given up",
+    "rebase": "taken over from the other side",
+}
+_FACTS = ("run", "round", "outcome", "proof", "budget", "delta", "reason")
+_LONGEST_FACT = 300  # characters
+
+
+@dataclass(frozen=True)
+class EventLine:
+    """One event in words; ``is_bad`` for the first that cannot be believed."""
+
+    sequence: int
+    at: str
+    kind: str
+    facts: tuple[tuple[str, str], ...]
+    hash: str
+    is_bad: bool = False
+
+
+def figure(bound: Bound) -> str:
+    """An epsilon; one that a smaller will replace is marked."""
+    return f"{'' if is_exact(bound) else '≤ '}{bound.epsilon:.3f}"
+
+
+def percent(ratio: float) -> str:
+    """A part as a whole percentage, not broken at the end of a line."""
+    return f"{ratio * 100:.0f}\N{NO-BREAK SPACE}%"
+
+
+def steps(counts: Counts) -> str:
+    """Steps of each mechanism."""
+    return ", ".join(
+        f"{number:,} at noise {mechanism.noise_multiplier:g}, rate {mechanism.sampling_rate:g}"
+        for mechanism, number in counts
+    )
+
+
+def ago(since: timedelta) -> str:
+    """How long ago, roughly."""
+    minutes = int(since.total_seconds() // 60)
+    if minutes < 1:
+        return "just now"
+    for unit, size in (("d", 1440), ("h", 60)):
+        if minutes >= size:
+            return f"{minutes // size} {unit} ago"
+    return f"{minutes} min ago"
+
+
+def moment(at: datetime) -> str:
+    """A moment, to the second."""
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def event_line(event: Event, bad: int | None = None) -> EventLine:
+    """An event in words, also one that cannot be believed."""
+    try:
+        body = json.loads(event.body)
+        told = {key: body[key] for key in _FACTS if key in body}
+        at = str(body.get("at", ""))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        told, at = {"content": "cannot be read"}, ""
+    facts = tuple((key, str(value)[:_LONGEST_FACT]) for key, value in told.items())
+    kind = _EVENTS.get(event.kind, event.kind)
+    return EventLine(event.sequence, at, kind, facts, event.hash, event.sequence == bad)
+
+
+def first_bad(name: Name, events: Iterable[Event]) -> int | None:
+    """The first event that breaks the chain; None where another table is what is wrong."""
+    tally = Tally(name)
+    for event in events:
+        try:
+            tally.add(event)
+        except LedgerError:
+            return event.sequence
+    return None
+
+
+def general_sentence(views: Iterable[AccountView]) -> str:
+    """What the figures of many accounts mean: unit, adjacency, delta, accountant, and limits."""
+    accounts = list(views)
+    bounds = [bound for one in accounts for bound in (one.guaranteed.bound, one.accrued.bound)]
+    return (
+        "Guaranteed is an upper bound on the privacy loss of one account for adding or removing "
+        "one unit, that is all of its records "
+        f"(unit: {_several(one.name.unit for one in accounts)}), at the delta of its account "
+        f"({_several(f'{one.delta:g}' for one in accounts)}). "
+        f"By {_several(f'{one.accountant} ({one.version})' for one in bounds)}. "
+        f"Accrued is {ACCRUED}. Left is of the budget, approved for nothing. "
+        f"Not covered: {not_covered()}."
+    )
+
+
+def not_covered() -> str:
+    """What no figure of the ledger covers."""
+    return "; ".join(STATEMENTS["not_covered"])
+
+
+def _several(values: Iterable[Any]) -> str:
+    found = sorted(set(values))
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return (", ".join(found[:3]) or "none yet") + more

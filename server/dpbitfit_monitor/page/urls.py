@@ -1,0 +1,48 @@
+"""Addresses of accounts and runs, whatever their names are."""
+
+from urllib.parse import quote
+
+from dpbitfit.ledger import Name
+from dpbitfit_monitor.alerts import Alert
+from dpbitfit_monitor.runs import RunView
+
+# Browsers take "." and ".." for steps in a path, and servers "/" for its joint.
+_ESCAPES = (("~", "~0"), ("/", "~1"))
+_DOTS = {".": "~2", "..": "~2~2"}
+
+
+def to_segment(text: str) -> str:
+    """A name as one part of a path."""
+    for letter, escape in _ESCAPES:
+        text = text.replace(letter, escape)
+    return quote(_DOTS.get(text, text), safe="~", errors="replace")
+
+
+def from_segment(segment: str) -> str:
+    """The name of a part that a server has unquoted already."""
+    text = segment.replace("~2", ".")
+    for letter, escape in reversed(_ESCAPES):
+        text = text.replace(escape, letter)
+    return text
+
+
+def account_path(name: Name) -> str:
+    """Where an account is shown."""
+    return "/".join(("/accounts", *map(to_segment, name)))
+
+
+def subject_path(alert: Alert) -> str:
+    """Where the account is shown whose name an alert's text begins with; "" for none."""
+    parts = alert.subject.split("/")
+    is_account = alert.text.startswith(alert.subject) and len(parts) == len(Name._fields)
+    return account_path(Name(*parts)) if is_account else ""
+
+
+def run_path(run: str) -> str:
+    """Where a run is shown, by its name in the ledger or its folder's."""
+    return f"/runs/{to_segment(run)}"
+
+
+def run_name(view: RunView) -> str:
+    """What a run is called."""
+    return view.run or view.folder

@@ -1,0 +1,78 @@
+"""What the monitor answers over HTTP: its page, its metrics, and whether it is well.
+
+Nothing is shown without a token or a client certificate; but metrics to this
+machine where no token was asked for. ``/healthz`` says no more than yes or no.
+"""
+
+import asyncio
+import hmac
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dpbitfit.errors import LedgerError
+from dpbitfit_monitor.metrics import CONTENT_TYPE, exposition
+from dpbitfit_monitor.monitor import Monitor
+from dpbitfit_monitor.page import auth_middleware, static
+from dpbitfit_monitor.page.access import Sessions, Tokens
+from dpbitfit_monitor.page.error_pages import HANDLERS
+from dpbitfit_monitor.page.pages import Pages
+
+
+class Protocol(H11Protocol):
+    """HTTP that knows who is there: a verified client certificate is in the request's state."""
+
+    def connection_made(self, transport: Any) -> None:
+        """A connection, and the certificate that was shown on it."""
+        super().connection_made(transport)
+        certificate = transport.get_extra_info("peercert") or None
+        self.app_state = {**self.app_state, "client_certificate": certificate}
+
+
+def make_app(
+    monitor: Monitor,
+    metrics_token: bytes | None,
+    is_local: bool,
+    page_tokens: Tokens | None = None,
+) -> ASGIApp:
+    """The application; ``is_local`` where only this machine can reach it.
+
+    Without ``page_tokens`` only the holder of a client certificate sees the page.
+    """
+
+    def may_scrape(request: Request) -> bool:
+        if getattr(request.state, "client_certificate", None):
+            return True
+        if metrics_token is None:
+            return is_local
+        given = request.headers.get("authorization", "").encode()
+        return hmac.compare_digest(given, b"Bearer " + metrics_token)
+
+    async def metrics(request: Request) -> Response:
+        if not may_scrape(request):
+            headers = {"WWW-Authenticate": "Bearer"}
+            return PlainTextResponse("a token is needed\n", status_code=401, headers=headers)
+        text = await asyncio.to_thread(exposition, monitor)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+
+    async def health(_: Request) -> Response:
+        try:
+            await asyncio.to_thread(monitor.reader.overview)
+        except LedgerError:
+            return PlainTextResponse("the ledger cannot be read\n", status_code=503)
+        return PlainTextResponse("well\n")
+
+    sessions = Sessions(page_tokens) if page_tokens else None
+    routes = [
+        Route("/metrics", metrics),
+        Route("/healthz", health),
+        *auth_middleware.routes(page_tokens, sessions),
+        *static.ROUTES,
+        *Pages(monitor).routes(),
+    ]
+    return auth_middleware.Gate(Starlette(routes=routes, exception_handlers=HANDLERS), sessions)

@@ -1,0 +1,200 @@
+"""Private evaluation: only listed metrics, noised as stated, charged to an account of its own."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dpbitfit_client import message
+from dpbitfit_client.guard import operations
+from dpbitfit_client.guard.guard import go_on
+from dpbitfit_client.message import Refused
+
+from dpbitfit.accounting.composition import Mechanism, merged
+from dpbitfit.engine.noise import DiscreteGaussian
+from dpbitfit.plan import Plan
+from dpbitfit.protocol import payloads
+from dpbitfit.protocol.signing import verify
+
+from ...support.policies import POLICY, changed, read
+from ...support.sites import GOOD, Site, fresh_key, served
+
+# About twenty measurements at noise multiplier 20 cost epsilon 1 at 1e-5.
+MEASURED = replace(GOOD, metrics="accuracy", evaluations=6)
+
+
+@pytest.fixture(scope="module")
+def site(corpus: Path) -> Iterator[Site]:
+    with served(corpus) as site:
+        yield site
+
+
+def refused(site: Site, plan: Plan, **options: Any) -> str:
+    with pytest.raises(Refused) as found:
+        site.evaluate(plan, **options)
+    return found.value.code
+
+
+def test_only_listed_metrics_are_measured_and_nothing_else_is_charged(site: Site) -> None:
+    plan = site.plan(MEASURED)
+    for metrics in ("loss", "accuracy,loss", "accuracy,accuracy", "", "names", "accuracy,"):
+        assert refused(site, replace(plan, metrics=metrics)) == "policy"
+    assert refused(site, replace(plan, evaluations=0)) == "policy"
+    assert refused(site, replace(plan, noise_multiplier=0.5)) == "policy"
+    assert refused(site, replace(plan, model_digest="2" * 64)) == "protocol"
+    assert site.spent("letters:evaluation") == {}
+
+
+def test_a_measurement_is_signed_charged_to_its_own_account_and_kept(site: Site) -> None:
+    plan, key = site.plan(MEASURED), fresh_key()
+    before = site.spent()
+    asked = site.request(plan, "evaluate", key=key)
+    reply = site.relay().evaluate(asked)
+    assert list(reply.metrics) == ["accuracy"]
+    assert 0 <= reply.metrics["accuracy"] <= 1
+    ledger = site.ledger()
+    said: Any = payloads.reply(message.stated(reply), payloads.metrics(reply.metrics))
+    verify(ledger.id, "reply", said, reply.signature)
+    ledger.database.close()
+    assert site.relay().evaluate(asked).metrics == reply.metrics
+    assert site.spent("letters:evaluation") == {"committed": 1}
+    assert site.spent() == before
+    assert refused(site, plan, key=key, biases=site.biases() + 1) == "protocol"
+    assert site.refused(plan, key=key).code == "protocol"  # nor is it good for training
+    assert site.spent() == before
+
+
+def test_a_key_that_has_trained_measures_nothing(site: Site) -> None:
+    """The same plan, run, round and biases: only what they are for is another thing."""
+    plan, key = site.plan(MEASURED), fresh_key()
+    measured = site.spent("letters:evaluation")
+    site.office.run = "for-both"
+    try:
+        site.train(plan, key=key)
+        assert refused(site, plan, key=key) == "protocol"
+    finally:
+        site.office.run = "run-1"
+    assert site.spent("letters:evaluation") == measured
+
+
+def test_a_plan_measures_as_often_as_it_says_and_the_budget_ends_it(site: Site) -> None:
+    """The budget for training is another one: it is not touched, and goes on."""
+    plan = site.plan(MEASURED)
+    while site.spent("letters:evaluation")["committed"] < MEASURED.evaluations:
+        site.evaluate(plan)
+    assert refused(site, plan) == "budget"
+    for number in range(10):
+        site.office.run = f"more-{number}"
+        try:
+            site.evaluate(plan)
+        except Refused as found:
+            end = found
+            break
+    assert 0 < number < 9
+    assert end.code == "budget"
+    assert end.refusal.untouched
+    site.office.run = "run-1"
+    assert site.train().update
+
+
+def test_it_works_no_longer_than_the_policy_says(corpus: Path) -> None:
+    """Nor for somebody who is gone; what it has touched by then stays spent."""
+    many = ("datasets", "letters", "evaluation", "loader"), "tests.support.loaders:many_held_out"
+    with served(corpus, (("site", "round-seconds"), 1), many) as site:
+        key = fresh_key()
+        assert refused(site, site.plan(MEASURED), key=key) == "cancelled"
+        assert site.outcome(key) in (("committed", "ended early"), ("void", ""))
+
+
+@pytest.mark.parametrize("noise", [(20.0, 30.0), (20.0, 20.0)])
+def test_every_metric_is_charged(noise: tuple[float, float], tmp_path: Path) -> None:
+    """Each is a mechanism of its own, as often as the plan measures; two alike are two."""
+    accuracy, loss = noise
+    metrics = {"accuracy": accuracy, "loss": loss}
+    values = POLICY
+    for name, sigma in metrics.items():
+        key = ("datasets", "letters", "evaluation", "metrics", name, "noise-multiplier")
+        values = changed(key, sigma, values)
+    plan = replace(MEASURED, metrics="accuracy,loss")
+    once, whole = operations.Measuring(go_on).steps(
+        plan, read(tmp_path / "policy.toml", values).datasets["letters"]
+    )
+    assert once == merged((Mechanism(sigma, 1.0), 1) for sigma in noise)
+    assert whole == merged((Mechanism(sigma, 1.0), plan.evaluations) for sigma in noise)
+
+
+class Records:
+    """Scores that a test chooses, for units that it chooses."""
+
+    def __init__(self, correct: list[float], losses: list[float], units: list[list[int]]) -> None:
+        self.scores = np.array(correct), np.array(losses)
+        self.units = [np.array(unit) for unit in units]
+
+    def score(self, *_: object) -> tuple[np.ndarray, np.ndarray]:
+        return self.scores
+
+
+def measured(records: Records, metric: str, sigma: float, size: int) -> float:
+    return operations.measure(records, records, metric, sigma, size, go_on)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("metric", "most"), [("accuracy", 1.0), ("loss", operations.MOST_LOSS)])
+def test_the_noise_has_the_scale_that_is_charged(metric: str, most: float) -> None:
+    """Against a normal of the same scale; margins of five standard errors and more."""
+    half = Records([0.5], [0.5 * operations.MOST_LOSS], [[0]])
+    draws, sigma, size = 4000, 3.0, 100
+    half.units = [np.array([0])] * 100  # a sum of 50: clipping to [0, 1] is far away
+    found = np.array([measured(half, metric, sigma, size) for _ in range(draws)]) / most * size
+    normal = 50 + sigma * np.random.default_rng(1).standard_normal(draws)
+    assert abs(found.mean() - 50) < 5 * sigma / np.sqrt(draws)
+    assert 0.9 < found.std() / normal.std() < 1.1
+    for quantile in (0.05, 0.25, 0.75, 0.95):
+        theirs, ours = np.quantile(normal, quantile), np.quantile(found, quantile)
+        assert abs(ours - theirs) < 0.12 * sigma
+
+
+class Sums:
+    """In place of the noise: the sum that it would be added to."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def release(self, noise: DiscreteGaussian, total: np.ndarray) -> np.ndarray:
+        self.seen.append(float(total[0]) * noise.step)
+        return total * noise.step
+
+
+@pytest.fixture
+def sums(monkeypatch: pytest.MonkeyPatch) -> Sums:
+    made = Sums()
+    monkeypatch.setattr(
+        DiscreteGaussian, "release", lambda noise, total: made.release(noise, total)
+    )
+    return made
+
+
+HOSTILE = [0.0, 3.0, 1e30, float("inf"), float("nan"), -5.0, -float("inf")]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_one_more_unit_moves_the_sum_by_at_most_one(sums: Sums, metric: str) -> None:
+    """Whatever its losses are, and however many records it has."""
+    few = [1.0, 0.0, 1.0], [0.4, 1.0, 2.0], [[0], [1, 2]]
+    measured(Records(*few), metric, 5.0, 100)
+    for loss in HOSTILE:
+        for count in (1, 2, 500):
+            more = (
+                few[0] + [1.0] * count,
+                few[1] + [loss] * count,
+                [*few[2], list(range(3, 3 + count))],
+            )
+            measured(Records(*more), metric, 5.0, 100)
+            assert 0 <= sums.seen[-1] - sums.seen[0] <= 1 + 1e-9
+
+
+def test_the_divisor_is_the_declared_size(sums: Sums) -> None:
+    records = Records([1.0] * 10, [0.0] * 10, [[i] for i in range(10)])
+    assert measured(records, "accuracy", 1.0, 40) == pytest.approx(0.25)
+    assert measured(records, "accuracy", 1.0, 5) == 1.0

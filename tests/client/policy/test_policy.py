@@ -1,0 +1,495 @@
+"""A policy is read whole and exactly, or refused with the line and the key at fault."""
+
+import datetime
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dpbitfit_client.policy.policy import AllowedModel, Evaluation, Limits, Policy, model_digest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from dpbitfit.errors import BudgetError, InputError, ProtocolError
+from dpbitfit.plan import Plan
+from dpbitfit.tasks.models import resolve_model
+from tests.conftest import ROOT
+from tests.support import users
+from tests.support.policies import POLICY, PUBLIC, Key, changed, keys, read, written
+
+LETTERS: Key = ("datasets", "letters")
+LIMITS: Key = (*LETTERS, "coordinators", "trial-office")
+EVALUATION: Key = (*LETTERS, "evaluation")
+ACCURACY: Key = (*EVALUATION, "metrics", "accuracy")
+EXAMPLE = ROOT / "deploy" / "policy.example.toml"
+
+
+def value_of(key: Key) -> Any:
+    value: Any = POLICY
+    for part in key:
+        value = value[part]
+    return value
+
+
+def letters(policy: Policy) -> Any:
+    return policy.datasets["letters"]
+
+
+def limits(policy: Policy) -> Any:
+    return letters(policy).limits["trial-office"]
+
+
+def named(key: Key) -> str:
+    return ".".join(key)
+
+
+# What may be left out, and what is then read.
+OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
+    ("site", "state-directory"): lambda policy: (
+        policy.site.state_directory == Path(f"{policy.site.ledger}.state")
+    ),
+    ("site", "reply-slot-seconds"): lambda policy: policy.site.reply_slot_seconds == 0,
+    ("site", "round-seconds"): lambda policy: policy.site.round_seconds == 3600,
+    (*LETTERS, "text-column"): lambda policy: letters(policy).text_column == "text",
+    (*LETTERS, "label-column"): lambda policy: letters(policy).label_column == "label",
+    (*LETTERS, "unit-column"): lambda policy: letters(policy).unit == "record",
+    (*LETTERS, "coordinators"): lambda policy: not letters(policy).limits,
+    (*LETTERS, "account"): lambda policy: letters(policy).account == "letters",
+    LIMITS: lambda policy: not letters(policy).limits,
+    EVALUATION: lambda policy: letters(policy).evaluation is None,
+    (*EVALUATION, "unit-column"): lambda policy: letters(policy).evaluation.unit == "record",
+    (*LIMITS, "epsilon"): lambda policy: limits(policy).epsilon == 8.0,
+    (*LIMITS, "heads"): lambda policy: limits(policy).heads == ("labels",),
+    (*LIMITS, "max-length"): lambda policy: limits(policy).max_length == 128,
+    (*LIMITS, "max-bias-distance"): lambda policy: limits(policy).max_bias_distance == 0,
+}
+# Names that a site chooses: another one is no fault of the name.
+CHOSEN = {("coordinators", "trial-office"), ("models", "minilm"), LETTERS}
+REQUIRED = [key for key in keys() if key not in OPTIONAL and key not in CHOSEN and key != ACCURACY]
+NOT_NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 10**400]
+NOT_COUNTS = [0, -1, 10**12, 10**400]
+NOT_PATHS = ["", "letters.csv", "../x.csv", "/srv/letters", "/srv/letters.xls", "/a\0.csv", "org/m"]
+NOT_BUDGETS = [*NOT_NUMBERS, 10_000.1, 1e-100]
+OUT_OF_RANGE: dict[Key, list[Any]] = {
+    ("site", "name"): ["", "a/b", "a:b", "a\nb", "x" * 181],
+    ("site", "ledger"): ["", "ledger.sqlite", "mysql://a/b", "postgresql://h:port/d", "/a\0"],
+    ("site", "socket"): ["", "guard.sock", "/" + "x" * 107],
+    ("site", "group"): ["", "a b", "0"],
+    ("site", "state-directory"): ["", "state", "/a\0"],
+    ("site", "reply-slot-seconds"): [math.nan, math.inf, -1, 86_401],
+    ("site", "round-seconds"): [*NOT_NUMBERS, 604_801],
+    ("coordinators", "trial-office", "public-key"): ["", "ab" * 31, "xy" * 32, "ab" * 33],
+    ("models", "minilm", "path"): ["", "org/model", "model", "/a\0"],
+    ("models", "minilm", "digest"): ["", "cd" * 31, "zz" * 32],
+    (*LETTERS, "path"): NOT_PATHS,
+    (*LETTERS, "text-column"): ["", "x" * 201, "a\nb"],
+    (*LETTERS, "label-column"): ["", "x" * 201, "a\nb"],
+    (*LETTERS, "labels"): ["", "letters.txt", "one", "one,one", "/srv/labels.csv"],
+    (*LETTERS, "unit-column"): ["", "record", "a/b", "x" * 201],
+    (*LETTERS, "declared-size"): NOT_COUNTS,
+    (*LETTERS, "account"): ["", "a/b", "letters:evaluation", "x" * 181],
+    (*LETTERS, "epsilon"): NOT_BUDGETS,
+    (*LETTERS, "delta"): [*NOT_NUMBERS, 1, 1.5, 1e-100],
+    (*LIMITS, "epsilon"): [*NOT_BUDGETS, 8.001],
+    (*LIMITS, "min-noise-multiplier"): [*NOT_NUMBERS, 0.009, 1.1e6],
+    (*LIMITS, "max-sampling-rate"): [*NOT_NUMBERS, 1.001, 1e-10],
+    (*LIMITS, "max-steps-per-round"): NOT_COUNTS,
+    (*LIMITS, "max-rounds"): [*NOT_COUNTS, 999_999_999],
+    (*LIMITS, "models"): [[], ["other"], ["minilm", "minilm"], [[]], ["minilm", 3]],
+    (*LIMITS, "heads"): [[], ["other"], ["labels", "labels"], [math.nan]],
+    (*LIMITS, "max-length"): NOT_COUNTS,
+    (*LIMITS, "max-bias-distance"): [*NOT_NUMBERS, 1e-4, 1e40],
+    (*EVALUATION, "path"): [*NOT_PATHS, POLICY["datasets"]["letters"]["path"]],
+    (*EVALUATION, "unit-column"): ["", "record", "a/b"],
+    (*EVALUATION, "declared-size"): NOT_COUNTS,
+    (*EVALUATION, "epsilon"): NOT_BUDGETS,
+    (*EVALUATION, "delta"): [*NOT_NUMBERS, 1],
+    (*EVALUATION, "metrics"): [{}],
+    (*ACCURACY, "noise-multiplier"): [*NOT_NUMBERS, 0.009, 1.1e6],
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("policy") / "policy.toml"
+
+
+def refusal(file: Path, values: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read(file, values)
+    said = str(caught.value)
+    for line in said.splitlines():
+        assert re.match(rf"{file}:\d+: |{file}: and \d+ more faults", line)
+    return said
+
+
+def test_every_key_is_read(file: Path) -> None:
+    policy = read(file)
+    assert policy.site.name == "hospital-1"
+    assert (policy.site.socket, policy.site.group) == (
+        Path("/run/dpbitfit/guard.sock"),
+        "dpbitfit-relay",
+    )
+    assert (policy.site.reply_slot_seconds, policy.site.round_seconds) == (60.0, 1800.0)
+    assert policy.models == {"minilm": AllowedModel("minilm", "minilm", "cd" * 32)}
+    data = letters(policy)
+    assert (data.source, data.unit, data.declared_size) == ("/srv/letters.csv", "patient", 4000)
+    assert (data.text_column, data.label_column) == ("body", "topic")
+    assert (data.epsilon, data.delta) == (8.0, 1e-5)
+    heads = ("labels", "trained")
+    assert limits(policy) == Limits(6.0, 0.8, 0.2, 20, 50, ("minilm",), heads, 64, 4.0)
+    assert (data.account, data.evaluation_name) == ("patients", "patients:evaluation")
+    assert data.evaluation == Evaluation(
+        "/srv/held-out.parquet", "patient", 500, 1.0, 1e-6, {"accuracy": 20.0}
+    )
+
+
+@pytest.mark.parametrize("key", list(OPTIONAL), ids=named)
+def test_what_may_be_left_out_has_its_default(file: Path, key: Key) -> None:
+    assert OPTIONAL[key](read(file, changed(key, ...)))
+    assert not OPTIONAL[key](read(file))
+
+
+@pytest.mark.parametrize("key", list(OUT_OF_RANGE), ids=named)
+def test_a_value_out_of_range_is_refused_on_its_line(file: Path, key: Key) -> None:
+    for value in OUT_OF_RANGE[key]:
+        values = changed(key, value)
+        assert f"{file}:{written(values)[1][key]}: {named(key)}: " in refusal(file, values)
+
+
+@pytest.mark.parametrize("key", REQUIRED, ids=named)
+def test_a_key_that_is_missing_is_named(file: Path, key: Key) -> None:
+    what = (
+        "give path or loader" if key[-1:] == ("path",) and key[0] == "datasets" else "missing; it"
+    )
+    assert f": {named(key)}: {what}" in refusal(file, changed(key, ...))
+
+
+@pytest.mark.parametrize("key", [key for key in keys() if key not in CHOSEN], ids=named)
+def test_a_key_that_is_misspelt_is_named(file: Path, key: Key) -> None:
+    other = (*key[:-1], key[-1] + "x")
+    values = changed(other, value_of(key), changed(key, ...))
+    line = written(values)[1][other]
+    said = refusal(file, values)
+    assert f"{file}:{line}: {named(other)}: " in said
+    assert key in (LIMITS, ACCURACY) or f"do you mean {key[-1]}?" in said
+
+
+ANYTHING = st.one_of(
+    st.booleans(),
+    st.text(max_size=20),
+    st.integers(),
+    st.floats(),
+    st.dates(),
+    st.just(datetime.datetime(2026, 1, 1)),
+    st.lists(st.one_of(st.integers(), st.text(max_size=3), st.booleans()), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+@given(st.sampled_from(keys()), ANYTHING)
+def test_a_value_of_another_type_is_refused_by_name(file: Path, key: Key, value: Any) -> None:
+    right = type(value_of(key))
+    assume(type(value) is not right and {type(value), right} != {int, float})
+    said = refusal(file, changed(key, value))
+    assert f": {named(key)}: must be " in said or key in CHOSEN
+
+
+@given(st.sampled_from(keys()), ANYTHING)
+def test_any_value_anywhere_is_read_or_refused(file: Path, key: Key, value: Any) -> None:
+    with suppress(InputError):
+        read(file, changed(key, value))
+
+
+TEXT = written(POLICY)[0].encode()
+
+
+@given(st.binary(), st.integers(0, len(TEXT)), st.integers(0, 40))
+def test_no_bytes_raise_anything_else(file: Path, content: bytes, at: int, cut: int) -> None:
+    for text in (content, TEXT[:at] + content + TEXT[at + cut :]):
+        with suppress(InputError):
+            read(file, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"[site\n", "this is not TOML: .*line 1"),
+        (b"[site]\nname = 1\nname = 2\n", "this is not TOML: .*line 3"),
+        (b"[site]\n\xff", ":2: this is not UTF-8"),
+        (b"a = " + b"[" * 10_000, "nested too deeply"),
+        (b"#" * ((1 << 20) + 1), "larger than"),
+        (b"a = " + b"9" * 10_000, "this is not TOML"),
+    ],
+)
+def test_what_is_not_toml_is_refused(file: Path, text: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read(file, text)
+
+
+def test_all_faults_come_in_one_message_in_order(file: Path) -> None:
+    values = changed(("site", "name"), 3, changed((*LETTERS, "delta"), 2, changed(ACCURACY, {})))
+    lines = refusal(file, values).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "site.name",
+        "datasets.letters.delta",
+        "datasets.letters.evaluation.metrics.accuracy.noise-multiplier",
+    ]
+    assert re.search(r":2: site.name: must be 1 to 180 .*, not 3$", lines[0])
+
+
+def test_at_most_ten_faults_are_told(file: Path) -> None:
+    values = changed(("site",), {f"unknown-{number}": number for number in range(20)})
+    lines = refusal(file, values).splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == f"{file}: and 15 more faults"
+
+
+def test_a_plan_has_no_more_steps_than_are_accounted(file: Path) -> None:
+    values = changed((*LIMITS, "max-rounds"), 10**5, changed((*LIMITS, "max-steps-per-round"), 10))
+    assert read(file, values).datasets["letters"].limits["trial-office"].max_steps == 10**6
+    more = changed((*LIMITS, "max-rounds"), 10**5 + 1, values)
+    assert f"{named((*LIMITS, 'max-rounds'))}: times max-steps-per-round" in refusal(file, more)
+
+
+def test_a_number_that_python_will_not_print_is_refused(file: Path) -> None:
+    text = written(POLICY)[0].replace('declared-size" = 4000', f'declared-size" = 0x{"f" * 5000}')
+    assert "declared-size: must be a whole number from 1 to" in refusal(file, text)
+
+
+def test_a_file_that_others_may_write_to_is_refused(file: Path) -> None:
+    read(file)
+    for mode in (0o620, 0o602):
+        file.chmod(mode)
+        with pytest.raises(InputError, match=r"chmod go-w"):
+            Policy.read(file)
+    file.chmod(0o444)
+    Policy.read(file)
+
+
+def test_a_file_in_a_folder_where_others_may_write_is_refused(tmp_path: Path) -> None:
+    """They could put an older one of the owner's in its place; so they could a link."""
+    real, link = tmp_path / "real" / "policy.toml", tmp_path / "linked" / "policy.toml"
+    for folder in (real.parent, link.parent):
+        folder.mkdir()
+    read(real)
+    link.symlink_to(real)
+    for folder in (real.parent, link.parent):
+        Policy.read(link)
+        folder.chmod(0o777)
+        with pytest.raises(InputError, match=f"{folder}: others may write here"):
+            Policy.read(link)
+        folder.chmod(0o755)
+
+
+def test_a_file_that_another_user_owns_is_refused(tmp_path: Path) -> None:
+    """Whatever its mode: who owns it can change that."""
+    file = tmp_path / "policy.toml"
+    read(file)
+    users.give(file, users.STRANGER, 0o400)
+    with pytest.raises(InputError, match=f"another user owns it: chown root {file}"):
+        Policy.read(file)
+
+
+@pytest.mark.parametrize("name", ["absent.toml", "", "a\0b"])
+def test_a_file_that_is_not_there_is_refused(file: Path, name: str) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        Policy.read(file.parent / name)
+
+
+def test_one_key_or_source_has_one_name(file: Path, tmp_path: Path) -> None:
+    twin = changed(("coordinators", "twin", "public-key"), PUBLIC.upper())
+    assert "coordinators.twin.public-key: is also that of coordinators.trial-office" in refusal(
+        file, twin
+    )
+    (tmp_path / "link.csv").symlink_to("/srv/letters.csv")
+    for path in ("/srv/./letters.csv", str(tmp_path / "link.csv")):
+        again = {**value_of(LETTERS), "path": path, "evaluation": ...}
+        again = {key: value for key, value in again.items() if value is not ...}
+        said = refusal(file, changed(("datasets", "again"), again))
+        assert "datasets.again.path: is also datasets.letters.path" in said
+
+
+def other_dataset(**values: Any) -> dict[str, Any]:
+    """The policy with another dataset of the same account, other records and these values."""
+    notes = changed(("path",), "/srv/notes.csv", value_of(LETTERS))
+    notes = changed(("evaluation", "path"), "/srv/notes-held-out.csv", notes)
+    for name, value in values.items():
+        notes = changed(tuple(name.replace("_", "-").split("__")), value, notes)
+    return changed(("datasets", "notes"), notes)
+
+
+def test_datasets_of_one_account_have_one_unit_and_one_budget(file: Path) -> None:
+    assert read(file, other_dataset()).datasets["notes"].account == "patients"
+    for name, value, theirs in (
+        ("unit-column", "customer", "'patient'"),
+        ("epsilon", 9.0, "8.0"),
+        ("delta", 1e-6, "1e-05"),
+    ):
+        values = other_dataset(**{name: value})
+        key = ("datasets", "notes", name)
+        line = written(values)[1][key]
+        said = f"{file}:{line}: {named(key)}: must be that of datasets.letters, {theirs}"
+        assert said in refusal(file, values)
+        assert read(file, other_dataset(**{name: value, "account": "others"}))
+    without = other_dataset(unit_column=...)
+    assert "datasets.notes.unit-column: must be that of" in refusal(file, without)
+    measured = changed(("datasets", "notes", "evaluation", "epsilon"), 2.0, other_dataset())
+    assert "datasets.notes.evaluation.epsilon: must be that of datasets.letters.evaluation" in (
+        refusal(file, measured)
+    )
+
+
+def test_an_account_with_a_datasets_name_is_that_datasets(file: Path) -> None:
+    own = changed((*LETTERS, "account"), "notes", other_dataset(account=...))
+    assert read(file, own).datasets["notes"].account == "notes"
+    crossed = changed((*LETTERS, "account"), "notes", other_dataset(account="others"))
+    assert "datasets.letters.account: notes has another account" in refusal(file, crossed)
+
+
+def test_a_source_is_a_path_or_a_loader(file: Path) -> None:
+    loaded = changed(
+        (*LETTERS, "path"), ..., changed((*LETTERS, "loader"), "hospital.letters:load")
+    )
+    assert read(file, loaded).datasets["letters"].source == "hospital.letters:load"
+    both = changed((*LETTERS, "loader"), "hospital.letters:load")
+    assert "datasets.letters.path: give path or loader" in refusal(file, both)
+    for wrong in ("load", "a.b:c.d", "a b:c", "/srv/a.csv", ":load"):
+        assert "datasets.letters.loader: " in refusal(file, changed((*LETTERS, "loader"), wrong))
+    same = changed((*EVALUATION, "loader"), "hospital.letters:load", loaded)
+    same = changed((*EVALUATION, "path"), ..., same)
+    assert "datasets.letters.evaluation.loader: is also datasets.letters.loader" in refusal(
+        file, same
+    )
+
+
+def test_limits_name_coordinators_and_models_of_the_policy(file: Path) -> None:
+    said = refusal(file, changed((*LETTERS, "coordinators", "stranger"), value_of(LIMITS)))
+    assert "datasets.letters.coordinators.stranger: this name must be one of 'trial-office'" in said
+    assert "'other' is not among 'minilm'" in refusal(
+        file, changed((*LIMITS, "models"), ["minilm", "other"])
+    )
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "letters:evaluation", "x" * 181, "a\u0000b"])
+@pytest.mark.parametrize("table", ["coordinators", "models", "datasets"])
+def test_names_that_the_ledger_would_refuse_are_refused(file: Path, table: str, name: str) -> None:
+    one = next(iter(POLICY[table].values()))
+    assert "this name must be 1 to 180 printable" in refusal(file, changed((table, name), one))
+
+
+def test_a_password_is_not_repeated(file: Path) -> None:
+    said = refusal(file, changed(("site", "ledger"), "mysql://dp:secret@host/ledger"))
+    assert "secret" not in said
+    good = changed(("site", "ledger"), "postgresql://dp:secret@host/ledger")
+    assert read(file, good).site.ledger == "postgresql://dp:secret@host/ledger"
+
+
+def test_a_ledger_without_a_folder_of_its_own_needs_a_state_directory(file: Path) -> None:
+    there = changed(("site", "ledger"), "postgresql://host/ledger")
+    said = refusal(file, changed(("site", "state-directory"), ..., there))
+    assert "site.state-directory: missing; it must be an absolute path of a folder" in said
+
+
+def test_a_table_that_is_dotted_or_inline_is_read_alike(file: Path) -> None:
+    text = written(changed(("site",), ...))[0]
+    site = ", ".join(f'{key} = "{value}"' for key, value in list(POLICY["site"].items())[:5])
+    assert read(file, f"site = {{{site}}}\n{text}").site.name == "hospital-1"
+    said = refusal(file, f"site.name = 4\n{text}")
+    assert f"{file}:1: site.name: " in said
+    assert f"{file}:1: site.ledger: missing" in said
+
+
+def test_only_a_listed_coordinator_may_do_anything(file: Path) -> None:
+    other = "ef" * 32
+    policy = read(file, changed(("coordinators", "other", "public-key"), other.upper()))
+    assert policy.coordinator(PUBLIC) == "trial-office"
+    assert policy.coordinator(other) == "other"
+    assert policy.coordinator("00" * 32) is None
+    assert policy.limits("letters", PUBLIC).max_steps == 1000
+    for dataset, key in (("letters", other), ("letters", "00" * 32), ("absent", PUBLIC)):
+        with pytest.raises(ProtocolError):
+            policy.limits(dataset, key)
+
+
+PLAN = Plan("0" * 64, "1" * 64, 0.8, 0.2, 50, 20, 1e-5, unit="patient", max_length=64)
+
+
+def check(file: Path, plan: Plan) -> None:
+    policy = read(file)
+    policy.datasets["letters"].check(plan)
+    policy.limits("letters", PUBLIC).check(plan)
+
+
+def test_a_plan_at_the_limits_is_allowed(file: Path) -> None:
+    check(file, PLAN)
+    check(file, replace(PLAN, noise_multiplier=5.0, sampling_rate=0.01, rounds=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "named"),
+    [
+        ({"noise_multiplier": 0.799}, ProtocolError, "noise_multiplier"),
+        ({"noise_multiplier": math.nan}, InputError, "noise_multiplier"),
+        ({"sampling_rate": 0.201}, ProtocolError, "sampling_rate"),
+        ({"sampling_rate": math.nan}, InputError, "sampling_rate"),
+        ({"rounds": 51}, ProtocolError, "rounds"),
+        ({"steps_per_round": 21}, ProtocolError, "steps_per_round"),
+        ({"model": "other"}, ProtocolError, "model 'other'"),
+        ({"max_length": 65}, ProtocolError, "max_length"),
+        ({"max_length": 0}, InputError, "max_length"),
+        ({"unit": "record"}, ProtocolError, "unit"),
+        ({"noise": "fast-insecure"}, ProtocolError, "noise"),
+        ({"delta": 1e-6}, BudgetError, "delta"),
+    ],
+)
+def test_a_plan_outside_the_limits_is_refused_by_name(
+    file: Path, change: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        check(file, replace(PLAN, **change))
+
+
+def test_a_bias_may_be_as_far_from_its_pretrained_value_as_honest_training_takes_it(
+    file: Path,
+) -> None:
+    """But no learning rate that a coordinator names makes that far, and a run may go on."""
+    own = limits(read(file, changed((*LIMITS, "max-bias-distance"), ...)))
+    plan = replace(PLAN, rounds=10, steps_per_round=2, learning_rate=0.02)
+    assert own.bias_distance(plan, 4000) == plan.largest_distance(4000) == 10 * 20 * 0.02
+    for optimizer in ("adam", "sgd"):
+        greedy = replace(plan, learning_rate=1e6, clipping_norm=1e6, optimizer=optimizer)
+        assert own.bias_distance(greedy, 4000) == 10
+    assert own.bias_distance(replace(plan, rounds=1, learning_rate=1e-9), 4000) == 1
+    assert limits(read(file)).bias_distance(plan, 4000) == 4  # what the policy says
+
+
+def test_a_head_that_is_not_listed_is_refused(file: Path) -> None:
+    policy = read(file, changed((*LIMITS, "heads"), ["labels"]))
+    policy.limits("letters", PUBLIC).check(PLAN)
+    with pytest.raises(ProtocolError, match="head 'trained'"):
+        policy.limits("letters", PUBLIC).check(replace(PLAN, head="trained"))
+
+
+def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -> None:
+    policy = read(tmp_path / "policy.toml", EXAMPLE.read_text())
+    model = policy.models["minilm"]
+    assert model.folder() == Path(resolve_model("minilm"))
+    assert model_digest(model.folder()) == model.digest
+    with pytest.raises(InputError, match="the policy says 0000"):
+        replace(model, digest="0" * 64).folder()
+
+
+@pytest.mark.parametrize("module", ["policy", "explain"])
+def test_a_policy_needs_neither_torch_nor_flower(module: str) -> None:
+    code = (
+        f"import sys, dpbitfit_client.{module};"
+        "sys.exit(', '.join({'torch', 'transformers', 'flwr'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,162 @@
+"""Figures against independent ones, and no bad number reaches an accountant."""
+
+import math
+
+import pytest
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpbitfit.accounting import composition
+from dpbitfit.accounting.calibration import calibrate
+from dpbitfit.accounting.composition import Mechanism, delta, epsilon
+from dpbitfit.errors import AccountingError
+
+
+def independent(sigma: float, rate: float, steps: int, at_delta: float) -> float:
+    accountant = PLDAccountant()
+    step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma))
+    accountant.compose(step, steps)
+    return float(accountant.get_epsilon(at_delta))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps", "at_delta"),
+    [(1, 0.01, 1000, 1e-5), (0.6, 0.01, 1000, 1e-5), (2, 0.1, 1000, 1e-5), (5, 1, 100, 1e-5)],
+)
+def test_figures_agree_with_an_independent_computation(
+    sigma: float, rate: float, steps: int, at_delta: float
+) -> None:
+    bound = epsilon({Mechanism(sigma, rate): steps}, at_delta)
+    assert bound.epsilon == pytest.approx(independent(sigma, rate, steps, at_delta), abs=0.02)
+    assert bound.lower <= bound.epsilon
+    assert bound.accountant in ("PRV", "PLD", "RDP")
+    assert bound.version.split()[1][0].isdigit()
+
+
+def test_a_full_batch_is_the_analytic_gaussian_mechanism() -> None:
+    """Balle and Wang 2018, theorem 8: an exact figure with no accountant in it."""
+    sigma, at = 2.0, epsilon({Mechanism(2.0, 1.0): 1}, 1e-5).epsilon
+
+    def phi(x: float) -> float:
+        return 0.5 * math.erfc(-x / math.sqrt(2))
+
+    exact = phi(0.5 / sigma - at * sigma) - math.exp(at) * phi(-0.5 / sigma - at * sigma)
+    assert exact <= 1e-5
+    assert exact > 0.97e-5
+
+
+def test_parts_of_a_composition_cost_no_more_and_order_does_not_matter() -> None:
+    one, other = Mechanism(1.0, 0.05), Mechanism(2.0, 0.2)
+    both = epsilon({one: 30, other: 10}, 1e-5).epsilon
+    assert epsilon({other: 10, one: 30}, 1e-5).epsilon == both
+    assert epsilon({one: 30}, 1e-5).epsilon < both
+    assert epsilon({one: 29, other: 10}, 1e-5).epsilon < both
+    assert epsilon({}, 1e-5).epsilon == 0
+
+
+def test_a_tiny_delta_is_answered_by_rdp() -> None:
+    assert epsilon({Mechanism(1.0, 0.01): 100}, 1e-14).accountant == "RDP"
+
+
+def test_delta_and_epsilon_are_inverse() -> None:
+    steps = {Mechanism(1.0, 0.05): 100}
+    bound = epsilon(steps, 1e-5)
+    assert delta(steps, bound.epsilon) == pytest.approx(1e-5, rel=0.05)
+    assert delta({}, 1.0) == 0
+    with pytest.raises(AccountingError, match="epsilon"):
+        delta(steps, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "at_delta", "rate", "steps"),
+    [(8.0, 1e-5, 0.25, 24), (1.0, 1e-6, 0.05, 100), (3.0, 1e-12, 0.1, 50)],
+)
+def test_calibration_is_within_the_target_and_wastes_little(
+    target: float, at_delta: float, rate: float, steps: int
+) -> None:
+    sigma = calibrate(target, at_delta, rate, steps)
+    assert epsilon({Mechanism(sigma, rate): steps}, at_delta).epsilon <= target
+    assert epsilon({Mechanism(sigma * 0.995, rate): steps}, at_delta).epsilon > target
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    sigma=st.floats(0.5, 20),
+    rate=st.floats(1e-3, 1),
+    steps=st.integers(1, 300),
+    more=st.integers(1, 50),
+)
+def test_more_steps_never_cost_less(sigma: float, rate: float, steps: int, more: int) -> None:
+    mechanism = Mechanism(sigma, rate)
+    few, many = (epsilon({mechanism: n}, 1e-5).epsilon for n in (steps, steps + more))
+    # PRV's error moves with its grid: two figures may cross by that much and no more.
+    assert many >= few - 2 * composition.PRV_EPSILON_ERROR
+
+
+def test_accountants_that_contradict_each_other_publish_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(composition, "_prv", lambda *_: (90.0, 91.0))
+    with pytest.raises(AccountingError, match="contradict"):
+        epsilon({Mechanism(1.234, 0.0123): 77}, 1e-5)
+
+
+def test_what_is_published_of_prv_is_its_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its estimate, in the middle, may lie below what the mechanism costs."""
+
+    class Far:
+        """PRV's accountant with its three figures far apart."""
+
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def compute_epsilon(self, **_: object) -> tuple[float, float, float]:
+            return 0.1, 0.2, 0.3
+
+    monkeypatch.setattr(composition, "PRVAccountant", Far)
+    bound = epsilon({Mechanism(1.3579, 0.0123): 77}, 1e-5)
+    assert (bound.accountant, bound.lower, bound.epsilon) == ("PRV", 0.1, 0.3)
+
+
+NOT_NUMBERS = [math.nan, math.inf, -1.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [*NOT_NUMBERS, 1e9])
+def test_a_bad_noise_multiplier_answers_at_once(bad: float) -> None:
+    with pytest.raises(AccountingError, match="noise multiplier"):
+        Mechanism(bad, 0.1)
+
+
+@pytest.mark.parametrize("bad", [*NOT_NUMBERS, 1.01, 1e-12])
+def test_a_bad_sampling_rate_answers_at_once(bad: float) -> None:
+    with pytest.raises(AccountingError, match="sampling rate"):
+        Mechanism(1.0, bad)
+
+
+@pytest.mark.parametrize("bad", [*NOT_NUMBERS, 1.0, 2.0])
+def test_a_bad_delta_answers_at_once(bad: float) -> None:
+    with pytest.raises(AccountingError, match="delta"):
+        epsilon({Mechanism(1.0, 0.1): 1}, bad)
+    with pytest.raises(AccountingError, match="delta"):
+        calibrate(1.0, bad, 0.1, 1)
+
+
+@pytest.mark.parametrize("bad", [-1, 10**9, True, 1.5, math.nan])
+def test_a_bad_count_answers_at_once(bad: int) -> None:
+    with pytest.raises(AccountingError, match="count"):
+        epsilon({Mechanism(1.0, 0.1): bad}, 1e-5)
+
+
+@pytest.mark.parametrize("bad", [*NOT_NUMBERS, 1e9])
+def test_a_bad_target_answers_at_once(bad: float) -> None:
+    with pytest.raises(AccountingError, match="target epsilon"):
+        calibrate(bad, 1e-5, 0.1, 10)
+
+
+def test_a_target_out_of_reach_says_what_would_help() -> None:
+    with pytest.raises(AccountingError, match="fewer steps"):
+        calibrate(1e-3, 1e-12, 1.0, 10**8)
+    with pytest.raises(AccountingError, match="steps"):
+        calibrate(1.0, 1e-5, 0.1, 0)

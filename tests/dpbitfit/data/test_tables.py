@@ -1,0 +1,163 @@
+"""Files are read as they are; what is wrong is named by column and row, never by content."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from dpbitfit.data.tables import read_columns, read_examples, read_labels
+from dpbitfit.errors import InputError
+
+LABELS = ("card", "loan", "1")
+ROWS = [
+    {"text": "my card, it is gone", "label": "card", "who": "ann"},
+    {"text": 'a "loan"\nof two lines', "label": "loan", "who": "bob"},
+    {"text": "42", "label": "1", "who": "ann"},
+]
+SECRET = "sensitive words"
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture(params=[".csv", ".jsonl", ".parquet"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"data{request.param}"
+
+
+def test_every_format_gives_the_same_examples(path: Path) -> None:
+    examples = read_examples(write(path, ROWS), "text", "label", LABELS, "who", "who")
+    assert examples.texts == [row["text"] for row in ROWS]
+    assert examples.labels.tolist() == [0, 1, 2]
+    assert examples.units == examples.sites == ["ann", "bob", "ann"]
+    taken = examples.take(np.array([2, 0]))
+    assert (len(taken), taken.texts[0], taken.units) == (2, "42", ["ann", "ann"])
+
+
+def load_rows() -> dict[str, list[str]]:
+    return {"text": ["a", "b"], "label": ["card", "loan"]}
+
+
+def test_a_function_may_give_the_rows() -> None:
+    assert read_examples(f"{__name__}:load_rows", "text", "label", LABELS).texts == ["a", "b"]
+    with pytest.raises(InputError, match="no such function"):
+        read_examples(f"{__name__}:nothing", "text", "label", LABELS)
+    with pytest.raises(InputError, match="no such function"):
+        read_examples("no_such_module_at_all:rows", "text", "label", LABELS)
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(path: Path) -> None:
+    with pytest.raises(InputError, match=r"no column 'message'.*'label'"):
+        read_columns(write(path, ROWS), ["message"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"text": ""}, "row 2: column 'text' is empty"),
+        ({"text": "   "}, "row 2: column 'text' is empty"),
+        ({"text": "NaN"}, "row 2: column 'text' is empty or NaN"),
+        ({"label": ""}, "row 2: column 'label' is empty"),
+        ({"label": "mortgage"}, "row 2: its label is not in the public label set"),
+        ({"who": ""}, "row 2: column 'who' is empty"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_number_only(
+    path: Path, change: dict[str, str], says: str
+) -> None:
+    rows = [ROWS[0], {**ROWS[1], "text": SECRET, **change}, ROWS[2]]
+    with pytest.raises(InputError, match=says) as caught:
+        read_examples(write(path, rows), "text", "label", LABELS, "who")
+    assert SECRET not in str(caught.value)
+    assert "mortgage" not in str(caught.value)
+
+
+def test_nan_and_numbers_are_no_text(tmp_path: Path) -> None:
+    nan = write(tmp_path / "a.parquet", [{"text": float("nan"), "label": "card"}])
+    with pytest.raises(InputError, match="NaN"):
+        read_examples(nan, "text", "label", LABELS)
+    number = write(tmp_path / "b.parquet", [{"text": 4.5, "label": "card"}])
+    with pytest.raises(InputError, match="numbers, not text"):
+        read_examples(number, "text", "label", LABELS)
+
+
+def test_text_that_is_no_unicode_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tokenizer would read it: a round would fail at that record."""
+    rows = {"text": ["fine", "half a pair: \ud800"], "label": ["card", "card"]}
+    monkeypatch.setattr(f"{__name__}.rows_of_a_loader", lambda: rows, raising=False)
+    with pytest.raises(InputError, match="row 2: column 'text' is no Unicode text"):
+        read_examples(f"{__name__}:rows_of_a_loader", "text", "label", LABELS)
+    bytes_of = pa.array([SECRET.encode() + b"\xff"]).buffers()
+    column = pa.Array.from_buffers(pa.string(), 1, bytes_of)
+    parquet.write_table(pa.table({"text": column, "label": ["card"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="cannot be read: it is damaged"):
+        read_examples(tmp_path / "a.parquet", "text", "label", LABELS)
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.parquet", "data.xls", "data"])
+def test_what_cannot_be_read_says_so_without_quoting_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        read_columns(tmp_path / name, ["text"])
+    (tmp_path / name).write_bytes(SECRET.encode() + b'\x00{"text": \xff')
+    with pytest.raises(InputError) as caught:
+        read_columns(tmp_path / name, ["text"])
+    assert SECRET not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text,label\n")
+    with pytest.raises(InputError, match="no records"):
+        read_columns(tmp_path / "data.csv", ["text"])
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1)
+
+
+@given(texts=st.lists(TEXTS.filter(lambda t: t.strip() and t.strip().lower() != "nan"), min_size=1))
+def test_any_text_survives_a_round_through_jsonl(
+    texts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "data.jsonl"
+    write(path, [{"text": text, "label": "card"} for text in texts])
+    assert read_examples(path, "text", "label", LABELS).texts == [text.strip() for text in texts]
+
+
+def test_label_sets(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("card\nloan\n\n")
+    (tmp_path / "a.json").write_text('["card", "loan"]')
+    wanted = ("card", "loan")
+    assert read_labels("card, loan") == wanted
+    assert read_labels(str(tmp_path / "a.txt")) == wanted
+    assert read_labels(str(tmp_path / "a.json")) == wanted
+
+
+@pytest.mark.parametrize("spec", ["card", "card,card", "", "missing.json"])
+def test_label_sets_that_are_none_are_refused(spec: str) -> None:
+    with pytest.raises(InputError, match="label"):
+        read_labels(spec)
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", "nonsense", '["a"]'])
+def test_label_files_that_are_no_list_of_names_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match="label"):
+        read_labels(str(tmp_path / "a.json"))

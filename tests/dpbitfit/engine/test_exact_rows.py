@@ -1,0 +1,158 @@
+"""Adding a unit moves the integer sum by exactly its own clipped row, whatever the biases.
+
+A coordinator chooses the biases. With those of ``hostile_biases`` version 0.1 moved the sum by
+9 to 127 clipping norms: padding that followed the longest companion, and rounding that followed
+the size of a batch, made one record's row depend on the others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2Model,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from dpbitfit.data.tables import Examples
+from dpbitfit.engine.biases import read_biases, write_biases
+from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.engine.noise import DiscreteGaussian
+from dpbitfit.engine.training import clipped_sum
+from dpbitfit.plan import Plan
+from dpbitfit.tasks.text_classification import TextRecords, TextTask
+
+from ...support.hostile_biases import cancelling, overflowing_at_padding
+from ..tasks.test_text_classification import LABELS, SMALL, WORDS, save
+
+PLAN = Plan(
+    layout_digest="0" * 64,
+    model_digest="1" * 64,
+    noise_multiplier=1.0,
+    sampling_rate=1.0,
+    rounds=1,
+    steps_per_round=1,
+    delta=1e-5,
+)
+SHAPE: dict[str, Any] = {**SMALL, "intermediate_size": 24}
+ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
+    "bert": lambda: BertModel(BertConfig(**SHAPE)),
+    "roberta": lambda: RobertaModel(RobertaConfig(**SHAPE, max_position_embeddings=64)),
+    "distilbert": lambda: DistilBertModel(
+        DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=24, vocab_size=20)
+    ),
+    "gpt2": lambda: GPT2Model(
+        GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=20, n_positions=64)
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def task(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TextTask:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp(request.param)
+    return TextTask.load(save(ARCHITECTURES[request.param](), folder), LABELS, "trained")
+
+
+def integer_sum(
+    task: TextTask, records: TextRecords, units: Sequence[int], plan: Plan
+) -> NDArray[np.int64]:
+    """The units' clipped sum [P] on the grid."""
+    noise = DiscreteGaussian(plan.clipping_norm, plan.noise_multiplier)
+    sample = np.array(units, dtype=np.int64)
+    with PerRecordGradients(task.model, task.layout) as recorder:
+        return clipped_sum(
+            task.model, recorder, task.layout, records, sample, plan, noise, token_budget=200
+        )
+
+
+@st.composite
+def people(draw: st.DrawFn) -> Examples:
+    """Records of one to several people, each of one or more; the last one is who joins."""
+    texts, owners = [], []
+    for person in range(draw(st.integers(2, 5))):
+        for _ in range(draw(st.integers(1, 3))):
+            words = draw(st.lists(st.sampled_from(WORDS[2:]), min_size=1, max_size=18))
+            texts.append(" ".join(words))
+            owners.append(str(person))
+    labels = draw(st.lists(st.integers(0, 1), min_size=len(texts), max_size=len(texts)))
+    return Examples(texts, np.array(labels), owners)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    examples=people(),
+    scale=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4, 1e10, 1e18, 1e30, 3e38]),
+    seed=st.integers(0, 2**32 - 1),
+    clipping=st.sampled_from(["flat", "automatic"]),
+    norm=st.sampled_from([1e-2, 1.0, 8.0]),
+)
+def test_adding_a_unit_moves_the_sum_by_its_own_row_and_nothing_else(
+    task: TextTask, examples: Examples, scale: float, seed: int, clipping: str, norm: float
+) -> None:
+    own = read_biases(task.model, task.layout)
+    moves = np.random.default_rng(seed).uniform(-1, 1, own.size) * scale
+    records = task.records(examples)
+    joins = len(records.units) - 1
+    plan = replace(PLAN, clipping=clipping, clipping_norm=norm)
+    try:
+        write_biases(task.model, task.layout, (own + moves).astype(np.float32))
+        whole = integer_sum(task, records, range(joins + 1), plan)
+        without = integer_sum(task, records, range(joins), plan)
+        alone = integer_sum(task, records, [joins], plan)
+        scores = task.score(records)
+        fewer = task.score(task.records(examples.take(records.units[joins])))
+    finally:
+        write_biases(task.model, task.layout, own)
+    assert (whole - without == alone).all()
+    step = DiscreteGaussian(norm, 1.0).step
+    assert np.linalg.norm(alone * step) <= norm
+    for value, again in zip(scores, fewer, strict=True):
+        np.testing.assert_array_equal(value[records.units[joins]], again)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_hostile_biases_gain_nothing(threads: int) -> None:
+    """Both attacks on version 0.1, flat and automatic clipping, in sums and in evaluations."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check_hostile_biases(TextTask.load("minilm", LABELS, "labels", max_length=64))
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_hostile_biases(minilm: TextTask) -> None:
+    companions, canary = 24, "hello my pension is eight days late so please answer me soon thanks"
+    texts = ["the card is lost and the loan is new"] * 4 + [
+        f"my {word} is the new rate of the loan" for word in WORDS[2:7] * 4
+    ]
+    labels = np.arange(companions + 1) % 2
+    records = minilm.records(Examples([*texts, canary], labels))
+    assert records.lengths[-1] > records.lengths[:-1].max()
+    chosen = [overflowing_at_padding(minilm, texts)]
+    chosen += [cancelling(minilm, scale) for scale in (1e2, 1e4, 1e6)]
+    for biases in (minilm.pretrained, *chosen):
+        write_biases(minilm.model, minilm.layout, biases)
+        for clipping in ("flat", "automatic"):
+            plan = replace(PLAN, clipping=clipping)
+            whole = integer_sum(minilm, records, range(companions + 1), plan)
+            without = integer_sum(minilm, records, range(companions), plan)
+            alone = integer_sum(minilm, records, [companions], plan)
+            assert (whole - without == alone).all()
+        together = minilm.score(records)
+        apart = minilm.score(minilm.records(Examples(texts, labels[:-1])))
+        for value, again in zip(together, apart, strict=True):
+            np.testing.assert_array_equal(value[:-1], again)

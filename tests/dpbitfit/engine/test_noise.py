@@ -1,0 +1,106 @@
+"""The noise has the variance that is accounted, on a grid that hides what was summed."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from dpbitfit.engine.noise import (
+    GRID_BITS,
+    DiscreteGaussian,
+    RandomSource,
+    make_noise,
+    sample_discrete_gaussian,
+)
+from dpbitfit.errors import InputError
+
+NAMES = ["discrete-gaussian", "fast-insecure"]
+COUNT = 200_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("norm", "sigma"), [(1.0, 1.0), (0.1, 0.64), (3.0, 12.0)])
+def test_zero_comes_back_as_noise_of_sigma_times_the_norm(
+    name: str, norm: float, sigma: float
+) -> None:
+    noise = make_noise(name, norm, sigma).release(np.zeros(COUNT, dtype=np.int64))
+    # The standard error of a deviation is 1 / sqrt(2 n): five of them is 0.8 %.
+    assert noise.std() == pytest.approx(sigma * norm, rel=0.008)
+    assert abs(noise.mean()) < 5 * sigma * norm / COUNT**0.5
+    assert stats.kstest(noise / (sigma * norm), "norm").pvalue > 1e-6
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 3.7])
+def test_small_discrete_gaussians_have_the_exact_probabilities(sigma: float) -> None:
+    drawn = sample_discrete_gaussian(sigma, COUNT, RandomSource())
+    support = np.arange(-40, 41)
+    weights = np.exp(-(support**2) / (2 * sigma**2))
+    wanted = COUNT * weights / weights.sum()
+    common = wanted > 10
+    seen = np.array([(drawn == x).sum() for x in support[common]])
+    statistic = ((seen - wanted[common]) ** 2 / wanted[common]).sum()
+    assert stats.chi2.sf(statistic, common.sum() - 1) > 1e-6
+
+
+@given(rows=arrays(np.float64, (4, 6), elements=st.floats(-1, 1)), sigma=st.floats(0.1, 100))
+@example(rows=np.ones((4, 6)), sigma=math.nextafter(1, 0))
+def test_rounding_never_lengthens_a_row_and_is_fine(rows: np.ndarray, sigma: float) -> None:
+    noise = DiscreteGaussian(1.0, sigma)
+    rounded = noise.round_toward_zero(rows)
+    assert (np.abs(rounded * noise.step) <= np.abs(rows)).all()
+    assert (np.abs(rounded * noise.step - rows) < noise.step).all()
+    assert 2**GRID_BITS <= noise.sigma == sigma / noise.step < 2 ** (GRID_BITS + 1)
+
+
+def test_the_sum_reappears_under_the_noise() -> None:
+    noise = DiscreteGaussian(1.0, 0.5)
+    total = noise.round_toward_zero(np.full((1, COUNT), 0.25)).sum(axis=0)
+    assert noise.release(total).mean() == pytest.approx(0.25, abs=5 * 0.5 / COUNT**0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_draws_and_two_instances_share_nothing(name: str) -> None:
+    zeros = np.zeros(1000, dtype=np.int64)
+    first = make_noise(name, 1.0, 1.0)
+    draws = [first.release(zeros), first.release(zeros), make_noise(name, 1.0, 1.0).release(zeros)]
+    for i, one in enumerate(draws):
+        for other in draws[i + 1 :]:
+            assert abs(np.corrcoef(one, other)[0, 1]) < 0.2
+
+
+def test_released_values_stay_on_the_grid() -> None:
+    noise = DiscreteGaussian(1.0, 1.0)
+    released = noise.release(np.arange(1000))
+    assert (released / noise.step == np.round(released / noise.step)).all()
+
+
+def test_uniforms_have_53_bits_and_lie_below_one() -> None:
+    uniforms = RandomSource().uniform(COUNT)
+    assert uniforms.min() >= 0
+    assert uniforms.max() < 1
+    assert ((uniforms * 2**53) % 2 == 1).mean() == pytest.approx(0.5, abs=0.01)
+    assert stats.kstest(uniforms, "uniform").pvalue > 1e-6
+
+
+def test_the_operating_systems_key_decides_all_of_the_default_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fails for noise or uniforms from a generator that is no secret, np.random say."""
+
+    def drawn(key: bytes) -> list[float]:
+        monkeypatch.setattr("os.urandom", lambda count: key[:count])
+        return make_noise("discrete-gaussian", 1.0, 1.0).release(np.zeros(50, np.int64)).tolist()
+
+    assert drawn(b"k" * 32) == drawn(b"k" * 32) != drawn(b"K" * 32)
+
+
+@pytest.mark.parametrize(("norm", "sigma"), [(0.0, 1.0), (1.0, 0.0), (1.0, float("nan")), (-1, 1)])
+def test_noise_that_would_be_none_is_refused(norm: float, sigma: float) -> None:
+    with pytest.raises(InputError, match="positive"):
+        make_noise("discrete-gaussian", norm, sigma)
+    with pytest.raises(InputError, match="noise must be"):
+        make_noise("none", 1.0, 1.0)

@@ -1,0 +1,222 @@
+"""Models whose private gradients would be wrong are refused when they are attached."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dpbitfit.engine.biases import BiasLayout, read_biases, select_biases
+from dpbitfit.engine.selfcheck import CANONICAL_ROWS, check_gradients
+from dpbitfit.errors import ModelError
+
+from ...support.models import MODELS, build, losses
+
+ONE_LENGTH = np.ones(4, dtype=np.int64)  # four probes that are padded alike
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ordinary_models_pass(name: str) -> None:
+    model = build(name)
+    assert (
+        check_gradients(model, select_biases(model), losses(model, name), ONE_LENGTH)
+        in CANONICAL_ROWS
+    )
+
+
+class Shape(nn.Module):
+    """Two layers, between which a subclass does something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 4)
+        self.last = nn.Linear(4, 3)
+
+    def between(self, states: Tensor) -> Tensor:
+        return states.tanh()
+
+    def forward(self, records: Tensor) -> Tensor:
+        return self.last(self.between(self.first(records))).mean(dim=1)
+
+
+class MixesRecords(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        return states - states.mean(dim=0, keepdim=True)
+
+
+class NormalisesOverBatch(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        return states / (1 + states.norm())
+
+
+class UsesABiasFunctionally(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        return states.tanh() + self.first.bias
+
+
+class ChangesALinearOutputInPlace(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        states += 0.1  # a view: autograd forgets the hook on it
+        return states.tanh() * states
+
+
+class DetachesALayer(Shape):
+    def between(self, states: Tensor) -> Tensor:
+        return states.detach().tanh()
+
+
+class SwapsRecordAndSequence(Shape):
+    """Square, so that no shape gives it away."""
+
+    def between(self, states: Tensor) -> Tensor:
+        return states.transpose(0, 1).tanh()
+
+    def forward(self, records: Tensor) -> Tensor:
+        states = self.between(self.first(records))  # [T, B, 4]
+        return self.last(states).mean(dim=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (MixesRecords, "mixes records"),
+        (NormalisesOverBatch, "mixes records"),
+        (UsesABiasFunctionally, "first.bias"),
+        (ChangesALinearOutputInPlace, "first.bias"),
+        (DetachesALayer, "first.bias"),
+        (SwapsRecordAndSequence, "record"),
+    ],
+)
+def test_what_would_be_wrong_is_refused(kind: Callable[[], nn.Module], says: str) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    data = torch.randn(4, 4, 5)
+    labels = torch.tensor([0, 1, 2, 0])
+
+    def of(records: Sequence[int]) -> Tensor:
+        logits = model(data[list(records)])
+        return functional.cross_entropy(logits, labels[list(records)], reduction="none")
+
+    with pytest.raises(ModelError, match=says):
+        check_gradients(model, select_biases(model), of, ONE_LENGTH)
+
+
+@pytest.mark.parametrize("odd", range(4))
+def test_every_probe_is_compared_with_autograd(odd: int) -> None:
+    """Fails where only some rows are: a layer may go wrong for one kind of record alone."""
+
+    class UsesABiasForOneRecord(Shape):
+        def forward(self, records: Tensor) -> Tensor:
+            states = self.first(records).tanh()
+            marked = (records[:, :1, :1] > 10).to(states.dtype)
+            return self.last(states + marked * self.first.bias).mean(dim=1)
+
+    torch.manual_seed(0)
+    model = UsesABiasForOneRecord()
+    data = torch.randn(4, 4, 5)
+    data[odd, 0, 0] = 11.0
+
+    def of(records: Sequence[int]) -> Tensor:
+        return model(data[list(records)]).pow(2).sum(dim=1)
+
+    with pytest.raises(ModelError, match=r"first\.bias"):
+        check_gradients(model, select_biases(model), of, ONE_LENGTH)
+
+
+def test_a_mean_loss_spread_over_the_records_is_refused() -> None:
+    model = build("bert")
+    of = losses(model, "bert")
+
+    def coupled(records: Sequence[int]) -> Tensor:
+        return of(records) / len(records)  # what a model's own mean loss does
+
+    with pytest.raises(ModelError, match="mixes records"):
+        check_gradients(model, select_biases(model), coupled, ONE_LENGTH)
+
+
+def test_a_bias_that_no_record_reaches_is_refused() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(5, 3), "unused": nn.Linear(5, 3)})
+    data = torch.randn(4, 5)
+
+    def of(records: Sequence[int]) -> Tensor:
+        return model["used"](data[list(records)]).pow(2).sum(dim=1)
+
+    layout = select_biases(model)
+    assert isinstance(layout, BiasLayout)
+    with pytest.raises(ModelError, match=r"unused\.bias"):
+        check_gradients(model, layout, of, ONE_LENGTH)
+
+
+class RoundsByTheBatch(Shape):
+    """A layer whose sums depend on the batch by a rounding error, below a size or at any."""
+
+    exact_from = 1000
+
+    def between(self, states: Tensor) -> Tensor:
+        if len(states) < self.exact_from:
+            states = states * (1 + 1e-7 * len(states))
+        return states.tanh()
+
+
+def probes_of(model: nn.Module) -> Callable[[Sequence[int]], Tensor]:
+    data, labels = torch.randn(4, 4, 5), torch.tensor([0, 1, 2, 0])
+
+    def of(records: Sequence[int]) -> Tensor:
+        logits = model(data[list(records)])
+        return functional.cross_entropy(logits, labels[list(records)], reduction="none")
+
+    return of
+
+
+def test_the_size_from_which_rows_are_exact_is_found() -> None:
+    torch.manual_seed(0)
+    model = RoundsByTheBatch()
+    model.exact_from = 5
+    assert check_gradients(model, select_biases(model), probes_of(model), ONE_LENGTH) == 8
+
+
+def test_a_model_that_is_exact_at_no_size_is_refused_with_the_layer_and_the_device() -> None:
+    torch.manual_seed(0)
+    model = RoundsByTheBatch()
+    with pytest.raises(ModelError, match="last: on cpu its rounding changes with the batch"):
+        check_gradients(model, select_biases(model), probes_of(model), ONE_LENGTH)
+
+
+class MixesWhereItOverflows(Shape):
+    """Records mix once a logit is too large, which ordinary biases never make it."""
+
+    def forward(self, records: Tensor) -> Tensor:
+        logits = super().forward(records)
+        return logits * (1 + 1e-6 * len(records)) if logits.abs().max() > 1e9 else logits
+
+
+def test_rows_are_compared_at_overflowing_biases_too() -> None:
+    torch.manual_seed(0)
+    model = MixesWhereItOverflows()
+    data = torch.randn(4, 4, 5)
+    with pytest.raises(ModelError, match="on cpu its rounding changes with the batch"):
+        check_gradients(
+            model,
+            select_biases(model),
+            lambda records: model(data[list(records)]).sin().sum(dim=1),
+            ONE_LENGTH,
+        )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_damaged_weights_are_refused(value: float) -> None:
+    model = build("bert")
+    with torch.no_grad():
+        next(model.parameters())[3:].fill_(value)
+    with pytest.raises(ModelError, match="not finite"):
+        check_gradients(model, select_biases(model), losses(model, "bert"), ONE_LENGTH)
+
+
+def test_the_models_own_biases_are_back_after_the_check() -> None:
+    model = build("bert")
+    layout = select_biases(model)
+    before = read_biases(model, layout)
+    check_gradients(model, layout, losses(model, "bert"), ONE_LENGTH)
+    assert (read_biases(model, layout) == before).all()

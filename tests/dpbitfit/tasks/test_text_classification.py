@@ -1,0 +1,190 @@
+"""Text classification with real pretrained weights and with small saved models."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+)
+
+from dpbitfit.data.tables import Examples
+from dpbitfit.engine.biases import read_biases, write_biases
+from dpbitfit.engine.training import OptimizerState, train_round
+from dpbitfit.errors import InputError, ModelError
+from dpbitfit.plan import Plan
+from dpbitfit.tasks.text_classification import TextTask
+
+WORDS = ["[PAD]", "[UNK]", "card", "loan", "lost", "new", "rate", "my", "is", "what", "the"]
+LABELS = ("card_lost", "loan_rate")
+EXAMPLES = Examples(
+    ["my card is lost", "what is the loan rate", "lost", "the new card is the new card"],
+    np.array([0, 1, 0, 0]),
+    ["ann", "bob", "ann", "cid"],
+)
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 20}
+
+
+def save(model: torch.nn.Module, folder: Path) -> str:
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", eos_token="[PAD]", model_max_length=32
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(params=["bert", "gpt2"])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    if request.param == "bert":
+        return save(BertModel(BertConfig(**SMALL, intermediate_size=24)), tmp_path)
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 20, "n_positions": 32}
+    return save(GPT2Model(GPT2Config(**shape)), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TextTask:
+    return TextTask.load("minilm", LABELS, "labels")
+
+
+@pytest.mark.parametrize("head", ["labels", "trained"])
+def test_encoders_and_decoders_train_either_head(small: str, head: str) -> None:
+    task = TextTask.load(small, LABELS, head)
+    assert task.layout.size > 0
+    assert ("head.weight" in task.layout.names) == (head == "trained")
+    losses = torch.cat([task.records(EXAMPLES).losses(task.model, [i]) for i in range(4)])
+    correct, scored = task.score(task.records(EXAMPLES))
+    assert set(correct) <= {0.0, 1.0}
+    assert scored == pytest.approx(losses.detach().numpy(), rel=1e-4)
+
+
+def test_padding_does_not_change_a_records_logits(small: str) -> None:
+    task = TextTask.load(small, LABELS, "labels")
+    together = task.logits(task.records(EXAMPLES))
+    singly = [task.logits(task.records(EXAMPLES.take([i]))) for i in range(len(EXAMPLES))]
+    assert together.numpy() == pytest.approx(torch.cat(singly).numpy(), abs=1e-4)
+
+
+def test_label_names_alone_are_a_strong_start(minilm: TextTask) -> None:
+    assert minilm.score(minilm.records(EXAMPLES))[0].tolist() == [1.0] * 4
+    assert minilm.layout.size == 23_424
+
+
+def test_a_trained_head_starts_as_strong(minilm: TextTask) -> None:
+    trained = TextTask.load("minilm", LABELS, "trained")
+    ours, theirs = (task.logits(task.records(EXAMPLES)).numpy() for task in (trained, minilm))
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert trained.layout.size == minilm.layout.size + 2 * 384 + 2
+
+
+def test_a_site_without_a_record_answers_with_noise(small: str) -> None:
+    """Of a simulation, where who is dealt what must not depend on who else there is."""
+    task = TextTask.load(small, LABELS, "labels")
+    start = read_biases(task.model, task.layout)
+    plan = Plan(task.layout.digest, task.digest, 1.0, 0.5, rounds=1, steps_per_round=2, delta=1e-5)
+    none = task.records(EXAMPLES.take([]))
+    change, state = train_round(task.model, task.layout, none, plan, 3, start, OptimizerState())
+    assert state.step == 2
+    assert (change != 0).all()
+
+
+def test_records_are_grouped_by_person(minilm: TextTask) -> None:
+    records = minilm.records(EXAMPLES)
+    assert sorted(sorted(unit.tolist()) for unit in records.units) == [[0, 2], [1], [3]]
+    single = minilm.records(Examples(EXAMPLES.texts, EXAMPLES.labels))
+    assert [unit.tolist() for unit in single.units] == [[0], [1], [2], [3]]
+    assert (records.lengths > 2).all()
+
+
+def test_a_saved_task_loads_and_answers_alike(small: str, tmp_path: Path) -> None:
+    task = TextTask.load(small, LABELS, "labels")
+    moved = read_biases(task.model, task.layout) + np.float32(0.05)
+    write_biases(task.model, task.layout, moved)
+    task.save(tmp_path / "saved")
+    again = TextTask.load(str(tmp_path / "saved"), LABELS, "labels")
+    assert read_biases(again.model, again.layout) == pytest.approx(moved)
+    assert (tmp_path / "saved" / "head.safetensors").exists()
+
+
+def test_the_digest_tells_weights_labels_and_lengths_apart(small: str) -> None:
+    task = TextTask.load(small, LABELS, "labels")
+    assert TextTask.load(small, LABELS, "labels").digest == task.digest
+    others = [
+        TextTask.load(small, LABELS[::-1], "labels"),
+        TextTask.load(small, LABELS, "trained"),
+        TextTask.load(small, LABELS, "labels", logit_scale=5.0),
+        TextTask.load(small, LABELS, "labels", max_length=8),
+    ]
+    assert len({task.digest, *(other.digest for other in others)}) == 5
+
+
+def test_long_texts_are_cut(minilm: TextTask) -> None:
+    task = TextTask.load("minilm", LABELS, "labels", max_length=8)
+    long = Examples(["card " * 500], np.array([0]))
+    assert task.records(long).lengths.tolist() == [8]
+    assert minilm.records(long).lengths.tolist() == [128]
+
+
+@pytest.mark.parametrize(("max_length", "padded"), [(3, 8), (5, 8), (30, 32)])
+def test_a_plan_that_cuts_texts_oddly_makes_no_odd_shapes(
+    small: str, max_length: int, padded: int
+) -> None:
+    """A coordinator chooses where texts are cut: what they are padded to stays canonical."""
+    task = TextTask.load(small, LABELS, "labels", max_length=max_length)
+    records = task.records(Examples(["card " * n for n in (1, 29, 500)], np.array([0, 1, 0])))
+    assert max(map(len, records.tokens)) == max_length
+    assert records.lengths.tolist() == [8, padded, padded]
+
+
+def test_what_a_model_reads_at_most_is_checked_where_it_is_an_odd_shape(tmp_path: Path) -> None:
+    path = save(
+        BertModel(BertConfig(**SMALL, intermediate_size=24, max_position_embeddings=30)), tmp_path
+    )
+    task = TextTask.load(path, LABELS, "labels")
+    assert task.records(Examples(["card " * 500], np.array([0]))).lengths.tolist() == [30]
+    assert 30 in task._probes().lengths
+
+
+def test_a_model_without_biases_is_refused(tmp_path: Path) -> None:
+    path = save(LlamaModel(LlamaConfig(**SMALL, intermediate_size=24)), tmp_path)
+    with pytest.raises(ModelError, match="no biases"):
+        TextTask.load(path, LABELS, "labels")
+
+
+def test_a_model_whose_files_lack_weights_is_refused(tmp_path: Path) -> None:
+    model = BertModel(BertConfig(**SMALL, intermediate_size=24))
+    model.encoder.layer = model.encoder.layer[:1]
+    path = save(model, tmp_path)
+    with pytest.raises(ModelError, match="lack weights"):
+        TextTask.load(path, LABELS, "labels")
+
+
+def test_a_tokenizer_that_knows_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
+    small = {**SMALL, "vocab_size": len(WORDS) - 1}
+    path = save(BertModel(BertConfig(**small, intermediate_size=24)), tmp_path)
+    with pytest.raises(ModelError, match="tokenizer knows tokens"):
+        TextTask.load(path, LABELS, "labels")
+
+
+@pytest.mark.parametrize("name", ["", "/nothing/here"])
+def test_a_model_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(InputError, match="cannot be loaded"):
+        TextTask.load(name, LABELS, "labels")
+
+
+def test_another_head_is_refused() -> None:
+    with pytest.raises(InputError, match="labels, trained"):
+        TextTask.load("minilm", LABELS, "none")

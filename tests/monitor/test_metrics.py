@@ -1,0 +1,179 @@
+"""What Prometheus is told: the agreed names, true values, nothing after the ledger has gone."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dpbitfit_monitor.metrics import collect, exposition
+from dpbitfit_monitor.monitor import Monitor
+from dpbitfit_monitor.reader import Reader
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from dpbitfit.accounting import composition
+from dpbitfit.ledger import Account, Ledger, schema
+from tests.conftest import ROOT
+from tests.support.ledgers import DELTA, NAME, OTHER, STEP
+
+from ..support.certificates import Authority
+from .test_runs import LINE, folder
+
+# The names and labels that others rely on.
+AGREED = {
+    "dpbitfit_client_epsilon_accrued": {"client", "delta"},
+    "dpbitfit_client_epsilon_guaranteed": {"client", "delta"},
+    "dpbitfit_client_epsilon_budget": {"client"},
+    "dpbitfit_client_budget_used_ratio": {"client"},
+    "dpbitfit_rounds_total": {"outcome"},
+    "dpbitfit_update_bytes_total": {"client", "direction"},
+    "dpbitfit_refusals_total": {"client", "reason"},
+    "dpbitfit_client_last_seen_timestamp_seconds": {"client"},
+    "dpbitfit_certificate_expiry_timestamp_seconds": {"certificate", "subject"},
+    "dpbitfit_build_info": {"version"},
+    "dpbitfit_ledger_readable": set(),
+}
+
+Samples = dict[str, dict[tuple[str, ...], float]]
+
+
+def samples(monitor: Monitor) -> Samples:
+    found: Samples = {}
+    for family in text_string_to_metric_families(exposition(monitor).decode()):
+        for one in family.samples:
+            found.setdefault(one.name, {})[tuple(one.labels.values())] = one.value
+    return found
+
+
+def labels(monitor: Monitor) -> dict[str, set[str]]:
+    families = text_string_to_metric_families(exposition(monitor).decode())
+    return {one.name: set(one.labels) for family in families for one in family.samples}
+
+
+@pytest.fixture
+def monitor(reader: Reader, refined: Callable[[Reader], Reader], tmp_path: Path) -> Monitor:
+    out = folder(tmp_path / "out", LINE, traffic={str(NAME): [100, 7], "of/no/account": [1, 1]})
+    certificate, _ = Authority(tmp_path, "authority").issue("server")
+    return Monitor(refined(reader), [out], [certificate])
+
+
+def test_values_are_those_of_the_views(
+    north: Account, south: Account, monitor: Monitor, refined: Callable[[Reader], Reader]
+) -> None:
+    refined(monitor.reader)
+    told, name = samples(monitor), str(NAME)
+    spent = composition.epsilon({STEP: 40}, DELTA).epsilon
+    assert told["dpbitfit_client_epsilon_accrued"][name, "1e-05"] == spent
+    assert told["dpbitfit_client_epsilon_budget"] == {(name,): 8, (str(OTHER),): 2}
+    assert told["dpbitfit_client_budget_used_ratio"][name,] == spent / 8
+    assert told["dpbitfit_client_rounds_left"] == {(name,): 6}
+    assert told["dpbitfit_rounds_total"]["reply",] == 2
+    assert sum(told["dpbitfit_rounds_total"].values()) == 3
+    assert told["dpbitfit_refusals_total"] == {(name, "refused"): 1}
+    assert told["dpbitfit_update_bytes_total"] == {(name, "down"): 100, (name, "up"): 7}
+    assert told["dpbitfit_client_open_rounds"] == {(name,): 1, (str(OTHER),): 0}
+    assert told["dpbitfit_client_readable"] == {(name,): 1, (str(OTHER),): 1}
+    (seen,) = told["dpbitfit_client_last_seen_timestamp_seconds"].values()
+    assert seen == monitor.reader.overview().accounts[0].last_seen.timestamp()  # type: ignore[union-attr]
+    (ends,) = told["dpbitfit_certificate_expiry_timestamp_seconds"].values()
+    assert ends == monitor.certificates()[0].not_after.timestamp()
+
+
+def test_names_and_labels_are_those_agreed_upon(
+    north: Account, monitor: Monitor, refined: Callable[[Reader], Reader]
+) -> None:
+    refined(monitor.reader)
+    found = labels(monitor)
+    assert {name: found[name] for name in AGREED} == AGREED
+    assert all(name.startswith("dpbitfit_") for name in found)
+
+
+def test_a_loose_bound_gives_no_ratio(north: Account, reader: Reader) -> None:
+    told = samples(Monitor(reader))
+    assert "dpbitfit_client_epsilon_accrued" in told
+    assert "dpbitfit_client_budget_used_ratio" not in told
+
+
+def test_a_name_cannot_break_out_of_its_label(
+    north: Account, reader: Reader, ledger: Ledger
+) -> None:
+    hostile = 'a"} 1\ndpbitfit_ledger_readable 0\\'
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(schema.account).values(site=hostile))
+    told = samples(Monitor(reader))
+    assert told["dpbitfit_ledger_readable"] == {(): 1}
+    assert {client for client, *_ in told["dpbitfit_client_epsilon_accrued"]} == {
+        f"{hostile}/letters/person"
+    }
+
+
+class Collected(Collector):
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def collect(self) -> Iterator[Metric]:
+        return collect(self._monitor)
+
+
+@pytest.mark.parametrize("site", ["north", 'a"} 1\n\\n', "\\", "søen", "{le}"])
+def test_the_text_is_what_the_library_writes(
+    site: str, north: Account, monitor: Monitor, ledger: Ledger
+) -> None:
+    with ledger.database.write() as connection:
+        of = schema.account.c.id == north.id
+        connection.execute(sa.update(schema.account).where(of).values(site=site))
+    registry = CollectorRegistry()
+    registry.register(Collected(monitor))
+    monitor.reader.overview(fresh=True)
+    assert (f"{site}/letters/person",) in samples(monitor)["dpbitfit_client_readable"]
+    assert exposition(monitor) == generate_latest(registry)
+
+
+def test_nothing_is_told_of_accounts_that_cannot_be_read(
+    north: Account, south: Account, reader: Reader, ledger: Ledger, tmp_path: Path
+) -> None:
+    with ledger.database.write() as connection:
+        of = schema.account.c.id == north.id
+        connection.execute(sa.update(schema.account).where(of).values(budget="many"))
+    told = samples(Monitor(reader))
+    assert told["dpbitfit_client_readable"] == {(str(NAME),): 0, (str(OTHER),): 1}
+    assert (str(NAME),) not in told["dpbitfit_client_epsilon_budget"]
+    away = samples(Monitor(Reader(str(tmp_path / "absent"))))
+    assert away["dpbitfit_ledger_readable"] == {(): 0}
+    assert set(away) == {"dpbitfit_ledger_readable", "dpbitfit_build_info"}
+
+
+def _named(text: str) -> set[str]:
+    return set(re.findall(r"dpbitfit_\w+", text))
+
+
+def _expressions(panel: Any) -> list[str]:
+    return [target["expr"] for target in panel["targets"]]
+
+
+def test_the_dashboard_and_the_rules_name_only_what_is_there(
+    north: Account, monitor: Monitor, refined: Callable[[Reader], Reader]
+) -> None:
+    refined(monitor.reader)
+    there = set(samples(monitor))
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/dpbitfit.json").read_text())
+    for panel in dashboard["panels"]:
+        for expression in _expressions(panel):
+            assert _named(expression)
+            assert _named(expression) <= there, panel["title"]
+    for variable in dashboard["templating"]["list"]:
+        assert _named(variable["query"]["query"]) <= there
+    rules = (ROOT / "deploy/prometheus/dpbitfit.rules.yml").read_text()
+    expressions = re.findall(r"expr: (.*)", rules)
+    assert len(expressions) == rules.count("- alert:")
+    for expression in expressions:
+        assert _named(expression)
+        assert _named(expression) <= there, expression
+    shown = _named(" ".join(e for panel in dashboard["panels"] for e in _expressions(panel)))
+    assert set(AGREED) <= shown

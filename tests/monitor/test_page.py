@@ -1,0 +1,396 @@
+"""The page: true figures or none, hostile names as text, files that hold what is shown."""
+
+import csv
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dpbitfit_monitor import describe
+from dpbitfit_monitor.page import urls
+from dpbitfit_monitor.reader import Reader
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from dpbitfit.errors import InputError
+from dpbitfit.ledger import Account, Ledger, Name, schema
+from dpbitfit.ledger.export import STATEMENTS
+from tests.support.ledgers import DELTA, NAME, OTHER, account, run_rounds, steps
+
+from ..support.monitor_pages import Words, monitor, out, page, stranger, token, token_file, url
+from .test_runs import LINE, folder
+
+__all__ = ["monitor", "out", "page", "stranger", "token", "token_file", "url"]
+
+Refined = Callable[[Reader], Reader]
+NORTH = urls.account_path(NAME)
+SCRIPT = "<script>alert(1)</script>".replace("/", "\\")
+
+
+def words(client: TestClient, path: str, status: int = 200) -> str:
+    answer = client.get(path)
+    assert answer.status_code == status, answer.text
+    return " ".join(Words(answer.text).text.split())
+
+
+def table(client: TestClient, path: str) -> list[dict[str, str]]:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert "attachment" in answer.headers["content-disposition"]
+    return list(csv.DictReader(io.StringIO(answer.text)))
+
+
+def test_an_overview_says_what_the_reader_says(
+    north: Account, south: Account, reader: Reader, refined: Refined, page: TestClient
+) -> None:
+    view = refined(reader).overview().accounts[0]
+    text = words(page, "/")
+    for told in ("north", "south", f"{view.accrued.bound.epsilon:.3f} of 8", f"{view.left:.3f}"):
+        assert told in text
+    assert "≤ 0" not in text
+    assert text.index("north") < text.index("south")
+    assert "south" not in words(page, "/?q=nor")
+    assert "No account is like this" in words(page, "/?state=spent")
+
+
+@pytest.mark.parametrize("path", ["/", NORTH, f"{NORTH}/report", "/runs", "/runs/r1"])
+def test_unit_adjacency_delta_accountant_and_limits_stand_on_every_page(
+    path: str, north: Account, reader: Reader, refined: Refined, page: TestClient
+) -> None:
+    view = refined(reader).overview().accounts[0]
+    text = words(page, path)
+    for told in (
+        "adding or removing one unit",
+        NAME.unit,
+        f"{DELTA:g}",
+        *STATEMENTS["not_covered"],
+    ):
+        assert told in text
+    assert view.accrued.bound.accountant in text
+    assert view.accrued.bound.version in text
+
+
+def test_a_site_from_its_events(
+    north: Account, reader: Reader, refined: Refined, page: TestClient
+) -> None:
+    refined(reader)
+    detail = reader.account(NAME)
+    text = words(page, NORTH)
+    assert detail.sentence in text
+    assert "All 9 events form one unbroken chain" in text
+    assert "refused 1 refusal" in text
+    assert "round 3 of one" in text
+    for bound in detail.curve:
+        assert f"{bound.epsilon:.3f}" in text
+    for point in detail.series:
+        assert f"{point.bound.epsilon:.3f}" in text
+    assert detail.view.head in text
+    paper = words(page, f"{NORTH}/report")
+    assert detail.sentence in paper
+    assert STATEMENTS["trust_model"] in paper
+    assert reader.overview().ledger in paper
+
+
+def test_an_audit_tells_who_decided_what_and_where_the_sites_ledger_stood(
+    north: Account, ledger: Ledger, page: TestClient
+) -> None:
+    assert "No ledger of the site has told its position yet" in words(page, NORTH)
+    peer = {"ledger": "b" * 64, "coordinator": "c" * 64, "sequence": 1234, "head": "d" * 64}
+    with ledger.database.write() as connection:
+        told = {**peer, "account_id": north.id, "spent": "[]", "drift": ""}
+        connection.execute(sa.insert(schema.peer).values(**told))
+    ledger.set_budget(NAME, 6.5, "agreed with the board")
+    for path in (NORTH, f"{NORTH}/report"):
+        text = words(page, path)
+        audit = text[text.index("Audit") :]
+        for said in (f"The site's ledger {'b' * 64} last signed", "event 1,234", "d" * 64):
+            assert said in audit
+        decisions = audit[audit.index("Decisions") :]
+        assert decisions.index("account opened") < decisions.index("budget changed")
+        assert "budget 6.5 delta 0.00001 reason agreed with the board" in decisions
+    assert "round asked for" not in decisions
+    exported = page.get(f"{NORTH}/export.json").json()
+    assert [one["kind"] for one in exported["decisions"]] == ["open", "budget"]
+    assert exported["witnesses"] == [
+        {"ledger": "b" * 64, "sequence": 1234, "head": "d" * 64, "drift": ""}
+    ]
+
+
+def test_events_by_pages_newest_first(ledger: Ledger, page: TestClient) -> None:
+    made = account(ledger)
+    ledger.allot(NAME, "one", "plan", steps(100))
+    run_rounds(ledger, made, "one", 60, steps(1))
+
+    def shown(number: object) -> list[int]:
+        text = page.get(f"{NORTH}?page={number}").text
+        rows = text[text.index('id="events"') :].split('<th scope="row" class="number">')[1:]
+        return [int(row.split("<")[0]) for row in rows]
+
+    assert shown(1) == list(range(122, 72, -1))
+    assert shown(3) == list(range(22, 0, -1))
+    assert shown(99) == shown(3)
+    assert shown("-1") == shown("x") == shown("") == shown(1)
+
+
+def test_a_run_is_followed_until_it_ends(north: Account, page: TestClient, out: Path) -> None:
+    answer = page.get("/runs/r1").text
+    assert 'data-refresh="2"' in answer
+    assert '<noscript><meta http-equiv="refresh"' in answer
+    text = words(page, "/runs/r1")
+    assert "Round 1 of 3" in text
+    assert "1 0.750 – 3.000 0.000 2 0" in text
+    folder(out, {**LINE, "secret": "Ms Smith"}, error={"code": "bad-input", "message": "Ms Smith"})
+    answer = page.get("/runs/out").text
+    assert 'data-refresh="0"' in answer
+    assert "http-equiv" not in answer
+    assert "bad-input" in answer
+    for path in ("/runs", "/runs/out", "/runs/out/export.json", "/runs/r1/export.csv"):
+        assert "Smith" not in page.get(path).text
+
+
+def test_files_hold_what_is_shown(
+    north: Account, south: Account, reader: Reader, refined: Refined, page: TestClient
+) -> None:
+    overview = refined(reader).overview()
+    told = page.get("/export.json").json()
+    assert told["accounts"] == [describe.account(one) for one in overview.accounts]
+    first, second = table(page, "/export.csv")
+    assert (first["site"], second["site"]) == ("north", "south")
+    assert float(first["accrued"]) == overview.accounts[0].accrued.bound.epsilon
+    assert first["accrued_by"].startswith(overview.accounts[0].accrued.bound.accountant)
+    assert (first["adjacency"], first["refusals"]) == ("add or remove one unit", "refused: 1")
+
+    told = page.get(f"{NORTH}/export.json").json()
+    assert told["curve"] == describe.detail(reader.account(NAME))["curve"]
+    assert told["event_log"] == [vars(one) for one in reader.events(NAME)]
+    events = table(page, f"{NORTH}/export.csv")
+    assert [int(one["sequence"]) for one in events] == list(range(1, 10))
+    assert events[-1]["hash"] == reader.events(NAME)[-1].hash
+    assert page.get("/runs/r1/export.json").json()["rounds"][1]["accuracy"] == 0.75
+    assert table(page, "/runs/r1/export.csv")[1]["accuracy"] == "0.75"
+
+
+def test_a_spreadsheet_runs_nothing(ledger: Ledger, page: TestClient) -> None:
+    account(ledger, Name("=cmd|' \\C calc'!A0", "@letters", "-1+1"))
+    (row,) = table(page, "/export.csv")
+    assert (row["site"][:2], row["dataset"], row["unit"]) == ("'=", "'@letters", "'-1+1")
+
+
+HOSTILE = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=40).map(
+    lambda text: text.replace("/", "\\")
+).filter(str.isprintable) | st.sampled_from(
+    [SCRIPT, "..", ".", "~1", "' OR 1=1 --", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}"]
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(HOSTILE, HOSTILE)
+def test_a_name_is_text_wherever_it_stands(
+    ledger: Ledger, page: TestClient, site: str, unit: str
+) -> None:
+    name = Name(site, "letters", unit)
+    try:
+        account(ledger, name)
+    except InputError:
+        return  # of a name that the ledger refuses, nothing is shown
+    path = urls.account_path(name)
+    for shown in (path, f"{path}/report"):
+        answer = page.get(shown)
+        assert answer.status_code == 200
+        found = Words(answer.text)
+        assert site in found.text
+        assert unit in found.text
+        assert not_ours(found) == []
+    assert page.get(f"{path}/export.json").json()["site"] == site
+    found = Words(page.get("/", params={"q": site, "state": unit, "sort": unit}).text)
+    assert not_ours(found) == []
+    assert path in [attributes.get("href") for tag, attributes in found.elements if tag == "a"]
+
+
+def not_ours(found: Words) -> list[tuple[str, dict[str, str | None]]]:
+    """Elements that only a name could have brought in."""
+    return [
+        (tag, attributes)
+        for tag, attributes in found.elements
+        if (tag == "script" and attributes.get("src") != "/static/page.js")
+        or tag in ("img", "iframe", "object", "style")
+        or any(key.startswith("on") or key == "style" for key in attributes)
+    ]
+
+
+def test_a_run_is_text_too(page: TestClient, out: Path) -> None:
+    for run in (SCRIPT, "../../etc/passwd", "a/b", "\ud800", "\0", "..", "x" * 3000):
+        folder(out, {**LINE, "run": run}, report={"final": {"stopped": SCRIPT}})
+        listed = Words(page.get("/runs").text)
+        (path,) = {
+            attributes["href"]
+            for tag, attributes in listed.elements
+            if tag == "a" and str(attributes.get("href")).startswith("/runs/")
+        }
+        assert path is not None
+        if run != "\ud800":  # it has no address of its own
+            answer = page.get(path)
+            assert answer.status_code == 200
+            assert not_ours(Words(answer.text)) == []
+        assert not_ours(listed) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/absent",
+        "/runs/absent",
+        "/runs/..%2f..%2fetc%2fpasswd",
+        "/runs/../../../../etc/passwd",
+        "/static/../pages.py",
+        "/static/..%2fpages.py",
+        "/static/%2e%2e/access.py",
+        "/accounts/north/letters",
+        "/accounts/north/letters/nobody",
+        "/accounts/north/letters/nobody/report",
+        "/accounts/north/letters/nobody/export.csv",
+        "/accounts/%00/letters/person",
+        "/accounts/~1/~1/~1",
+        "/accounts/north/letters/person/..%2f..",
+        "/accounts/%ff/%fe/x",
+        "/runs/%ff",
+        f"/accounts/{'x' * 3000}/y/z",
+    ],
+)
+def test_what_is_not_there_is_not_found(path: str, north: Account, page: TestClient) -> None:
+    answer = page.get(path)
+    assert answer.status_code == 404
+    for word in ("Traceback", "root:", "import "):
+        assert word not in answer.text
+
+
+def test_an_account_that_cannot_be_believed_has_no_figure(
+    north: Account, south: Account, page: TestClient, ledger: Ledger
+) -> None:
+    with ledger.database.write() as connection:
+        event = schema.event
+        where = (event.c.account_id == north.id, event.c.sequence == 4)
+        body = '{"at": "2020", "run": "<script>"}'
+        connection.execute(sa.update(event).where(*where).values(body=body))
+    answer = page.get(NORTH)
+    text = " ".join(Words(answer.text).text.split())
+    assert answer.status_code == 503
+    assert "No figure of this account can be given" in text
+    assert "The first event that cannot be believed is number 4" in text
+    assert "epsilon" not in text.lower()
+    assert not_ours(Words(answer.text)) == []
+    for path in ("report", "export.json", "export.csv"):
+        assert "cannot be believed" in words(page, f"{NORTH}/{path}", 503)
+    assert "No figure can be shown" in words(page, "/")  # from the first look on
+    rows = table(page, "/export.csv")
+    assert [(row["site"], bool(row["accrued"])) for row in rows] == [
+        ("south", True),
+        ("north", False),
+    ]
+    with ledger.database.write() as connection:
+        connection.execute(sa.update(schema.account).values(budget="much"))
+    assert "No event can be read" in words(page, NORTH, 503)
+
+
+def gone(ledger: Ledger, url: str) -> None:
+    os.rename(url, f"{url}.away")
+
+
+def corrupt(ledger: Ledger, url: str) -> None:
+    ledger.database.close()
+    for suffix in ("-wal", "-shm"):
+        Path(url + suffix).unlink(missing_ok=True)
+    Path(url).write_bytes(b"SQLite format 3\0" + os.urandom(8192))
+
+
+def version(number: str) -> Callable[[Ledger, str], None]:
+    def change(ledger: Ledger, _: str) -> None:
+        with ledger.database.write() as connection:
+            statement = f"UPDATE {schema.VERSION_TABLE} SET version_num = '{number}'"
+            connection.exec_driver_sql(statement)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("harm", "advice"),
+    [
+        (gone, "there is no ledger here"),
+        (corrupt, "restore a backup"),
+        (version("9999"), "upgrade dpbitfit"),
+        (version("0001"), "run: ledger migrate"),
+    ],
+)
+def test_a_ledger_that_cannot_be_read_is_said_to_be(
+    harm: Callable[[Ledger, str], None],
+    advice: str,
+    north: Account,
+    page: TestClient,
+    ledger: Ledger,
+    url: str,
+) -> None:
+    assert "north" in words(page, "/")
+    harm(ledger, url)
+    for path in ("/", NORTH, f"{NORTH}/report", f"{NORTH}/export.json", "/export.csv"):
+        answer = page.get(path)
+        text = Words(answer.text).text
+        assert answer.status_code == 503
+        assert "The ledger cannot be read" in text
+        assert advice in text
+        assert "no older figure" in text
+        assert 'data-refresh="5"' in answer.text
+        for word in ("Traceback", "sqlalchemy", "accrued", "of 8"):
+            assert word not in answer.text
+    text = words(page, "/runs/r1")  # its own files can be read
+    assert "Round 1 of 3" in text
+    assert "The ledger cannot be read at present" in text
+
+
+def test_a_ledger_that_is_locked_is_said_to_be_and_comes_back(
+    north: Account,
+    page: TestClient,
+    ledger: Ledger,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dpbitfit_monitor.reader.WAIT_SECONDS", 0.1)
+    ledger.database.close()
+    holder = sqlite3.connect(url, isolation_level=None)
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("PRAGMA journal_mode=DELETE")
+    holder.execute("BEGIN EXCLUSIVE")
+    assert "another process holds it" in words(page, "/", 503)
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert "north" in words(page, "/")
+
+
+def test_many_accounts_are_many_pages(ledger: Ledger, page: TestClient) -> None:
+    for number in range(120):
+        account(ledger, Name(f"site-{number:03}", "letters", "person"))
+    answer = page.get("/?sort=account&page=2").text
+    assert answer.count('role="rowheader"') == 50
+    assert "site-050" in answer
+    assert "site-100" not in answer
+    assert "sort=account&amp;page=3" in answer
+    assert len(json.loads(page.get("/export.json").text)["accounts"]) == 120
+
+
+def test_a_reason_that_is_no_text_is_shown_all_the_same(
+    north: Account, ledger: Ledger, page: TestClient
+) -> None:
+    ledger.set_budget(NAME, 9.0, "\ud800 <b>by the board</b>")
+    answer: Any = page.get(NORTH)
+    assert answer.status_code == 200
+    assert "&lt;b&gt;by the board" in answer.text
+    assert page.get(f"{NORTH}/export.csv").status_code == 200
+    assert page.get(urls.account_path(OTHER)).status_code == 404

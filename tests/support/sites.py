@@ -1,0 +1,269 @@
+"""A real ``dpbitfit guard serve`` process over a small corpus, and a coordinator that asks it."""
+
+import functools
+import grp
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dpbitfit_client import message
+from dpbitfit_client.generated import guard_pb2 as pb
+from dpbitfit_client.guard_client import Relay
+from dpbitfit_client.message import Refused
+from dpbitfit_client.policy.policy import model_digest
+from flwr.app import RecordDict
+
+from dpbitfit.errors import GuardUnavailable
+from dpbitfit.ledger import Ledger
+from dpbitfit.plan import Plan
+from dpbitfit.tasks.models import resolve_model
+from dpbitfit.tasks.text_classification import TextTask
+
+from ..conftest import ROOT
+from .coordinators import Coordinator
+from .policies import changed, written
+
+SERVE = "from dpbitfit_client.cli import app; app()"
+SECONDS = 180.0  # for anything on a slow machine
+
+# So little is spent by each that there are many good questions in a budget.
+GOOD = Plan(
+    layout_digest="0" * 64,
+    model_digest="1" * 64,
+    noise_multiplier=20.0,
+    sampling_rate=0.1,
+    rounds=200,
+    steps_per_round=1,
+    delta=1e-5,
+    max_length=24,
+)
+# The same, but asked for so many steps that it is still at work when something happens to it.
+LONG = replace(GOOD, rounds=2, steps_per_round=5000)
+
+_keys = (f"key-{number:012}" for number in itertools.count())
+
+
+def fresh_key() -> str:
+    return next(_keys)
+
+
+@functools.cache
+def pretrained() -> np.ndarray:
+    """Where a run begins: the packed biases of the model, whatever its labels."""
+    return TextTask.load("minilm", ("a", "b"), "labels").pretrained
+
+
+class Site:
+    """A folder with policy, ledger and socket, the guard's process, and who asks it."""
+
+    def __init__(self, folder: Path, corpus: Path, command: list[str] | None = None) -> None:
+        self.folder = folder
+        self.policy = folder / "policy.toml"
+        self.touched = folder / "touched"
+        self.log = folder / "guard.log"
+        self.socket = folder / "run" / "guard.sock"
+        self.front = self.socket  # where this process asks
+        self.ledger_file = folder / "site" / "ledger.sqlite"
+        for part in ("run", "site", "office", "other"):
+            (folder / part).mkdir()
+        self.office = Coordinator(folder / "office")
+        self.other = Coordinator(folder / "other")
+        self.values = policy(self, corpus)
+        self.command = command or [sys.executable, "-c", SERVE]
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "client", ROOT / "server"))),
+            "DPBITFIT_TOUCHED": str(self.touched),
+            "DPBITFIT_LETTERS": str(corpus),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.begun = False
+        self._plans: dict[str, pb.Statements] = {}
+
+    def write(self, *changes: tuple[tuple[str, ...], Any]) -> None:
+        """The policy file, with some keys set."""
+        for key, value in changes:
+            self.values = changed(key, value, self.values)
+        self.policy.write_text(written(self.values)[0])
+        self.policy.chmod(0o600)
+
+    def start(self, umask: int = -1) -> None:
+        """Start the guard, under this process's umask or another, and wait until it answers.
+
+        The first time with a ledger that its user has made.
+        """
+        if not self.begun:
+            self.begun = True
+            begin(self.ledger_file)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command, "serve", "--policy", str(self.policy)],
+                env=self.environment,
+                stderr=log,
+                umask=umask,
+            )
+        last = time.monotonic() + SECONDS
+        while True:
+            with suppress(GuardUnavailable):
+                self.relay().status()
+                return
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < last
+            time.sleep(0.2)
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End the guard; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(SECONDS)
+
+    def relay(self) -> Relay:
+        return Relay(str(self.front), SECONDS)
+
+    def plan(self, plan: Plan = GOOD) -> Plan:
+        """The plan with the digests of this site."""
+        settings = f"{plan.head} {plan.logit_scale} {plan.max_length}"
+        if settings not in self._plans:
+            asked = message.question(self.office.question(plan))
+            self._plans[settings] = self.relay().describe(asked).statements
+        said = self._plans[settings]
+        return replace(plan, layout_digest=said.layout_digest, model_digest=said.model_digest)
+
+    def biases(self) -> np.ndarray:
+        return pretrained()
+
+    def request(
+        self, plan: Plan, purpose: str = "train", by: Coordinator | None = None, **options: Any
+    ) -> pb.RoundRequest:
+        options = {"key": fresh_key(), "biases": self.biases(), **options}
+        content = (by or self.office).request(plan, purpose=purpose, **options)
+        assert isinstance(content, RecordDict)
+        return message.request(content)
+
+    def train(self, plan: Plan | None = None, **options: Any) -> pb.TrainReply:
+        return self.relay().train(self.request(plan or self.plan(), **options))
+
+    def evaluate(self, plan: Plan, **options: Any) -> pb.EvaluateReply:
+        return self.relay().evaluate(self.request(plan, purpose="evaluate", **options))
+
+    def refused(self, plan: Plan, **options: Any) -> pb.Refusal:
+        """How it refuses to train a plan."""
+        try:
+            self.train(plan, **options)
+        except Refused as refused:
+            return refused.refusal
+        raise AssertionError("this was trained")
+
+    def ledger(self) -> Ledger:
+        return Ledger(str(self.ledger_file), readonly=True)
+
+    def spent(self, account: str = "letters") -> Counter[str]:
+        """Steps of each state, by the ledger file alone."""
+        ledger = self.ledger()
+        found: Counter[str] = Counter()
+        for one in ledger.accounts():
+            if one.name.dataset == account:
+                ledger.verify(one)
+                for held in ledger.holdings([one.id])[one.id].values():
+                    found.update(reserved=held.reserved, committed=held.committed)
+        ledger.database.close()
+        return +found
+
+    def outcome(self, key: str) -> tuple[str, str]:
+        ledger = self.ledger()
+        found = ledger.reservation(key)
+        ledger.database.close()
+        return (found.state, found.outcome) if found else ("", "")
+
+    def readings(self) -> list[str]:
+        """Which records were read, each time that any were."""
+        return self.touched.read_text().split() if self.touched.exists() else []
+
+
+def begin(path: Path) -> None:
+    """A new ledger, of whoever owns its folder."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    Ledger(str(path), create=True).database.close()
+    owner = path.parent.stat()
+    os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def policy(site: Site, corpus: Path) -> dict[str, Any]:
+    limits = {
+        "min-noise-multiplier": 1.0,
+        "max-sampling-rate": 0.5,
+        "max-steps-per-round": 5000,
+        "max-rounds": 200,
+        "models": ["minilm"],
+        "max-length": 600,
+    }
+    return {
+        "site": {
+            "name": "hospital-1",
+            "ledger": str(site.ledger_file),
+            "socket": str(site.socket),
+            "group": grp.getgrgid(os.getegid()).gr_name,
+        },
+        "coordinators": {
+            "office": {"public-key": site.office.ledger.id},
+            "other": {"public-key": site.other.ledger.id},
+        },
+        "models": {
+            "minilm": {"path": "minilm", "digest": model_digest(Path(resolve_model("minilm")))}
+        },
+        "datasets": {
+            "letters": {
+                "loader": "tests.support.loaders:letters",
+                "labels": str(corpus.with_suffix(".labels.txt")),
+                "declared-size": 60,
+                "epsilon": 8.0,
+                "delta": 1e-5,
+                "coordinators": {
+                    "office": {"epsilon": 6.0, **limits},
+                    "other": {"epsilon": 2.0, **limits},
+                },
+                "evaluation": {
+                    "loader": "tests.support.loaders:held_out",
+                    "declared-size": 60,
+                    "epsilon": 1.0,
+                    "delta": 1e-5,
+                    "metrics": {"accuracy": {"noise-multiplier": 20.0}},
+                },
+            }
+        },
+    }
+
+
+@contextmanager
+def made(corpus: Path, **options: Any) -> Iterator[Site]:
+    """A site whose guard has not started; other users may come as far as its folders."""
+    folder = Path(tempfile.mkdtemp(prefix="dpbitfit-site-"))
+    folder.chmod(0o755)
+    site = Site(folder, corpus, **options)
+    try:
+        yield site
+    finally:
+        if site.process is not None and site.process.poll() is None:
+            site.end(signal.SIGKILL)
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def served(corpus: Path, *changes: tuple[tuple[str, ...], Any]) -> Iterator[Site]:
+    """A site whose guard answers."""
+    with made(corpus) as site:
+        site.write(*changes)
+        site.start()
+        yield site
