@@ -16,7 +16,7 @@ from flwr.common.logger import log
 
 from dpbitfit.errors import DpbitfitError
 from dpbitfit_client import message as said
-from dpbitfit_client.guard_client import Desk, guard_of
+from dpbitfit_client.guard_client import GuardClient, guard_of
 from dpbitfit_client.message import Refused
 
 app = ClientApp()
@@ -40,7 +40,9 @@ def evaluate(message: Message, context: Context) -> Message:
     return _relayed(message, context, lambda desk: desk.evaluate(said.request(message.content)))
 
 
-def _relayed(message: Message, context: Context, ask: Callable[[Desk], said.Reply]) -> Message:
+def _relayed(
+    message: Message, context: Context, ask: Callable[[GuardClient], said.Reply]
+) -> Message:
     simulated = "guard" not in context.node_config
     try:
         content = said.content(ask(guard_of(context.run_config, context.node_config)))

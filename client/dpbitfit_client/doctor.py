@@ -23,7 +23,7 @@ from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import Ledger, exchange
 from dpbitfit.ledger.heads import Heads
 from dpbitfit_client.guard.records import read_part
-from dpbitfit_client.guard_client import Relay
+from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit_client.policy.policy import AllowedModel, Dataset, Policy
 
 SECONDS = 10.0
@@ -113,7 +113,7 @@ def _ledger(policy: Policy) -> str:
 def _guard(policy: Policy) -> str:
     if not policy.site.socket.is_socket():
         raise InputError(f"{policy.site.socket}: no guard listens: start dpbitfit guard serve")
-    status = Relay(str(policy.site.socket), SECONDS).status()
+    status = SocketGuardClient(str(policy.site.socket), SECONDS).status()
     return f"version {status.version} answers for {status.site}"
 
 

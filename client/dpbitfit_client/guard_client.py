@@ -22,7 +22,7 @@ DESCRIBE_SECONDS = 900.0  # the first question loads the model
 Config = Mapping[str, Any]
 
 
-class Desk(Protocol):
+class GuardClient(Protocol):
     """What a guard answers, wherever it is. Each call raises Refused or GuardUnavailable."""
 
     def describe(self, asked: pb.DescribeRequest) -> pb.DescribeReply:
@@ -35,7 +35,7 @@ class Desk(Protocol):
         """One measurement."""
 
 
-class Relay:
+class SocketGuardClient:
     """The guard behind a Unix socket. ``seconds`` is how long a round may take."""
 
     def __init__(self, socket: str, seconds: float) -> None:
@@ -69,13 +69,15 @@ class Relay:
 
 
 # A process that Flower keeps alive between messages, as in a simulation, keeps its guards warm.
-_guards: dict[str, Desk] = {}
+_guards: dict[str, GuardClient] = {}
 
 
-def guard_of(run: Config, node: Config) -> Desk:
+def guard_of(run: Config, node: Config) -> GuardClient:
     """The guard of a node: behind the socket that the node names, or a simulated one here."""
     if "guard" in node:
-        return Relay(str(node["guard"]).removeprefix("unix:"), float(run["round-timeout"]))
+        return SocketGuardClient(
+            str(node["guard"]).removeprefix("unix:"), float(run["round-timeout"])
+        )
     if "partition-id" not in node:
         raise InputError("the node's configuration lacks 'guard', the path of the guard's socket")
     name = json.dumps([dict(run), dict(node)], sort_keys=True)

@@ -45,7 +45,9 @@ def question(content: RecordDict) -> pb.DescribeRequest:
             run=asked["run"],
             coordinator=asked["ledger"],
             signature=asked["signature"],
-            position=pb.Position(**_config(content, "position")) if "position" in content else None,
+            position=pb.SignedHead(**_config(content, "position"))
+            if "position" in content
+            else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError("the question lacks a part") from error
@@ -64,7 +66,7 @@ def request(content: RecordDict) -> pb.RoundRequest:
             round=asked["round"],
             key=asked["key"],
             biases=codec.raw(biases),
-            position=pb.Position(**position),
+            position=pb.SignedHead(**position),
             signature=asked["signature"],
         )
     except (KeyError, TypeError, ValueError) as error:

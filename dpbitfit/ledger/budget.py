@@ -20,7 +20,7 @@ from dpbitfit.accounting.calibration import calibrate
 from dpbitfit.accounting.composition import Bound, Counts, Mechanism, checked, merged
 from dpbitfit.accounting.renyi import filter_budget, filter_epsilon, filter_order
 from dpbitfit.errors import AccountingError, BudgetError
-from dpbitfit.ledger.events import Held, Name, total
+from dpbitfit.ledger.events import AccountName, Held, total
 
 Holdings = Mapping[tuple[str, Mechanism], Held]
 Epsilon = Callable[[Counts, float], Bound]
@@ -31,7 +31,7 @@ class Account:
     """An account: ``budget`` is epsilon at ``delta``; ``sequence`` and ``head`` its last event."""
 
     id: int
-    name: Name
+    name: AccountName
     delta: float
     budget: float
     filter_order: int

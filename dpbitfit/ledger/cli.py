@@ -19,7 +19,7 @@ from dpbitfit.ledger import export as exporting
 from dpbitfit.ledger.backup import back_up
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import Database
-from dpbitfit.ledger.events import Name, total
+from dpbitfit.ledger.events import AccountName, total
 from dpbitfit.ledger.forecast import forecast
 from dpbitfit.ledger.heads import Heads
 from dpbitfit.ledger.ledger import Ledger
@@ -341,11 +341,11 @@ def settle(
     terminal.show(told, terminal.settled_text(told, rebase), json_output)
 
 
-def _name(text: str) -> Name:
+def _name(text: str) -> AccountName:
     parts = text.split("/")
     if len(parts) != 3 or not all(parts):
         raise InputError(f"an account is named SITE/DATASET/UNIT, not {text!r}")
-    return Name(*parts)
+    return AccountName(*parts)
 
 
 def _chosen(book: Reader, account: str) -> list[Account]:

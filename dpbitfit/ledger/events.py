@@ -25,7 +25,7 @@ class _UnreadableError(LedgerError):
     """A text that is not one of the ledger's."""
 
 
-class Name(NamedTuple):
+class AccountName(NamedTuple):
     """Whose privacy: a site, a data set of its own, and the unit that is protected."""
 
     site: str
@@ -70,7 +70,9 @@ def counts_from_text(text: str) -> Counts:
     return counts
 
 
-def make(name: Name, sequence: int, previous: str, kind: str, at: str, **facts: Any) -> Event:
+def make(
+    name: AccountName, sequence: int, previous: str, kind: str, at: str, **facts: Any
+) -> Event:
     """The next event of an account, after the one with hash ``previous``."""
     body = _json(
         {
@@ -122,7 +124,7 @@ class Round(NamedTuple):
 class Tally:
     """What an account's events add up to."""
 
-    name: Name
+    name: AccountName
     delta: str = ""
     budget: str = ""
     filter_order: int = 0
@@ -223,7 +225,7 @@ class Tally:
         return LedgerError(f"account {self.name}, event {event.sequence}: {what}")
 
 
-def replay(name: Name, events: Iterable[Event]) -> Tally:
+def replay(name: AccountName, events: Iterable[Event]) -> Tally:
     """The tally that an account's events add up to; LedgerError for the first bad one."""
     tally = Tally(name)
     for event in events:

@@ -30,7 +30,7 @@ MOST_RUNS = 8192  # characters of the counts by run in a message; a statement's 
 
 
 @dataclass(frozen=True)
-class Position:
+class SignedHead:
     """Where one side's ledger stands on an account, for the runs of one coordinator.
 
     ``ledger`` is its public key; ``sequence`` and ``head`` the last event that the
@@ -81,7 +81,7 @@ def position(
     to: str,
     key: str,
     most_runs: float = MOST_RUNS,
-) -> Position:
+) -> SignedHead:
     """Where this ledger stands, for the ledger ``to``, on ``coordinator``'s runs."""
     with ledger.database.read() as connection:
         known = peers.find(connection, account.id).get(to) or Peer(account.id, to, coordinator)
@@ -89,7 +89,7 @@ def position(
         sequence = _count(connection, account.id, coordinator)
         head = _head(connection, ledger, account, coordinator, sequence)
     runs = peers.runs_to_text(spent)
-    return Position(
+    return SignedHead(
         ledger=ledger.id,
         account=str(account.name),
         coordinator=coordinator,
@@ -107,7 +107,7 @@ def position(
 def check(
     ledger: Ledger,
     account: Account,
-    theirs: Position,
+    theirs: SignedHead,
     coordinator: str,
     ahead: Counts = (),
 ) -> None:
@@ -161,7 +161,7 @@ def unsettled(ledger: Reader, account: Account) -> list[Peer]:
         return [one for one in peers.find(connection, account.id).values() if one.drift]
 
 
-def _learn(peer: Peer, theirs: Position, found: str) -> Peer:
+def _learn(peer: Peer, theirs: SignedHead, found: str) -> Peer:
     """The row after a position in which ``found`` was found."""
     if found:
         # Who has seen nothing since it took over our counts knows of this already.
@@ -177,7 +177,7 @@ def _learn(peer: Peer, theirs: Position, found: str) -> Peer:
     return peer._replace(spent=counts_to_text(spent), runs=peers.runs_to_text(runs))
 
 
-def _drift_of_theirs(peer: Peer, theirs: Position) -> str:
+def _drift_of_theirs(peer: Peer, theirs: SignedHead) -> str:
     if theirs.rebased > peer.rebased:
         return "the other side has taken over this side's counts: do the same here"
     if theirs.sequence < peer.sequence or (peer.sequence and theirs.rebased < peer.rebased):
@@ -188,7 +188,7 @@ def _drift_of_theirs(peer: Peer, theirs: Position) -> str:
 
 
 def _drift_of_ours(
-    connection: sa.Connection, ledger: Ledger, account: Account, theirs: Position
+    connection: sa.Connection, ledger: Ledger, account: Account, theirs: SignedHead
 ) -> str:
     seen, coordinator = theirs.seen_sequence, theirs.coordinator
     if seen and _head(connection, ledger, account, coordinator, seen) != theirs.seen_head:

@@ -16,7 +16,7 @@ from dpbitfit.accounting.composition import RDP_ORDERS
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import queries, schema, status
 from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.events import Event, Name, Tally, counts_to_text
+from dpbitfit.ledger.events import AccountName, Event, Tally, counts_to_text
 from dpbitfit.ledger.ledger import Ledger, budget_facts, check_name
 from dpbitfit.ledger.reader import Reader
 from dpbitfit.ledger.verify import verify
@@ -25,7 +25,7 @@ _PAGE = 1000
 _FIELDS = ("sequence", "kind", "body", "hash")
 
 
-def lines(ledger: Reader, name: Name) -> Iterator[str]:
+def lines(ledger: Reader, name: AccountName) -> Iterator[str]:
     """An account's events in order, one line of JSON each; InputError where it is not."""
     after = 0
     while page := ledger.events(name, after, _PAGE):
@@ -34,7 +34,7 @@ def lines(ledger: Reader, name: Name) -> Iterator[str]:
         after = page[-1].sequence
 
 
-def import_events(ledger: Ledger, exported: Iterable[bytes]) -> dict[Name, int]:
+def import_events(ledger: Ledger, exported: Iterable[bytes]) -> dict[AccountName, int]:
     """Add exported events to the ledger: all of them, verified, or none.
 
     Accounts that are not there are made; events that are there already must be
@@ -43,7 +43,7 @@ def import_events(ledger: Ledger, exported: Iterable[bytes]) -> dict[Name, int]:
     or does not extend what is there. Figures, answers and the other side's
     positions are not exported, and this ledger stays the one that it is.
     """
-    chains: dict[Name, _Chain] = {}
+    chains: dict[AccountName, _Chain] = {}
     with ledger.database.write() as connection:
         for number, line in enumerate(exported, 1):
             try:
@@ -71,7 +71,7 @@ class _Chain:
     fresh: list[Event] = field(default_factory=list)
 
     @classmethod
-    def of(cls, connection: sa.Connection, name: Name) -> Self:
+    def of(cls, connection: sa.Connection, name: AccountName) -> Self:
         account = queries.find_account(connection, name, lock=True)
         if account is None:
             check_name(name)
@@ -147,14 +147,14 @@ class _Chain:
             connection.execute(sa.insert(table), new)
 
 
-def _parse(line: bytes) -> tuple[Name, Event]:
+def _parse(line: bytes) -> tuple[AccountName, Event]:
     read = json.loads(line)
     site, dataset, unit = read["account"]
     event = Event(*(read[key] for key in _FIELDS))
     texts = (site, dataset, unit, event.kind, event.body, event.hash)
     if type(event.sequence) is not int or not all(isinstance(text, str) for text in texts):
         raise ValueError("a field has another type")
-    return Name(site, dataset, unit), event
+    return AccountName(site, dataset, unit), event
 
 
 # What holds for every account of this project, in the words of the two templates.
@@ -187,7 +187,7 @@ STATEMENTS: Mapping[str, Any] = {
 }
 
 
-def report(ledger: Reader, name: Name) -> dict[str, Any]:
+def report(ledger: Reader, name: AccountName) -> dict[str, Any]:
     """What others need to judge an account, as JSON can hold it.
 
     The fields of NIST SP 800-226 (2025) and of the registry of deployments

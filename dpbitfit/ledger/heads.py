@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from dpbitfit.errors import DpbitfitError, LedgerError
 from dpbitfit.ledger import peers, queries, schema
-from dpbitfit.ledger.events import Name, canonical
+from dpbitfit.ledger.events import AccountName, canonical
 from dpbitfit.ledger.peers import Runs
 from dpbitfit.ledger.reader import Reader
 
@@ -46,7 +46,7 @@ class Heads:
         folder = default_folder(ledger)
         return None if folder is None else cls(folder)
 
-    def read(self) -> tuple[str, dict[Name, Kept]]:
+    def read(self) -> tuple[str, dict[AccountName, Kept]]:
         """The ledger's id, and each account; "" and none where nothing was written yet.
 
         Raises LedgerError where the file cannot be read.
@@ -54,7 +54,7 @@ class Heads:
         try:
             said = json.loads(self.path.read_bytes())
             return said["ledger"], {
-                Name(*one["account"]): Kept(
+                AccountName(*one["account"]): Kept(
                     int(one["sequence"]),
                     str(one["head"]),
                     float(one["delta"]),
@@ -80,7 +80,7 @@ class Heads:
                 f"{self.path} knows of: ledger settle --rebase --state-directory {self.folder}"
             )
 
-    def lost(self, ledger: Reader) -> tuple[str, dict[Name, Kept]]:
+    def lost(self, ledger: Reader) -> tuple[str, dict[AccountName, Kept]]:
         """How the ledger is behind this copy, "" where it is not; and the accounts that are."""
         known, accounts = self.read()
         if known and known != ledger.id:

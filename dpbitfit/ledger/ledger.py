@@ -24,8 +24,8 @@ from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import WAIT_SECONDS
 from dpbitfit.ledger.events import (
     GENESIS,
+    AccountName,
     Held,
-    Name,
     canonical,
     counts_from_text,
     counts_to_text,
@@ -65,7 +65,7 @@ class Ledger(Reader):
         """Be the only process that runs rounds on this ledger; see ``Database.claim``."""
         return self.database.claim(wait_seconds)
 
-    def open_account(self, name: Name, delta: float, epsilon: float) -> Account:
+    def open_account(self, name: AccountName, delta: float, epsilon: float) -> Account:
         """The account of that name, verified; made with this budget where there is none.
 
         Raises InputError for a name, delta or budget that cannot be, or another
@@ -90,7 +90,7 @@ class Ledger(Reader):
             )
         return account
 
-    def set_budget(self, name: Name, epsilon: float, reason: str) -> Account:
+    def set_budget(self, name: AccountName, epsilon: float, reason: str) -> Account:
         """Another budget for the account, at its delta; the reason goes into the event.
 
         Where less than was approved is allowed now, what is left of every approval is
@@ -111,7 +111,7 @@ class Ledger(Reader):
         return self.account(name)
 
     def enforce(
-        self, name: Name, reason: str, coordinator: str = "", share: float = math.inf
+        self, name: AccountName, reason: str, coordinator: str = "", share: float = math.inf
     ) -> Counts:
         """Take back what is left of approvals that pass the budget, or a coordinator's share.
 
@@ -128,7 +128,7 @@ class Ledger(Reader):
 
     def allot(
         self,
-        name: Name,
+        name: AccountName,
         run: str,
         plan: str,
         counts: Counts,
@@ -235,7 +235,9 @@ class Ledger(Reader):
                 raise LedgerError(f"round {key} is not reserved")
             self._settle(connection, found, "release", {key: "untouched"}, proof=proof)
 
-    def void_key(self, name: Name, run: str, number: int, key: str, coordinator: str = "") -> bool:
+    def void_key(
+        self, name: AccountName, run: str, number: int, key: str, coordinator: str = ""
+    ) -> bool:
         """Promise ``coordinator`` that this key will never be trained.
 
         False where it was reserved before.
@@ -253,7 +255,7 @@ class Ledger(Reader):
             self._append(connection, [account], "void", {account.id: facts}, coordinator)
         return True
 
-    def void_rest(self, name: Name, run: str) -> Counts:
+    def void_rest(self, name: AccountName, run: str) -> Counts:
         """Give up what a run was allotted and has not reserved; returns those steps."""
         with self.database.write() as connection:
             account = self._locked(connection, name)
@@ -268,7 +270,9 @@ class Ledger(Reader):
                 self._give_up(connection, account, run, rest)
         return rest
 
-    def rebase(self, name: Name, runs: Mapping[str, Counts], coordinator: str, reason: str) -> None:
+    def rebase(
+        self, name: AccountName, runs: Mapping[str, Counts], coordinator: str, reason: str
+    ) -> None:
         """Add steps to runs of ``coordinator`` that this ledger does not know of: upwards only.
 
         They are recorded as spent, an event for each run, even where that passes the
@@ -336,7 +340,7 @@ class Ledger(Reader):
             self.commit({one.key: outcome for one in left})
         return left
 
-    def _locked(self, connection: sa.Connection, name: Name) -> Account:
+    def _locked(self, connection: sa.Connection, name: AccountName) -> Account:
         found = queries.find_account(connection, name, lock=True)
         if found is None:
             raise InputError(f"there is no account {name}")
@@ -354,7 +358,7 @@ class Ledger(Reader):
         return budget.excess(account, holdings, coordinator, share)
 
     def _take_back(
-        self, connection: sa.Connection, name: Name, over: Mapping[str, Counts], reason: str
+        self, connection: sa.Connection, name: AccountName, over: Mapping[str, Counts], reason: str
     ) -> None:
         for run, rest in over.items():
             self._give_up(connection, self._locked(connection, name), run, rest, reason=reason)
@@ -461,7 +465,7 @@ class Ledger(Reader):
         connection.execute(change.values(**columns), heads)
 
 
-def check_name(name: Name) -> None:
+def check_name(name: AccountName) -> None:
     for part, text in name._asdict().items():
         if not 0 < len(text) <= 200 or not text.isprintable() or "/" in text:
             raise InputError(

@@ -9,7 +9,7 @@ from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import AccountingError, LedgerError
 from dpbitfit.ledger import schema
 from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.events import Event, Held, Name, canonical, counts_from_text
+from dpbitfit.ledger.events import AccountName, Event, Held, canonical, counts_from_text
 
 _CHUNK = 5000  # values in one statement
 
@@ -26,7 +26,9 @@ class Reservation(NamedTuple):
     outcome: str
 
 
-def find_account(connection: sa.Connection, name: Name, lock: bool = False) -> Account | None:
+def find_account(
+    connection: sa.Connection, name: AccountName, lock: bool = False
+) -> Account | None:
     chosen = sa.select(schema.account).where(*equal(schema.account, name._asdict()))
     row = connection.execute(chosen.with_for_update() if lock else chosen).one_or_none()
     return None if row is None else to_account(row)
@@ -47,7 +49,7 @@ def lock(connection: sa.Connection, ids: Iterable[int]) -> list[Account]:
 
 
 def to_account(row: Any) -> Account:
-    name = Name(row.site, row.dataset, row.unit)
+    name = AccountName(row.site, row.dataset, row.unit)
     try:
         delta, budget = float(row.delta), float(row.budget)
     except ValueError as error:

@@ -9,7 +9,7 @@ from dpbitfit.errors import InputError
 from dpbitfit.ledger import identity, outbox, queries, schema
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.database import WAIT_SECONDS, Database
-from dpbitfit.ledger.events import Event, Held, Name, Tally
+from dpbitfit.ledger.events import AccountName, Event, Held, Tally
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.ledger.queries import Reservation
 from dpbitfit.ledger.verify import verify
@@ -34,7 +34,7 @@ class Reader:
             identity.make(self.database)
         self.id = identity.read_public(self.database)
 
-    def account(self, name: Name) -> Account:
+    def account(self, name: AccountName) -> Account:
         """The account of that name; InputError where there is none."""
         with self.database.read() as connection:
             found = queries.find_account(connection, name)
@@ -97,7 +97,7 @@ class Reader:
         with self.database.read() as connection:
             return outbox.newest(connection, account.id, run)
 
-    def events(self, name: Name, after: int = 0, most: int | None = None) -> list[Event]:
+    def events(self, name: AccountName, after: int = 0, most: int | None = None) -> list[Event]:
         """An account's events in order, from the one behind ``after``."""
         with self.database.read() as connection:
             account = queries.find_account(connection, name)

@@ -15,8 +15,8 @@ from dpbitfit.accounting.composition import Counts
 from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import exchange, peers
 from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.events import Name, counts_from_text
-from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger.events import AccountName, counts_from_text
+from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.ledger import Ledger
 from dpbitfit.ledger.peers import Peer, Runs
 
@@ -54,12 +54,12 @@ def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[Account]:
     """
     for line in lines:
         try:
-            theirs = Position.from_config(json.loads(line), STATEMENT)
+            theirs = SignedHead.from_config(json.loads(line), STATEMENT)
         except (ValueError, AttributeError, RecursionError) as error:
             raise InputError("this is no statement of a ledger") from error
         site, _, rest = theirs.account.partition("/")
         dataset, _, unit = rest.partition("/")
-        account = ledger.account(Name(site, dataset, unit))
+        account = ledger.account(AccountName(site, dataset, unit))
         if ledger.id == theirs.ledger or theirs.coordinator not in (ledger.id, theirs.ledger):
             raise ProtocolError("this statement is for another ledger")
         with ledger.database.read() as connection:

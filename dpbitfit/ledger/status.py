@@ -37,7 +37,7 @@ _SAME = 1e-4  # two computations of one figure differ by less, relative to it
 
 
 @dataclass(frozen=True)
-class Figure:
+class EpsilonBound:
     """An epsilon, and in plain words what it is of and whether it is a bound."""
 
     bound: Bound
@@ -49,7 +49,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Standing:
+class BudgetStatus:
     """An account's two figures; epsilon in both, at the account's delta.
 
     ``approved`` is what every approved step takes of the budget: once plans depend on
@@ -57,9 +57,9 @@ class Standing:
     """
 
     account: Account
-    guaranteed: Figure
+    guaranteed: EpsilonBound
     approved: Bound
-    accrued: Figure
+    accrued: EpsilonBound
 
     @property
     def promised(self) -> float:
@@ -73,7 +73,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class RunStanding:
+class RunStatus:
     """What one run may still do to an account.
 
     ``rounds_left`` is None before its first round, which shows how many steps one takes.
@@ -89,7 +89,7 @@ class RunStanding:
     rounds_left: int | None
 
 
-def standing(ledger: Reader, account: Account) -> Standing:
+def standing(ledger: Reader, account: Account) -> BudgetStatus:
     """The smallest valid figures of one account: seconds when new, else remembered.
 
     Raises AccountingError as ``composition.epsilon`` does.
@@ -98,7 +98,7 @@ def standing(ledger: Reader, account: Account) -> Standing:
     return derive(account, holdings, partial(remembered, ledger))
 
 
-def standings(ledger: Reader) -> list[Standing]:
+def standings(ledger: Reader) -> list[BudgetStatus]:
     """Both figures of every account at once, by name.
 
     Remembered ones where there are any; else quick upper bounds, whose
@@ -124,7 +124,7 @@ def quick(bags: Sequence[Counts], delta: float) -> list[Bound]:
     ]
 
 
-def recomputed(ledger: Reader, account: Account, held: Holdings) -> Standing:
+def recomputed(ledger: Reader, account: Account, held: Holdings) -> BudgetStatus:
     """Both figures from an account's counts alone; ``held`` is what its events add up to.
 
     Raises LedgerError where another figure was remembered for the same counts.
@@ -159,7 +159,7 @@ def curve_of(account: Account, holdings: Holdings, epsilon: Epsilon) -> list[Bou
     ]
 
 
-def run_standings(ledger: Reader, account: Account) -> list[RunStanding]:
+def run_standings(ledger: Reader, account: Account) -> list[RunStatus]:
     """Every run that was approved for an account, by name, and what it has left."""
     holdings = ledger.holdings([account.id])[account.id]
     table, rounds = schema.allotment, schema.reservation
@@ -192,7 +192,7 @@ def remembered(ledger: Reader, counts: Counts, delta: float) -> Bound:
     return bound
 
 
-def derive(account: Account, holdings: Holdings, epsilon: Epsilon) -> Standing:
+def derive(account: Account, holdings: Holdings, epsilon: Epsilon) -> BudgetStatus:
     """Both figures of an account that holds so much, by the given bounds on fixed bags."""
     guaranteed = budget.guaranteed(account, holdings, account.delta, epsilon)
     approved = budget.committed(account, holdings, account.delta, epsilon)
@@ -200,7 +200,9 @@ def derive(account: Account, holdings: Holdings, epsilon: Epsilon) -> Standing:
     # What was spent is part of what was approved, whichever bound is the looser.
     smaller = min(accrued, approved, key=lambda bound: bound.epsilon)
     basis = FILTERED if budget.is_adaptive(holdings) else FIXED
-    return Standing(account, Figure(guaranteed, basis), approved, Figure(smaller, ACCRUED))
+    return BudgetStatus(
+        account, EpsilonBound(guaranteed, basis), approved, EpsilonBound(smaller, ACCRUED)
+    )
 
 
 def fixed_bags(holdings: Holdings) -> list[Counts]:
@@ -210,7 +212,7 @@ def fixed_bags(holdings: Holdings) -> list[Counts]:
     return [budget.approved(holdings), budget.spent(holdings)]
 
 
-def _run_standing(row: Any, holdings: Holdings, steps: Counts) -> RunStanding:
+def _run_standing(row: Any, holdings: Holdings, steps: Counts) -> RunStatus:
     mine = {mechanism: held for (run, mechanism), held in holdings.items() if run == row.run}
 
     def sums(count: Callable[[Held], int]) -> Counts:
@@ -218,7 +220,7 @@ def _run_standing(row: Any, holdings: Holdings, steps: Counts) -> RunStanding:
 
     left = sums(lambda held: held.left)
     have = dict(left)
-    return RunStanding(
+    return RunStatus(
         run=row.run,
         plan=row.plan,
         coordinator=row.coordinator,
@@ -262,7 +264,7 @@ def describe_bounds(bounds: Iterable[Bound]) -> list[dict[str, Any]]:
     return [dict(vars(bound)) for bound in bounds]
 
 
-def describe_run(run: RunStanding) -> dict[str, Any]:
+def describe_run(run: RunStatus) -> dict[str, Any]:
     """A run as JSON can hold it."""
     counts = {name: describe_counts(getattr(run, name)) for name in ("allotted", "spent", "left")}
     return {**vars(run), **counts}

@@ -12,7 +12,7 @@ from rich.text import Text
 from dpbitfit.accounting.composition import Bound, Counts
 from dpbitfit.ledger.budget import Account
 from dpbitfit.ledger.events import Event, Tally
-from dpbitfit.ledger.status import INFORMATIVE, QUICK, RunStanding, Standing
+from dpbitfit.ledger.status import INFORMATIVE, QUICK, BudgetStatus, RunStatus
 
 errors = Console(stderr=True)
 BAR = 16  # characters
@@ -35,7 +35,7 @@ def to_json(told: Any) -> str:
     return json.dumps(told, indent=2, allow_nan=False)
 
 
-def describe_standing(standing: Standing) -> dict[str, Any]:
+def describe_standing(standing: BudgetStatus) -> dict[str, Any]:
     """An account's figures as JSON can hold them."""
     account = standing.account
     return {
@@ -55,7 +55,7 @@ def describe_chain(account: Account) -> dict[str, Any]:
     return {"events": account.sequence, "chain_head": account.head}
 
 
-def accounts_table(standings: Sequence[Standing]) -> Table:
+def accounts_table(standings: Sequence[BudgetStatus]) -> Table:
     """A line for each account, with a bar of its budget."""
     table = Table(caption=f"{BAR_LEGEND}: --tight computes the smallest")
     table.add_column("account", overflow="fold")
@@ -75,7 +75,7 @@ def accounts_table(standings: Sequence[Standing]) -> Table:
 
 
 def account_page(
-    standing: Standing, curve: Sequence[Bound], runs: Sequence[RunStanding], last: Sequence[Event]
+    standing: BudgetStatus, curve: Sequence[Bound], runs: Sequence[RunStatus], last: Sequence[Event]
 ) -> Group:
     """All about one account."""
     account = standing.account
@@ -91,7 +91,7 @@ def account_page(
     return Group(head, bounds, _runs_table(runs), _events_table(last))
 
 
-def verified_text(standings: Sequence[Standing], tallies: Sequence[Tally]) -> str:
+def verified_text(standings: Sequence[BudgetStatus], tallies: Sequence[Tally]) -> str:
     """What was added up and compared, account by account."""
     lines = [
         f"{plain(str(tally.name))}: {tally.sequence} events in one chain; budget, "
@@ -142,12 +142,12 @@ def short(bound: Bound) -> str:
     return f"{'≤ ' if bound.accountant == QUICK else ''}{bound.epsilon:.3f}"
 
 
-def _bar(standing: Standing) -> Text:
+def _bar(standing: BudgetStatus) -> Text:
     accrued, approved = standing.accrued.bound.epsilon, standing.approved.epsilon
     return bar(accrued, approved, standing.account.budget)
 
 
-def _runs_table(runs: Sequence[RunStanding]) -> Table:
+def _runs_table(runs: Sequence[RunStatus]) -> Table:
     table = Table("run", "plan", "steps allotted", "spent", "left", "rounds left", "approved")
     for run in runs:
         table.add_row(

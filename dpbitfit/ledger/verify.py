@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import queries, schema
-from dpbitfit.ledger.events import Event, Held, Name, Round, Tally, canonical, replay
+from dpbitfit.ledger.events import AccountName, Event, Held, Round, Tally, canonical, replay
 
 _WORDS = {
     "allotted": "steps approved:",
@@ -19,7 +19,9 @@ _WORDS = {
 }
 
 
-def verify(connection: sa.Connection, name: Name, events: Iterable[Event] | None = None) -> Tally:
+def verify(
+    connection: sa.Connection, name: AccountName, events: Iterable[Event] | None = None
+) -> Tally:
     """What an account's events add up to; LedgerError, naming the first row that is wrong.
 
     ``events`` are all of the account's, for whoever has read them in this transaction.

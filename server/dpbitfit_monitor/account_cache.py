@@ -7,11 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from dpbitfit.errors import DpbitfitError, LedgerError
-from dpbitfit.ledger import Account, Name, queries, schema, status
+from dpbitfit.ledger import Account, AccountName, queries, schema, status
 from dpbitfit.ledger.budget import Holdings
 from dpbitfit.ledger.ledger import budget_facts
-from dpbitfit.ledger.status import Standing
-from dpbitfit_monitor.activity import Trace, catch_up
+from dpbitfit.ledger.status import BudgetStatus
+from dpbitfit_monitor.activity import Activity, catch_up
 from dpbitfit_monitor.bounds import Bounds
 
 
@@ -20,15 +20,15 @@ class Kept:
     """An account as its ``row`` was; ``problem`` says why the rest of it is missing."""
 
     row: tuple[Any, ...]
-    name: Name
+    name: AccountName
     account: Account | None = None
-    trace: Trace | None = None
+    trace: Activity | None = None
     holdings: Holdings | None = None
-    standing: Standing | None = None  # remembered once it is exact
+    standing: BudgetStatus | None = None  # remembered once it is exact
     problem: str = ""
 
 
-class Memory:
+class AccountCache:
     """Accounts by their number in the database; ``bounds`` takes over figures found there."""
 
     def __init__(self, bounds: Bounds) -> None:
@@ -69,7 +69,7 @@ class Memory:
 
 
 def _fresh(row: Any) -> Kept:
-    one = Kept(tuple(row), Name(row.site, row.dataset, row.unit))
+    one = Kept(tuple(row), AccountName(row.site, row.dataset, row.unit))
     try:
         account = queries.to_account(row)
         budget_facts(account.delta, account.budget)

@@ -43,7 +43,7 @@ class OpenRound:
 
 
 @dataclass
-class Trace:
+class Activity:
     """What was seen of an account up to the event ``sequence`` with the hash ``head``.
 
     ``run`` was approved or asked for last; ``counts`` are the steps of its last
@@ -116,14 +116,14 @@ class Trace:
 
 
 def catch_up(
-    connection: sa.Connection, accounts: Mapping[int, Account], known: Mapping[int, Trace | None]
-) -> tuple[dict[int, Trace], dict[int, str]]:
+    connection: sa.Connection, accounts: Mapping[int, Account], known: Mapping[int, Activity | None]
+) -> tuple[dict[int, Activity], dict[int, str]]:
     """The traces of these accounts as they are now, and why those that are missing are.
 
     ``known`` are older ones, which are used up; None for an account that could not
     be believed, all events of which are read.
     """
-    traces: dict[int, Trace] = {}
+    traces: dict[int, Activity] = {}
     broken: dict[int, str] = {}
     near = {of: one for of, one in known.items() if one and _is_near(one, accounts[of])}
     ends, open_keys = _ends(connection, accounts.keys() - near.keys())
@@ -137,7 +137,7 @@ def catch_up(
                     if event.sequence > trace.sequence:
                         trace.add(event)
             elif known.get(of, ...) is not None:
-                trace = Trace.of_tail(tails.get(of, ()), ends[of], open_keys[of])
+                trace = Activity.of_tail(tails.get(of, ()), ends[of], open_keys[of])
         except LedgerError:
             trace = None
         try:
@@ -152,18 +152,18 @@ def catch_up(
     return traces, broken
 
 
-def _whole(connection: sa.Connection, account_id: int) -> Trace:
-    trace = Trace()
+def _whole(connection: sa.Connection, account_id: int) -> Activity:
+    trace = Activity()
     for event in queries.events_of(connection, account_id):
         trace.add(event)
     return trace
 
 
-def _is_at(trace: Trace, account: Account) -> bool:
+def _is_at(trace: Activity, account: Account) -> bool:
     return (trace.sequence, trace.head) == (account.sequence, account.head)
 
 
-def _is_near(trace: Trace, account: Account) -> bool:
+def _is_near(trace: Activity, account: Account) -> bool:
     return 0 <= account.sequence - trace.sequence <= _MOST
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import grpc
 
-from dpbitfit.ledger import Name
+from dpbitfit.ledger import AccountName
 from dpbitfit_monitor.generated import monitor_pb2 as pb
 from dpbitfit_monitor.generated.monitor_pb2_grpc import MonitorStub
 
@@ -62,21 +62,21 @@ class MonitorClient:
         for page in self._pages("ListAccounts", request):
             yield from page.accounts
 
-    def account(self, name: Name) -> pb.GetAccountResponse:
+    def account(self, name: AccountName) -> pb.GetAccountResponse:
         """All about one account."""
         found: pb.GetAccountResponse = self._call(
             "GetAccount", pb.GetAccountRequest(name=_of(name))
         )
         return found
 
-    def events(self, name: Name, page_size: int = 0) -> Iterator[pb.Event]:
+    def events(self, name: AccountName, page_size: int = 0) -> Iterator[pb.Event]:
         """The events of one account, in order."""
         request = pb.ListEventsRequest(name=_of(name), page_size=page_size)
         for page in self._pages("ListEvents", request):
             yield from page.events
 
     def forecast(
-        self, name: Name, sampling_rate: float, steps: int, noise_multiplier: float = 0.0
+        self, name: AccountName, sampling_rate: float, steps: int, noise_multiplier: float = 0.0
     ) -> pb.ForecastPlanResponse:
         """What a plan would cost an account; a noise multiplier of 0 asks only what fits."""
         request = pb.ForecastPlanRequest(
@@ -105,5 +105,5 @@ class MonitorClient:
         return getattr(self._stub, method)(request, timeout=self._timeout, metadata=self._metadata)
 
 
-def _of(name: Name) -> pb.AccountName:
+def _of(name: AccountName) -> pb.AccountName:
     return pb.AccountName(**name._asdict())

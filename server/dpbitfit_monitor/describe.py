@@ -73,7 +73,7 @@ def detail(one: AccountDetail) -> dict[str, Any]:
 
 
 def _accrued(bound: Bound) -> dict[str, Any]:
-    return status.Figure(bound, status.ACCRUED).describe()
+    return status.EpsilonBound(bound, status.ACCRUED).describe()
 
 
 def alert(one: Alert) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import Counts
-from dpbitfit.ledger import Name
+from dpbitfit.ledger import AccountName
 from dpbitfit.ledger.forecast import Forecast
-from dpbitfit.ledger.status import RunStanding
+from dpbitfit.ledger.status import RunStatus
 from dpbitfit_monitor.generated import monitor_pb2 as pb
 from dpbitfit_monitor.runs import RoundView, RunView
 from dpbitfit_monitor.views import (
@@ -63,12 +63,12 @@ def detail(one: AccountDetail) -> pb.GetAccountResponse:
     )
 
 
-def figure(one: composition.Bound, exact: bool = True) -> pb.Figure:
+def figure(one: composition.Bound, exact: bool = True) -> pb.EpsilonBound:
     """A figure; a quick one is never exact."""
-    return pb.Figure(**vars(one), exact=exact and is_exact(one))
+    return pb.EpsilonBound(**vars(one), exact=exact and is_exact(one))
 
 
-def run(standing: RunStanding) -> pb.Run:
+def run(standing: RunStatus) -> pb.Run:
     """What one run may still do to an account."""
     return pb.Run(
         run=standing.run,
@@ -111,9 +111,9 @@ def forecast(made: Forecast) -> pb.ForecastPlanResponse:
     )
 
 
-def name_of(message: pb.AccountName) -> Name:
+def name_of(message: pb.AccountName) -> AccountName:
     """An account's name."""
-    return Name(message.site, message.dataset, message.unit)
+    return AccountName(message.site, message.dataset, message.unit)
 
 
 def time(at: datetime | None) -> Timestamp | None:

@@ -14,16 +14,16 @@ import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Bound, Counts
 from dpbitfit.errors import AccountingError, InputError, LedgerError
-from dpbitfit.ledger import Account, Ledger, Name, budget, queries, schema, status
+from dpbitfit.ledger import Account, AccountName, Ledger, budget, queries, schema, status
 from dpbitfit.ledger.budget import Holdings
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.forecast import Forecast, forecast
 from dpbitfit.ledger.ledger import check_name
-from dpbitfit.ledger.status import Standing
+from dpbitfit.ledger.status import BudgetStatus
 from dpbitfit.ledger.verify import verify
 from dpbitfit_monitor import series
-from dpbitfit_monitor.account_cache import Kept, Memory
-from dpbitfit_monitor.activity import REFUSALS, Trace
+from dpbitfit_monitor.account_cache import AccountCache, Kept
+from dpbitfit_monitor.activity import REFUSALS, Activity
 from dpbitfit_monitor.bounds import Bounds
 from dpbitfit_monitor.views import (
     AccountDetail,
@@ -72,9 +72,9 @@ class Reader:
         self._orphan_after = orphan_after
         self._now = now
         self._lock = threading.Lock()
-        self._memory = Memory(self.bounds)
-        self._damaged: dict[Name, str] = {}
-        self._to_verify: list[Name] = []
+        self._memory = AccountCache(self.bounds)
+        self._damaged: dict[AccountName, str] = {}
+        self._to_verify: list[AccountName] = []
         self._last: Overview | None = None
 
     def overview(self, fresh: bool = False) -> Overview:
@@ -97,7 +97,7 @@ class Reader:
                 self._last = last
             return last
 
-    def account(self, name: Name) -> AccountDetail:
+    def account(self, name: AccountName) -> AccountDetail:
         """All about one account, from nothing but its rows, its chain of events verified.
 
         Raises UnknownAccount where there is none, DamagedAccount where it cannot be
@@ -108,7 +108,7 @@ class Reader:
                 account, holdings, events = self._verified(connection, name)
                 witnesses = _witnesses(connection, account.id)
             runs = status.run_standings(ledger, account)
-        trace = Trace()
+        trace = Activity()
         for event in events:
             trace.add(event)
         try:
@@ -131,7 +131,7 @@ class Reader:
             witnesses=witnesses,
         )
 
-    def events(self, name: Name, after: int = 0, most: int = MOST_EVENTS) -> list[Event]:
+    def events(self, name: AccountName, after: int = 0, most: int = MOST_EVENTS) -> list[Event]:
         """An account's events in order, from the one behind ``after``, as they are written.
 
         Raises UnknownAccount where there is no such account.
@@ -141,7 +141,7 @@ class Reader:
             return list(queries.events_of(connection, of, after, min(most, MOST_EVENTS)))
 
     def forecast(
-        self, name: Name, sampling_rate: float, steps: int, noise_multiplier: float = 0.0
+        self, name: AccountName, sampling_rate: float, steps: int, noise_multiplier: float = 0.0
     ) -> Forecast:
         """What a plan would cost an account; seconds of computing.
 
@@ -171,7 +171,7 @@ class Reader:
                 self._verified(connection, self._to_verify.pop())
 
     def _verified(
-        self, connection: sa.Connection, name: Name
+        self, connection: sa.Connection, name: AccountName
     ) -> tuple[Account, Holdings, list[Event]]:
         account = _found(connection, name)
         events = list(queries.events_of(connection, account.id))
@@ -231,9 +231,9 @@ class Reader:
 
     def _view(
         self,
-        standing: Standing,
+        standing: BudgetStatus,
         exact: bool,
-        trace: Trace,
+        trace: Activity,
         holdings: Holdings,
         drift: str,
         now: datetime,
@@ -273,7 +273,7 @@ def _is_recent(overview: Overview, now: datetime) -> bool:
     return abs(now - overview.at) < timedelta(seconds=FRESH_SECONDS)
 
 
-def _found(connection: sa.Connection, name: Name) -> Account:
+def _found(connection: sa.Connection, name: AccountName) -> Account:
     try:
         check_name(name)
         account = queries.find_account(connection, name)
@@ -303,7 +303,7 @@ def _witnesses(connection: sa.Connection, account_id: int) -> tuple[Witness, ...
     return tuple(Witness(*row) for row in connection.execute(chosen))
 
 
-def _rounds_left(trace: Trace, holdings: Holdings) -> int | None:
+def _rounds_left(trace: Activity, holdings: Holdings) -> int | None:
     """Rounds of the run asked last, each as many steps as its last one."""
     if not trace.counts:
         return None

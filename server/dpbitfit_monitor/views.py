@@ -10,10 +10,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from dpbitfit.accounting.composition import Bound
-from dpbitfit.ledger import Name
+from dpbitfit.ledger import AccountName
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.export import STATEMENTS
-from dpbitfit.ledger.status import QUICK, Figure, RunStanding
+from dpbitfit.ledger.status import QUICK, EpsilonBound, RunStatus
 from dpbitfit_monitor.activity import OpenRound
 
 # Parts of a budget at which somebody should look; a figure is told to the percent, so that
@@ -63,15 +63,15 @@ class AccountView:
     end of an open round, is overdue; ``drift`` how two ledgers disagree, or "".
     """
 
-    name: Name
+    name: AccountName
     reached: float
     sequence: int
     head: str
     delta: float
     budget: float
-    guaranteed: Figure
+    guaranteed: EpsilonBound
     approved: Bound
-    accrued: Figure
+    accrued: EpsilonBound
     accrued_is_exact: bool
     promised: float
     left: float
@@ -124,7 +124,7 @@ class AccountView:
 class UnreadableAccount:
     """An account without figures: ``problem`` says why."""
 
-    name: Name
+    name: AccountName
     problem: str
     state: State = State.UNREADABLE
 
@@ -175,7 +175,7 @@ class AccountDetail:
     sentence: str
     series: tuple[Point, ...]
     curve: tuple[Bound, ...]
-    runs: tuple[RunStanding, ...]
+    runs: tuple[RunStatus, ...]
     open_rounds: tuple[OpenRound, ...]
     decisions: tuple[Event, ...]
     witnesses: tuple[Witness, ...]

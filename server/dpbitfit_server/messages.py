@@ -7,7 +7,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from dpbitfit.errors import GuardUnavailable, PolicyError, ProtocolError
 from dpbitfit.ledger import Ledger
-from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.plan import Plan
 from dpbitfit.protocol import codec, payloads
 from dpbitfit.protocol.signing import Statement, verify
@@ -70,12 +70,12 @@ def refusal(said: ConfigRecord) -> str:
     return f"it refused with the code {code!r}"
 
 
-def position(content: RecordDict, key: str) -> Position:
+def position(content: RecordDict, key: str) -> SignedHead:
     """Where the site's ledger stands, as it signed for a round; ProtocolError where it did not."""
     stands = content.get("position")
     if not isinstance(stands, ConfigRecord):
         raise ProtocolError("a reply does not say where the site's ledger stands")
-    return Position.from_config(stands, key)
+    return SignedHead.from_config(stands, key)
 
 
 def check_signature(content: RecordDict, ledger: str) -> None:

@@ -13,7 +13,7 @@ from flwr.common.logger import log
 
 from dpbitfit.errors import AnswerLost, DpbitfitError, GuardUnavailable, ProtocolError
 from dpbitfit_server import messages
-from dpbitfit_server.sites import Roster, Site
+from dpbitfit_server.sites import Site, SiteRegistry
 
 Sent = list[tuple[Message, Site]]
 Value = TypeVar("Value")
@@ -24,7 +24,7 @@ class Untouched(ProtocolError):
 
 
 def settle(
-    roster: Roster,
+    roster: SiteRegistry,
     number: int,
     sent: Sent,
     replies: Iterable[Message],
@@ -63,7 +63,7 @@ def settle(
     return clean
 
 
-def _statements(roster: Roster, number: int, site: Site, content: RecordDict) -> ConfigRecord:
+def _statements(roster: SiteRegistry, number: int, site: Site, content: RecordDict) -> ConfigRecord:
     """What a site states of the round that it was asked for.
 
     Raises Untouched for a refusal that cost nothing; AnswerLost, GuardUnavailable,

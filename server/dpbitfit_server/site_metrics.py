@@ -15,15 +15,15 @@ from flwr.common.logger import log
 
 from dpbitfit.accounting.composition import Counts, Mechanism, merged
 from dpbitfit.errors import DpbitfitError, ProtocolError
-from dpbitfit.ledger import Name
+from dpbitfit.ledger import AccountName
 from dpbitfit_server.settlement import Sent, settle
-from dpbitfit_server.sites import LARGEST_DECLARED_SIZE, TAKEN_BACK, Roster, Site
+from dpbitfit_server.sites import LARGEST_DECLARED_SIZE, TAKEN_BACK, Site, SiteRegistry
 
 
 class SiteMetrics:
     """The sites of a run that measure, each with an account beside the one it trains on."""
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: SiteRegistry) -> None:
         self._roster = roster
         self._plan = roster.plan
         self._metrics = [name for name in roster.plan.metrics.split(",") if name]
@@ -100,7 +100,7 @@ class SiteMetrics:
         return found  # type: ignore[return-value]
 
 
-def _offer(site: Site) -> tuple[Name, int, float, float, Mapping[str, float]]:
+def _offer(site: Site) -> tuple[AccountName, int, float, float, Mapping[str, float]]:
     """What a site's policy says of its evaluation: account, size, delta, budget, noise."""
     try:
         said: dict[str, Any] = json.loads(site.offer)
@@ -111,4 +111,4 @@ def _offer(site: Site) -> tuple[Name, int, float, float, Mapping[str, float]]:
         raise ProtocolError("it does not say what it measures") from error
     if type(size) is not int or not 0 < size <= LARGEST_DECLARED_SIZE:
         raise ProtocolError("its declared size is not a number from 1")
-    return Name(site.name, str(dataset), str(unit)), size, delta, epsilon, noise
+    return AccountName(site.name, str(dataset), str(unit)), size, delta, epsilon, noise

@@ -13,10 +13,10 @@ from flwr.serverapp import Grid
 
 from dpbitfit.accounting.composition import Counts
 from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, LedgerError, ProtocolError
-from dpbitfit.ledger import Account, Ledger, Name, budget, exchange, status
+from dpbitfit.ledger import Account, AccountName, Ledger, budget, exchange, status
 from dpbitfit.ledger.events import Held
-from dpbitfit.ledger.exchange import Position
-from dpbitfit.ledger.status import Standing
+from dpbitfit.ledger.exchange import SignedHead
+from dpbitfit.ledger.status import BudgetStatus
 from dpbitfit.plan import Plan
 from dpbitfit.protocol import payloads
 from dpbitfit.protocol.signing import verify
@@ -49,7 +49,7 @@ class Site:
     bytes_up: int = 0
 
 
-class Roster:
+class SiteRegistry:
     """The sites of one run. Each is charged by name, whatever node speaks for it."""
 
     def __init__(self, plan: Plan, epsilon: float, ledger: Ledger, run: str) -> None:
@@ -60,7 +60,7 @@ class Roster:
         self.sites: dict[str, Site] = {}
         self._epsilon = epsilon
         self._refused: dict[str, str] = {}
-        self._unaware: dict[int, tuple[Account, Position]] = {}  # nodes to be told, and of what
+        self._unaware: dict[int, tuple[Account, SignedHead]] = {}  # nodes to be told, and of what
 
     def restore(self, run: str, refused: Mapping[str, str]) -> None:
         """Go on with a saved run, without the sites that it left out."""
@@ -77,7 +77,7 @@ class Roster:
         held = self.ledger.holdings([site.account.id])[site.account.id]
         return held.get((self.run, self.plan.mechanism), Held())
 
-    def standing(self, site: Site) -> Standing:
+    def standing(self, site: Site) -> BudgetStatus:
         """The figures of the site's account, over every run that the ledger knows."""
         account = self.ledger.account(site.account.name)
         held = self.ledger.holdings([account.id])[account.id]
@@ -202,7 +202,7 @@ class Roster:
         content = messages.question(self.plan, self.run, self.ledger, position)
         return Message(content, dst_node_id=node, message_type=MessageType.QUERY)
 
-    def _compare(self, node: int, account: Account, stands: Position) -> None:
+    def _compare(self, node: int, account: Account, stands: SignedHead) -> None:
         """Compare ledgers with a site that has stated what it is."""
         if stands.rebased and not stands.seen_sequence:
             self._unaware[node] = (account, stands)  # it waits to hear that this side has followed
@@ -242,12 +242,12 @@ class Roster:
         site.rounds = self.held(site).spent // self.plan.steps_per_round
         log(INFO, "site %s takes part", site.name)
 
-    def _read(self, said: ConfigRecord) -> tuple[Name, int]:
+    def _read(self, said: ConfigRecord) -> tuple[AccountName, int]:
         parts = [said.get(key) for key in ("site", "dataset", "unit")]
         size = said.get("declared_size")
         if not all(isinstance(part, str) for part in parts):
             raise ProtocolError("it gave no usable name")
-        name = Name(*map(str, parts))
+        name = AccountName(*map(str, parts))
         if type(size) is not int or not 0 < size <= LARGEST_DECLARED_SIZE:
             raise ProtocolError(f"{name.site}: its declared size is not a number from 1")
         for key, wanted in (

@@ -31,7 +31,7 @@ from dpbitfit_server.checkpoint import Checkpoint
 from dpbitfit_server.messages import payload_bytes
 from dpbitfit_server.settlement import settle
 from dpbitfit_server.site_metrics import SiteMetrics
-from dpbitfit_server.sites import Roster, Site, await_nodes
+from dpbitfit_server.sites import Site, SiteRegistry, await_nodes
 
 # What FedAdam, FedYogi and FedAdagrad remember between rounds.
 MOMENTS = ("m_t", "v_t")
@@ -85,7 +85,7 @@ class PrivateStrategy(Strategy):
         # Who takes part is decided here; at its defaults a strategy would wait for others for ever.
         inner.min_train_nodes = inner.min_available_nodes = 1
         self.plan = plan
-        self.roster = Roster(plan, budget, ledger, os.urandom(16).hex())
+        self.roster = SiteRegistry(plan, budget, ledger, os.urandom(16).hex())
         self.metrics = SiteMetrics(self.roster)
         self.history: list[Line] = []
         self.stopped = ""

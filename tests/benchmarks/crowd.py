@@ -8,15 +8,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Mechanism
-from dpbitfit.ledger import Ledger, Name, queries, schema
+from dpbitfit.ledger import AccountName, Ledger, queries, schema
 from dpbitfit.ledger.events import GENESIS, counts_to_text, make
 
 DELTA, BUDGET, RUN = 1e-5, 8.0, "run"
 STEPS = ((Mechanism(4.0, 0.01), 5),)
 
 
-def name_of(number: int) -> Name:
-    return Name(f"site-{number:05}", "letters", "patient")
+def name_of(number: int) -> AccountName:
+    return AccountName(f"site-{number:05}", "letters", "patient")
 
 
 def crowd(url: str, accounts: int, rounds: int, ahead: int = 100, silent: int = 50) -> Ledger:
@@ -53,7 +53,7 @@ def crowd(url: str, accounts: int, rounds: int, ahead: int = 100, silent: int = 
 
 
 def _events(
-    of: int, name: Name, bodies: list[dict[str, Any]], rounds: int, silent: bool
+    of: int, name: AccountName, bodies: list[dict[str, Any]], rounds: int, silent: bool
 ) -> Iterator[Any]:
     began = datetime.now(UTC) - timedelta(minutes=rounds)
     head, sequence = GENESIS, 0

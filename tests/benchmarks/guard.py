@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.guard_client import Relay
+from dpbitfit_client.guard_client import SocketGuardClient
 
 from dpbitfit.data.corpus import write_corpus
 from dpbitfit.data.tables import read_labels
@@ -117,7 +117,7 @@ def served(site: Site) -> Iterator[float]:
     began = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        relay = Relay(str(site.folder / "guard.sock"), SECONDS)
+        relay = SocketGuardClient(str(site.folder / "guard.sock"), SECONDS)
         while process.poll() is None:
             with suppress(GuardUnavailable):
                 relay.status(1)
@@ -139,7 +139,7 @@ def measure(records: int, steps: int, rounds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         site = Site(Path(name), records, steps)
         socket = str(site.folder / "guard.sock")
-        warm = Relay(socket, SECONDS)
+        warm = SocketGuardClient(socket, SECONDS)
 
         def process(kind: str, *arguments: str) -> None:
             command = [sys.executable, "-m", "tests.benchmarks.one_round", kind, *arguments]

@@ -23,7 +23,7 @@ from dp_accounting.rdp import RdpAccountant
 
 from dpbitfit.accounting.composition import RDP_ORDERS, Counts, Mechanism, epsilon, event
 from dpbitfit.accounting.renyi import divergences, quick_epsilons
-from dpbitfit.ledger import Account, Ledger, Name, budget, schema
+from dpbitfit.ledger import Account, AccountName, Ledger, budget, schema
 from dpbitfit.ledger.events import GENESIS, canonical, make
 
 DELTA = 1e-5
@@ -45,7 +45,7 @@ def opened(folder: Path, accounts: int) -> Ledger:
     """
     ledger = Ledger(str(folder / f"{accounts}.sqlite"), create=True)
     plan = tuple((mechanism, steps * 4 * ROUNDS) for mechanism, steps in STEPS)
-    first = Name("site-0", "letters", "patient")
+    first = AccountName("site-0", "letters", "patient")
     ledger.open_account(first, DELTA, 8.0)
     ledger.allot(first, "run", "plan", plan)
     bodies = [json.loads(one.body) for one in ledger.events(first)]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import dpbitfit_client.app  # noqa: F401  which a process of Flower's imports before all else
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.guard_client import Desk, Relay
+from dpbitfit_client.guard_client import GuardClient, SocketGuardClient
 
 
-def peer(policy: str) -> Desk:
+def peer(policy: str) -> GuardClient:
     """The guard in this process, with all that it needs loaded anew."""
     from dpbitfit_client.guard.guard import Guard
     from dpbitfit_client.policy.policy import Policy
@@ -18,5 +18,5 @@ def peer(policy: str) -> Desk:
 
 if __name__ == "__main__":
     kind, where, request = sys.argv[1:]
-    desk = Relay(where, 600) if kind == "relay" else peer(where)
+    desk = SocketGuardClient(where, 600) if kind == "relay" else peer(where)
     desk.train(pb.RoundRequest.FromString(Path(request).read_bytes()))

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from dpbitfit_client.doctor import examine
 
-from dpbitfit.ledger import Ledger, Name
+from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.tasks.models import model_digest, resolve_model
 
 POLICY = """\
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_named_with_what_to_do(corpus: Path, tmp_path: Path) ->
 
 def test_a_ledger_that_does_not_add_up_is_wrong(policy: Path, tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "site.sqlite"), create=True)
-    ledger.open_account(Name("north", "messages", "record"), 1e-5, 8.0)
+    ledger.open_account(AccountName("north", "messages", "record"), 1e-5, 8.0)
     assert found(policy)["ledger"][0] == "ok"
     with ledger.database.write() as connection:
         connection.exec_driver_sql("UPDATE account SET budget = '80'")
@@ -105,7 +105,7 @@ def test_a_ledger_that_does_not_add_up_is_wrong(policy: Path, tmp_path: Path) ->
 def certificate(folder: Path, days: int) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA of a test")])
+    name = x509.AccountName([x509.NameAttribute(NameOID.COMMON_NAME, "a CA of a test")])
     now = datetime.now(UTC)
     built = (
         x509.CertificateBuilder()

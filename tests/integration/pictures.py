@@ -14,7 +14,7 @@ from dpbitfit_monitor.page.urls import account_path
 from dpbitfit_monitor.reader import Reader
 
 from dpbitfit.accounting.composition import Mechanism
-from dpbitfit.ledger import Name
+from dpbitfit.ledger import AccountName
 from tests.support.ledgers import account, book, run_rounds
 from tests.support.monitors import LOCAL, served
 
@@ -24,7 +24,7 @@ FOLDER = Path("deploy/pictures")
 STEP, STEPS, PLANNED = Mechanism(0.9, 0.02), 5, 30  # steps a round, and rounds of the plan
 BUDGETS = {"harbour": 2.25, "hill": 4.0, "lake": 2.25, "north": 8.0}
 DONE = {"harbour": 30, "hill": 26, "lake": 18, "north": 26}  # rounds
-SHOWN = Name("harbour", "discharge letters", "patient")
+SHOWN = AccountName("harbour", "discharge letters", "patient")
 OVERVIEW, SITE = (1100, 1040), (1100, 1090)
 
 

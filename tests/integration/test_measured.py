@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.data.tables import read_labels
 from dpbitfit.engine.biases import read_biases
-from dpbitfit.ledger import Ledger, Name
+from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.plan import Plan
 from dpbitfit.protocol import codec
 from dpbitfit.tasks.models import model_digest, resolve_model
@@ -143,7 +143,7 @@ def test_sites_measure_what_their_policies_list_and_both_ledgers_hold_it(
     assert 0 <= run.history[-1]["site_metrics"]["accuracy"] <= 1
     charged = {Mechanism(5.0, 1.0): 1, Mechanism(10.0, 1.0): 1}
     for one in guards:
-        name = Name(one.policy.site.name, "messages:evaluation", "record")
+        name = AccountName(one.policy.site.name, "messages:evaluation", "record")
         for ledger in (one.ledger, coordinator):
             account = ledger.account(name)
             assert account.budget == 4.0

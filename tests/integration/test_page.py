@@ -17,7 +17,7 @@ from dpbitfit_monitor.page.urls import account_path
 from dpbitfit_monitor.reader import Reader
 
 from dpbitfit.accounting import composition
-from dpbitfit.ledger import Ledger, Name
+from dpbitfit.ledger import AccountName, Ledger
 from tests.monitor.test_runs import LINE, folder
 from tests.support.certificates import Authority
 from tests.support.ledgers import DELTA, NAME, STEP, account, book, run_rounds, steps
@@ -28,7 +28,7 @@ from ..support.browser import chromium, expect, needs_chromium, sign_in, window
 __all__ = ["chromium"]
 pytestmark = needs_chromium
 
-HOSTILE = Name("<img src=x onerror=alert(1)>", "letters", "person")
+HOSTILE = AccountName("<img src=x onerror=alert(1)>", "letters", "person")
 SCREENS = {"desktop": (1280, 900), "phone": (360, 740)}
 ROUNDS = 4
 
@@ -62,7 +62,7 @@ def at(tmp_path: Path) -> Iterator[Served]:
     run_rounds(ledger, north, "one", 4, steps(10))
     ledger.allot(NAME, "live", "plan", steps(10))
     spent = composition.epsilon({STEP: 40}, DELTA).epsilon
-    near = account(ledger, Name("south", "letters", "person"))
+    near = account(ledger, AccountName("south", "letters", "person"))
     ledger.allot(near.name, "one", "plan", steps(40))
     run_rounds(ledger, near, "one", 4, steps(10))
     ledger.set_budget(near.name, spent / 0.951, "agreed with the board")

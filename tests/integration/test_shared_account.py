@@ -8,7 +8,7 @@ from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.policy.policy import Policy
 
 from dpbitfit.errors import InputError
-from dpbitfit.ledger import Ledger, Name
+from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.protocol import codec
 
 from ..support.grids import LocalGrid
@@ -16,7 +16,7 @@ from .test_measured import PLAN, coordinator, guard, labels, node, strategy
 
 __all__ = ["coordinator", "labels"]  # fixtures
 
-ACCOUNT = Name("north", "people", "record")
+ACCOUNT = AccountName("north", "people", "record")
 
 
 def with_two(policy: Path, *accounts: str) -> Policy:
@@ -44,7 +44,7 @@ def run(site: Guard, coordinator: Ledger, labels: Path, dataset: str, rounds: in
     return "; ".join(filter(None, [made.stopped, *made.roster.refused.values()]))
 
 
-def steps(ledger: Ledger, account: Name) -> list[int]:
+def steps(ledger: Ledger, account: AccountName) -> list[int]:
     """Steps that each run has spent of an account, less its evaluations."""
     held = ledger.holdings([ledger.account(account).id])[ledger.account(account).id]
     return sorted(part.committed for part in held.values())
@@ -63,9 +63,9 @@ def test_two_data_sets_of_one_account_are_one_account_on_both_sides(
     for ledger in (site.ledger, coordinator):
         assert steps(ledger, ACCOUNT) == [1, 2, 3]
         ledger.verify(ledger.account(ACCOUNT))
-        assert steps(ledger, Name("north", "people:evaluation", "record")) == [1] * 6
+        assert steps(ledger, AccountName("north", "people:evaluation", "record")) == [1] * 6
     names = {account.name for account in coordinator.accounts()}
-    assert names == {ACCOUNT, Name("north", "people:evaluation", "record")}
+    assert names == {ACCOUNT, AccountName("north", "people:evaluation", "record")}
 
 
 def test_what_one_data_set_has_spent_the_other_cannot(coordinator: Ledger, labels: Path) -> None:
@@ -99,4 +99,4 @@ def test_no_loss_is_forgotten_when_data_sets_are_given_one_account(
     file.write_text(before)
     site = Guard(with_two(file, "", "messages"))  # as the error says
     assert run(site, coordinator, labels, "notes") == ""
-    assert steps(site.ledger, Name("north", "messages", "record")) == [2, 2]
+    assert steps(site.ledger, AccountName("north", "messages", "record")) == [2, 2]

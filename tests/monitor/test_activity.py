@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dpbitfit_monitor import activity
-from dpbitfit_monitor.activity import ENDS, Trace
+from dpbitfit_monitor.activity import ENDS, Activity
 from dpbitfit_monitor.reader import Reader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -80,13 +80,13 @@ def test_an_account_read_in_steps_is_the_account_read_at_once(
 
 def test_only_new_events_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    add = Trace.add
+    add = Activity.add
 
-    def count(self: Trace, event: Event) -> None:
+    def count(self: Activity, event: Event) -> None:
         read.append(event.sequence)
         add(self, event)
 
-    monkeypatch.setattr(Trace, "add", count)
+    monkeypatch.setattr(Activity, "add", count)
     with opened() as (url, ledger, accounts):
         one = accounts[tuple(NAME)]
         for number in range(50):
@@ -149,8 +149,8 @@ def test_an_event_that_does_not_follow_is_not_added(tmp_path: Path) -> None:
     first, second = ledger.events(NAME)
     assert '"9"' in second.body
     with pytest.raises(LedgerError, match="event 2"):
-        Trace().add(second)
-    begun = Trace()
+        Activity().add(second)
+    begun = Activity()
     begun.add(first)
     with pytest.raises(LedgerError, match="event 2"):
         begun.add(Event(2, second.kind, second.body.replace('"9"', '"99"'), second.hash))

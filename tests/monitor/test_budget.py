@@ -10,7 +10,7 @@ from dpbitfit_monitor import budget
 
 from dpbitfit.accounting import composition
 from dpbitfit.cli import main
-from dpbitfit.ledger import Account, Ledger, Name, schema
+from dpbitfit.ledger import Account, AccountName, Ledger, schema
 from tests.support.ledgers import DELTA, NAME, OTHER, STEP
 
 Run = Callable[..., tuple[int, str, str]]
@@ -42,7 +42,7 @@ def test_every_account_with_its_bar(north: Account, south: Account, run: Run) ->
 def test_eighty_columns_cut_nothing_off(
     north: Account, run: Run, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = Name("harbour-university-hospital", "discharge letters", "patient")
+    long = AccountName("harbour-university-hospital", "discharge letters", "patient")
     ledger.open_account(long, DELTA, 12.25)
     monkeypatch.setenv("COLUMNS", "80")
     out = run("--quick")[1]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from dpbitfit.errors import InputError
-from dpbitfit.ledger import Account, Ledger, Name, schema
+from dpbitfit.ledger import Account, AccountName, Ledger, schema
 from dpbitfit.ledger.export import STATEMENTS
 from tests.support.ledgers import DELTA, NAME, OTHER, account, run_rounds, steps
 
@@ -178,7 +178,7 @@ def test_files_hold_what_is_shown(
 
 
 def test_a_spreadsheet_runs_nothing(ledger: Ledger, page: TestClient) -> None:
-    account(ledger, Name("=cmd|' \\C calc'!A0", "@letters", "-1+1"))
+    account(ledger, AccountName("=cmd|' \\C calc'!A0", "@letters", "-1+1"))
     (row,) = table(page, "/export.csv")
     assert (row["site"][:2], row["dataset"], row["unit"]) == ("'=", "'@letters", "'-1+1")
 
@@ -197,7 +197,7 @@ HOSTILE = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=
 def test_a_name_is_text_wherever_it_stands(
     ledger: Ledger, page: TestClient, site: str, unit: str
 ) -> None:
-    name = Name(site, "letters", unit)
+    name = AccountName(site, "letters", unit)
     try:
         account(ledger, name)
     except InputError:
@@ -376,7 +376,7 @@ def test_a_ledger_that_is_locked_is_said_to_be_and_comes_back(
 
 def test_many_accounts_are_many_pages(ledger: Ledger, page: TestClient) -> None:
     for number in range(120):
-        account(ledger, Name(f"site-{number:03}", "letters", "person"))
+        account(ledger, AccountName(f"site-{number:03}", "letters", "person"))
     answer = page.get("/?sort=account&page=2").text
     assert answer.count('role="rowheader"') == 50
     assert "site-050" in answer

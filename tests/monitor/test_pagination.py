@@ -13,7 +13,7 @@ from dpbitfit_monitor.views import State, UnreadableAccount
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dpbitfit.ledger import Account, Name
+from dpbitfit.ledger import Account, AccountName
 from dpbitfit.ledger.events import Event
 
 from ..support.monitor_pages import url
@@ -57,7 +57,7 @@ def test_accounts_are_found_filtered_and_sorted(
     north: Account, south: Account, reader: Reader
 ) -> None:
     overview = reader.overview()
-    lost = UnreadableAccount(Name("lost", "letters", "person"), "why")
+    lost = UnreadableAccount(AccountName("lost", "letters", "person"), "why")
     overview = replace(overview, unreadable=(lost,))
 
     def sites(**query: str) -> list[str]:

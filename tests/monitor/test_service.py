@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dpbitfit.accounting import composition
 from dpbitfit.errors import InputError
-from dpbitfit.ledger import Account, Ledger, Name, schema
+from dpbitfit.ledger import Account, AccountName, Ledger, schema
 from tests.support.ledgers import DELTA, NAME, OTHER, STEP, account
 
 from ..support.certificates import Authority
@@ -66,13 +66,15 @@ def test_accounts_in_pages(
     north: Account, south: Account, client: MonitorClient, ledger: Ledger
 ) -> None:
     for number in range(5):
-        account(ledger, Name(f"site-{number}", "letters", "person"))
+        account(ledger, AccountName(f"site-{number}", "letters", "person"))
     named = [one.name.site for one in client.accounts()]
     assert named == ["north", *(f"site-{n}" for n in range(5)), "south"]
     for size in (1, 2, 6, 7, 1000):
         assert [one.name.site for one in client.accounts(page_size=size)] == named
     first = ask(client, "ListAccounts", page_size=2)
-    account(ledger, Name("again", "letters", "person"))  # before the page: nothing comes twice
+    account(
+        ledger, AccountName("again", "letters", "person")
+    )  # before the page: nothing comes twice
     second = ask(client, "ListAccounts", page_size=2, page_token=first.next_page_token)
     assert [one.name.site for one in second.accounts] == ["site-1", "site-2"]
 

@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from dpbitfit.accounting import composition
 from dpbitfit.cli import _print_summary
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
-from dpbitfit.ledger import Ledger, Name, budget, repair, status
+from dpbitfit.ledger import AccountName, Ledger, budget, repair, status
 from dpbitfit.protocol import codec
 from tests.support.ledgers import numbers
 
@@ -338,7 +338,7 @@ def test_a_resumed_run_that_may_spend_nothing_ends_with_its_model(tmp_path: Path
     again = strategy(tmp_path)
     assert again.resume()
     for name in ("a", "b"):
-        again.roster.ledger.void_rest(Name(name, "records", "record"), again.roster.run)
+        again.roster.ledger.void_rest(AccountName(name, "records", "record"), again.roster.run)
     assert final(again, LocalGrid(nodes)) == pytest.approx(before)
     assert "before round 3" in again.stopped
     assert [len(site.asked) for site in nodes.values()] == [2, 2]
@@ -415,7 +415,9 @@ def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
     refused = strategy(tmp_path, budget=6.0)
     for name in ("a", "b"):  # what a third run would fit in, if results did not matter
         tight = composition.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
-        refused.roster.ledger.set_budget(Name(name, "records", "record"), tight + 0.1, "test")
+        refused.roster.ledger.set_budget(
+            AccountName(name, "records", "record"), tight + 0.1, "test"
+        )
     said = r"a/records/record: with this plan epsilon would be .*; no noise multiplier makes 6 more"
     with pytest.raises(BudgetError, match=said):
         final(refused, LocalGrid(nodes))
@@ -426,7 +428,7 @@ def test_a_site_over_its_budget_is_left_out_and_named(tmp_path: Path) -> None:
     nodes = sites("a", "b")
     first = strategy(tmp_path)
     final(first, LocalGrid(nodes))
-    first.roster.ledger.set_budget(Name("a", "records", "record"), 0.1, "enough")
+    first.roster.ledger.set_budget(AccountName("a", "records", "record"), 0.1, "enough")
     second = strategy(tmp_path)
     final(second, LocalGrid(nodes))
     assert set(second.roster.refused) == {"a"}
@@ -472,7 +474,7 @@ def test_a_site_whose_budget_is_lowered_here_is_left_out_and_the_rest_goes_on(
 ) -> None:
     nodes = sites("a", "b")
     private = strategy(tmp_path)
-    name = Name("a", "records", "record")
+    name = AccountName("a", "records", "record")
 
     def lower(line: dict[str, Any]) -> None:
         if line["round"] == 1:
@@ -499,7 +501,7 @@ def test_a_budget_that_is_lowered_while_a_round_is_reserved_stops_that_site_alon
 
     def late(*asked: Any) -> None:
         if asked[1] == 2:
-            ledger.set_budget(Name("a", "records", "record"), 0.1, "the board")
+            ledger.set_budget(AccountName("a", "records", "record"), 0.1, "the board")
             ledger.reserve = reserve  # type: ignore[method-assign]
         reserve(*asked)
 
@@ -520,7 +522,7 @@ def test_a_resumed_run_is_not_asked_for_more_than_the_budget_holds(
     with monkeypatch.context() as older:
         older.setattr(budget, "excess", lambda *_: {})
         for name in ("a", "b"):
-            first.roster.ledger.set_budget(Name(name, "records", "record"), 0.1, "the board")
+            first.roster.ledger.set_budget(AccountName(name, "records", "record"), 0.1, "the board")
     second = strategy(tmp_path)
     assert second.resume()
     final(second, LocalGrid(nodes))
@@ -558,7 +560,7 @@ def test_a_site_whose_ledger_was_lost_is_refused_until_it_is_settled(tmp_path: P
     assert set(private.roster.sites) == {"b"}
     assert not nodes[100].asked
     ledger = private.roster.ledger
-    repair.rebase(ledger, ledger.account(Name("a", "records", "record")), "looked at it")
+    repair.rebase(ledger, ledger.account(AccountName("a", "records", "record")), "looked at it")
     final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
     assert not nodes[100].asked  # one side alone does not clear it
     repair.rebase(nodes[100].ledger, nodes[100].account, "begun anew")

@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import AccountingError
-from dpbitfit.ledger import Ledger, Name, exchange
+from dpbitfit.ledger import AccountName, Ledger, exchange
 from dpbitfit.ledger.events import counts_to_text
 from dpbitfit.plan import Plan
 from dpbitfit.protocol import codec, payloads
@@ -28,7 +28,7 @@ class Coordinator:
 
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(str(folder / "coordinator.sqlite"), create=True)
-        self._account = self.ledger.open_account(Name("a", "b", "c"), 1e-5, 8.0)
+        self._account = self.ledger.open_account(AccountName("a", "b", "c"), 1e-5, 8.0)
         self.accounts = dict(ACCOUNTS)
         self.run = "run-1"
         self.claimed: Counter[Mechanism] = Counter()

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from dpbitfit_client.guard_client import Relay
+from dpbitfit_client.guard_client import SocketGuardClient
 
 from dpbitfit import simulate
 from dpbitfit.errors import GuardUnavailable
@@ -78,7 +78,7 @@ class Guard:
 
     def _answers(self) -> bool:
         with suppress(GuardUnavailable):
-            return bool(Relay(str(self.socket), 1).status(1).site)
+            return bool(SocketGuardClient(str(self.socket), 1).status(1).site)
         return False
 
 

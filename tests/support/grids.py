@@ -10,8 +10,8 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger import Ledger, Name, exchange
-from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger import AccountName, Ledger, exchange
+from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.plan import Plan
 from dpbitfit.protocol import codec, payloads
 
@@ -85,7 +85,9 @@ class Site:
     def __init__(self, name: str, size: int = 100, change: float = 1.0) -> None:
         self._folder = TemporaryDirectory()
         self.ledger = Ledger(f"{self._folder.name}/site.sqlite", create=True)
-        self.account = self.ledger.open_account(Name(name, "records", "record"), PLAN.delta, 8.0)
+        self.account = self.ledger.open_account(
+            AccountName(name, "records", "record"), PLAN.delta, 8.0
+        )
         self.described: dict[str, Any] = {
             "site": name,
             "dataset": "records",
@@ -113,7 +115,7 @@ class Site:
 
     def hear(self, said: ConfigRecord, coordinator: str) -> None:
         """Where the coordinator's ledger stands, told to a site that does not agree with it."""
-        theirs = Position.from_config(dict(said), str(self.stand(coordinator)["head"]))
+        theirs = SignedHead.from_config(dict(said), str(self.stand(coordinator)["head"]))
         with suppress(LedgerError):
             exchange.check(self.ledger, self.account, theirs, coordinator)
 
@@ -126,7 +128,7 @@ class Site:
         key, run = str(request["key"]), str(request["run"])
         if key in self._replies:
             return self._replies[key]
-        theirs = Position.from_config(dict(content.config_records["position"]), key)
+        theirs = SignedHead.from_config(dict(content.config_records["position"]), key)
         counts = PLAN.counts(PLAN.steps_per_round)
         exchange.check(self.ledger, self.account, theirs, theirs.ledger, counts)
         name = self.account.name

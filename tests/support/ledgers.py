@@ -6,10 +6,10 @@ from typing import Any
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import Counts, Mechanism
-from dpbitfit.ledger import Account, Ledger, Name
+from dpbitfit.ledger import Account, AccountName, Ledger
 
-NAME = Name("north", "letters", "person")
-OTHER = Name("south", "letters", "person")
+NAME = AccountName("north", "letters", "person")
+OTHER = AccountName("south", "letters", "person")
 DELTA = 1e-5
 STEP = Mechanism(4.0, 0.02)
 
@@ -22,7 +22,7 @@ def book(folder: Path, name: str = "ledger.sqlite") -> Ledger:
     return Ledger(str(folder / name), create=True)
 
 
-def account(ledger: Ledger, name: Name = NAME, budget: float = 8.0) -> Account:
+def account(ledger: Ledger, name: AccountName = NAME, budget: float = 8.0) -> Account:
     return ledger.open_account(name, DELTA, budget)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.guard_client import Relay
+from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy.policy import model_digest
 from flwr.app import RecordDict
@@ -129,8 +129,8 @@ class Site:
         self.process.send_signal(how)
         return self.process.wait(SECONDS)
 
-    def relay(self) -> Relay:
-        return Relay(str(self.front), SECONDS)
+    def relay(self) -> SocketGuardClient:
+        return SocketGuardClient(str(self.front), SECONDS)
 
     def plan(self, plan: Plan = GOOD) -> Plan:
         """The plan with the digests of this site."""

@@ -50,7 +50,7 @@ class Plan(_message.Message):
     evaluations: int
     def __init__(self, layout_digest: _Optional[str] = ..., model_digest: _Optional[str] = ..., noise_multiplier: _Optional[float] = ..., sampling_rate: _Optional[float] = ..., rounds: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., delta: _Optional[float] = ..., clipping: _Optional[str] = ..., clipping_norm: _Optional[float] = ..., noise: _Optional[str] = ..., optimizer: _Optional[str] = ..., learning_rate: _Optional[float] = ..., unit: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., head: _Optional[str] = ..., logit_scale: _Optional[float] = ..., max_length: _Optional[int] = ..., metrics: _Optional[str] = ..., evaluations: _Optional[int] = ...) -> None: ...
 
-class Position(_message.Message):
+class SignedHead(_message.Message):
     __slots__ = ("ledger", "sequence", "head", "spent", "seen_sequence", "seen_head", "key", "signature", "account", "coordinator", "runs", "rebased")
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -89,8 +89,8 @@ class DescribeRequest(_message.Message):
     run: str
     coordinator: str
     signature: str
-    position: Position
-    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., run: _Optional[str] = ..., coordinator: _Optional[str] = ..., signature: _Optional[str] = ..., position: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
+    position: SignedHead
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., run: _Optional[str] = ..., coordinator: _Optional[str] = ..., signature: _Optional[str] = ..., position: _Optional[_Union[SignedHead, _Mapping]] = ...) -> None: ...
 
 class Statements(_message.Message):
     __slots__ = ("site", "dataset", "unit", "declared_size", "layout_digest", "model_digest", "parameters", "version")
@@ -147,10 +147,10 @@ class DescribeReply(_message.Message):
     statements: Statements
     labels: _containers.RepeatedScalarFieldContainer[str]
     rounds_left: int
-    position: Position
+    position: SignedHead
     evaluation: EvaluationOffer
     signature: str
-    def __init__(self, statements: _Optional[_Union[Statements, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., rounds_left: _Optional[int] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationOffer, _Mapping]] = ..., signature: _Optional[str] = ...) -> None: ...
+    def __init__(self, statements: _Optional[_Union[Statements, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., rounds_left: _Optional[int] = ..., position: _Optional[_Union[SignedHead, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationOffer, _Mapping]] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class RoundRequest(_message.Message):
     __slots__ = ("plan", "run", "round", "key", "biases", "position", "signature")
@@ -166,9 +166,9 @@ class RoundRequest(_message.Message):
     round: int
     key: str
     biases: bytes
-    position: Position
+    position: SignedHead
     signature: str
-    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., run: _Optional[str] = ..., round: _Optional[int] = ..., key: _Optional[str] = ..., biases: _Optional[bytes] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., signature: _Optional[str] = ...) -> None: ...
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., run: _Optional[str] = ..., round: _Optional[int] = ..., key: _Optional[str] = ..., biases: _Optional[bytes] = ..., position: _Optional[_Union[SignedHead, _Mapping]] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class TrainReply(_message.Message):
     __slots__ = ("statements", "plan_digest", "round", "key", "update", "position", "signature")
@@ -184,9 +184,9 @@ class TrainReply(_message.Message):
     round: int
     key: str
     update: bytes
-    position: Position
+    position: SignedHead
     signature: str
-    def __init__(self, statements: _Optional[_Union[Statements, _Mapping]] = ..., plan_digest: _Optional[str] = ..., round: _Optional[int] = ..., key: _Optional[str] = ..., update: _Optional[bytes] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., signature: _Optional[str] = ...) -> None: ...
+    def __init__(self, statements: _Optional[_Union[Statements, _Mapping]] = ..., plan_digest: _Optional[str] = ..., round: _Optional[int] = ..., key: _Optional[str] = ..., update: _Optional[bytes] = ..., position: _Optional[_Union[SignedHead, _Mapping]] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class EvaluateReply(_message.Message):
     __slots__ = ("statements", "plan_digest", "round", "key", "metrics", "position", "signature")
@@ -209,9 +209,9 @@ class EvaluateReply(_message.Message):
     round: int
     key: str
     metrics: _containers.ScalarMap[str, float]
-    position: Position
+    position: SignedHead
     signature: str
-    def __init__(self, statements: _Optional[_Union[Statements, _Mapping]] = ..., plan_digest: _Optional[str] = ..., round: _Optional[int] = ..., key: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., signature: _Optional[str] = ...) -> None: ...
+    def __init__(self, statements: _Optional[_Union[Statements, _Mapping]] = ..., plan_digest: _Optional[str] = ..., round: _Optional[int] = ..., key: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., position: _Optional[_Union[SignedHead, _Mapping]] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
@@ -238,5 +238,5 @@ class Refusal(_message.Message):
     code: str
     key: str
     untouched: str
-    position: Position
-    def __init__(self, code: _Optional[str] = ..., key: _Optional[str] = ..., untouched: _Optional[str] = ..., position: _Optional[_Union[Position, _Mapping]] = ...) -> None: ...
+    position: SignedHead
+    def __init__(self, code: _Optional[str] = ..., key: _Optional[str] = ..., untouched: _Optional[str] = ..., position: _Optional[_Union[SignedHead, _Mapping]] = ...) -> None: ...

@@ -8,7 +8,7 @@ Whoever carries the messages is not trusted: not the coordinator, and not Flower
 process beside it. A refusal says a fixed code, and where no record was touched
 the site's signature that this is so.
 
-What has had its turn leaves at the policy's next slot (see ``Turn``). What is
+What has had its turn leaves at the policy's next slot (see ``ReplySlot``). What is
 refused before that has touched nothing, and leaves at once.
 """
 
@@ -31,7 +31,7 @@ from dpbitfit.errors import (
     PolicyError,
     ProtocolError,
 )
-from dpbitfit.ledger import Account, Ledger, Name, exchange, status
+from dpbitfit.ledger import Account, AccountName, Ledger, exchange, status
 from dpbitfit.ledger.heads import Heads
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
@@ -39,11 +39,11 @@ from dpbitfit.protocol import payloads
 from dpbitfit.tasks.text_classification import Progress
 from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.guard.operations import Measuring, Round_co, Training, Work
+from dpbitfit_client.guard.operations import EvaluateRound, Operation, Round_co, TrainRound
 from dpbitfit_client.guard.records import Read, Records, read_part
-from dpbitfit_client.guard.reply_slot import Turn
+from dpbitfit_client.guard.reply_slot import ReplySlot
 from dpbitfit_client.guard.request import Request, read_position, read_question
-from dpbitfit_client.guard.task_cache import Room, Rooms
+from dpbitfit_client.guard.task_cache import LoadedTask, TaskCache
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy.policy import Dataset, Evaluation, Policy
 
@@ -73,8 +73,8 @@ class Guard:
                 account = self._open(one.evaluation_name, one.evaluation, shares)
                 self._accounts["evaluate", name] = account
         self._heads.write(self.ledger)
-        self._rooms = Rooms(policy.folder, self.records)
-        self._turn = Turn(policy.site.reply_slot_seconds)
+        self._rooms = TaskCache(policy.folder, self.records)
+        self._turn = ReplySlot(policy.site.reply_slot_seconds)
 
     def close(self) -> None:
         """Let nobody begin any more, and hold no reply back."""
@@ -107,14 +107,14 @@ class Guard:
         ``progress`` is told of each step; what it raises ends the round, which
         stays spent. Raises Refused.
         """
-        return self._round(asked, Training(progress))
+        return self._round(asked, TrainRound(progress))
 
     def evaluate(self, asked: pb.RoundRequest, progress: Progress = go_on) -> pb.EvaluateReply:
         """A plan's metrics on records kept for that, noised and charged.
 
         ``progress`` is told of each batch, as for a round. Raises Refused.
         """
-        return self._round(asked, Measuring(progress))
+        return self._round(asked, EvaluateRound(progress))
 
     def status(self) -> pb.StatusReply:
         """Whether the guard is at work, and on behalf of which site."""
@@ -158,7 +158,10 @@ class Guard:
         What an earlier policy approved and this one's budget or a share of it does not
         hold is taken back.
         """
-        account, reason = Name(self.policy.site.name, name, part.unit), "the policy file says so"
+        account, reason = (
+            AccountName(self.policy.site.name, name, part.unit),
+            "the policy file says so",
+        )
         found = self.ledger.open_account(account, part.delta, part.epsilon)
         if found.budget != part.epsilon:
             found = self.ledger.set_budget(account, part.epsilon, reason)
@@ -176,13 +179,13 @@ class Guard:
             raise PolicyError("the plan names none of this site's data sets")
         return self.policy.datasets[names[0]]
 
-    def _enter(self, dataset: Dataset, plan: Plan, coordinator: str) -> Room:
+    def _enter(self, dataset: Dataset, plan: Plan, coordinator: str) -> LoadedTask:
         """The room for a plan that is within the policy's limits."""
         self.policy.limits(dataset.name, coordinator).check(plan)
         dataset.check(plan)
         return self._rooms.enter(dataset, plan)
 
-    def _round(self, asked: pb.RoundRequest, work: Work[Round_co]) -> Round_co:
+    def _round(self, asked: pb.RoundRequest, work: Operation[Round_co]) -> Round_co:
         """Check, charge, do the work once, answer."""
         began = time.monotonic()
         with _refusing(lambda code: pb.Refusal(code=code, key=asked.key)):
@@ -241,11 +244,11 @@ class Guard:
 
     def _do(
         self,
-        work: Work[Round_co],
+        work: Operation[Round_co],
         request: Request,
         dataset: Dataset,
         account: Account,
-        room: Room,
+        room: LoadedTask,
         biases: NDArray[np.float32],
     ) -> bytes:
         """Do what was reserved, and keep its answer in the transaction that commits it."""
@@ -270,7 +273,7 @@ class Guard:
             self.ledger.settle("crashed")
             yield
 
-    def _statements(self, dataset: Dataset, room: Room) -> pb.Statements:
+    def _statements(self, dataset: Dataset, room: LoadedTask) -> pb.Statements:
         return pb.Statements(
             site=self.policy.site.name,
             dataset=dataset.account,  # so that its coordinator keeps one account as well
@@ -301,10 +304,10 @@ class Guard:
             raise IdentityError("the position is that of another ledger")
         exchange.check(self.ledger, account, theirs, asked.coordinator)
 
-    def _position(self, account: Account, coordinator: str, key: str) -> pb.Position:
+    def _position(self, account: Account, coordinator: str, key: str) -> pb.SignedHead:
         stands = exchange.position(self.ledger, account, coordinator, coordinator, key)
         said: dict[str, Any] = stands.to_config(self.ledger)
-        return pb.Position(**said)
+        return pb.SignedHead(**said)
 
     def _refusal(self, code: str, account: Account, request: Request) -> pb.Refusal:
         """A refusal, with the site's promise that the key touched no data where that is so."""

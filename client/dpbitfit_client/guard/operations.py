@@ -19,7 +19,7 @@ from dpbitfit.plan import Plan
 from dpbitfit.tasks.text_classification import Progress, TextRecords, TextTask
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.guard import stored_reply
-from dpbitfit_client.guard.task_cache import Room
+from dpbitfit_client.guard.task_cache import LoadedTask
 from dpbitfit_client.policy.policy import Dataset, Evaluation
 
 MOST_LOSS = 10.0  # nats, a public constant: each record's loss is cut there
@@ -28,7 +28,7 @@ Vector = NDArray[np.float32]
 Round_co = TypeVar("Round_co", bound=pb.TrainReply | pb.EvaluateReply, covariant=True)
 
 
-class Work(Protocol[Round_co]):
+class Operation(Protocol[Round_co]):
     """One kind of work on a site's records; ``purpose`` is what its request is signed for."""
 
     purpose: str
@@ -40,7 +40,7 @@ class Work(Protocol[Round_co]):
         """What once costs, and all that the plan will ask for; PolicyError where it may not."""
 
     def do(
-        self, plan: Plan, dataset: Dataset, room: Room, biases: Vector, before: bytes | None
+        self, plan: Plan, dataset: Dataset, room: LoadedTask, biases: Vector, before: bytes | None
     ) -> bytes:
         """The answer to keep; ``before`` is the run's last one."""
 
@@ -48,7 +48,7 @@ class Work(Protocol[Round_co]):
         """The message that an answer is sent in."""
 
 
-class Training:
+class TrainRound:
     """A round of DP-SGD; ``progress`` is told of each step."""
 
     purpose = "train"
@@ -66,7 +66,7 @@ class Training:
         return plan.counts(plan.steps_per_round), plan.counts(plan.steps)
 
     def do(
-        self, plan: Plan, dataset: Dataset, room: Room, biases: Vector, before: bytes | None
+        self, plan: Plan, dataset: Dataset, room: LoadedTask, biases: Vector, before: bytes | None
     ) -> bytes:
         """The noised change and the optimizer's new state."""
         change, state = train_round(
@@ -86,7 +86,7 @@ class Training:
         return pb.TrainReply(update=stored_reply.change_of(payload).astype("<f4").tobytes())
 
 
-class Measuring:
+class EvaluateRound:
     """A plan's metrics on records that are kept for that; ``progress`` is told of each batch."""
 
     purpose = "evaluate"
@@ -107,7 +107,7 @@ class Measuring:
         return merged(once), merged((one, plan.evaluations) for one, _ in once)
 
     def do(
-        self, plan: Plan, dataset: Dataset, room: Room, biases: Vector, before: bytes | None
+        self, plan: Plan, dataset: Dataset, room: LoadedTask, biases: Vector, before: bytes | None
     ) -> bytes:
         """The noised metrics."""
         part = self.part(dataset)

@@ -23,7 +23,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _BLOCK = 1 << 16
 
 
-class Door:
+class PeerCredentialProxy:
     """Listens at ``path`` for members of ``group``, this user and root; ``behind`` is the guard.
 
     Raises InputError where it cannot listen there, or somebody already does.

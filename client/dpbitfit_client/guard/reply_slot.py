@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dpbitfit.errors import LedgerBusy
 
 
-class Turn:
+class ReplySlot:
     """Who has had a turn keeps it until the next slot since it asked.
 
     So whoever waits behind a round, or asks whether anybody is at work, learns of

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, fields
 
 from dpbitfit.errors import ProtocolError
-from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.plan import Plan
 from dpbitfit.protocol import payloads
 from dpbitfit.protocol.signing import verify
@@ -31,7 +31,7 @@ class Request:
     round: int
     key: str
     biases: bytes
-    position: Position
+    position: SignedHead
 
     @property
     def coordinator(self) -> str:
@@ -85,9 +85,9 @@ def read_plan(message: pb.Plan) -> Plan:
     return Plan(**{field.name: getattr(message, field.name) for field in fields(Plan)})
 
 
-def read_position(message: pb.Position, key: str) -> Position:
+def read_position(message: pb.SignedHead, key: str) -> SignedHead:
     """Where a ledger stands, as it has signed for this key; ProtocolError where it has not."""
-    return Position.from_config(_values(message), key)
+    return SignedHead.from_config(_values(message), key)
 
 
 def _check_run(run: str) -> None:
@@ -95,5 +95,5 @@ def _check_run(run: str) -> None:
         raise ProtocolError("the request carries no run")
 
 
-def _values(position: pb.Position) -> dict[str, str | int]:
+def _values(position: pb.SignedHead) -> dict[str, str | int]:
     return {field.name: getattr(position, field.name) for field in position.DESCRIPTOR.fields}

@@ -37,7 +37,7 @@ from dpbitfit.tasks.text_classification import Progress
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.generated.guard_pb2_grpc import GuardServicer, add_GuardServicer_to_server
 from dpbitfit_client.guard.guard import Guard
-from dpbitfit_client.guard.peer_credentials import Door
+from dpbitfit_client.guard.peer_credentials import PeerCredentialProxy
 from dpbitfit_client.guard_client import MOST_BYTES, REFUSAL
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy.policy import Policy
@@ -164,7 +164,7 @@ def serving(policy: Policy) -> Iterator[Guard]:
         server.add_insecure_port(f"unix:{behind}")
         server.start()
         try:
-            door = Door(policy.site.socket, policy.site.group, behind)
+            door = PeerCredentialProxy(policy.site.socket, policy.site.group, behind)
             try:
                 yield guard
             finally:

@@ -20,7 +20,7 @@ from dpbitfit_client.policy.policy import Dataset, Evaluation
 MOST_ROOMS = 2  # each holds a model
 
 
-class Room:
+class LoadedTask:
     """A task, and what of its data set's records was tokenised so far."""
 
     def __init__(self, task: TextTask, records: Records) -> None:
@@ -55,16 +55,16 @@ class Room:
             raise ProtocolError("the plan is for another model or label set than this site's")
 
 
-class Rooms:
+class TaskCache:
     """The rooms that were used last, by data set and by what a plan asks of the model."""
 
     def __init__(self, folder: Callable[[str], str], records: Records) -> None:
         """``folder`` says where a model of some name lies."""
         self._folder = folder
         self._records = records
-        self._rooms: OrderedDict[tuple[str | float, ...], Room] = OrderedDict()
+        self._rooms: OrderedDict[tuple[str | float, ...], LoadedTask] = OrderedDict()
 
-    def enter(self, dataset: Dataset, plan: Plan) -> Room:
+    def enter(self, dataset: Dataset, plan: Plan) -> LoadedTask:
         """The room for a plan; InputError or ModelError where it cannot be loaded."""
         key = (dataset.name, plan.model, plan.head, plan.logit_scale, plan.max_length)
         room = self._rooms.pop(key, None)
@@ -74,8 +74,8 @@ class Rooms:
         self._rooms[key] = room
         return room
 
-    def _load(self, dataset: Dataset, plan: Plan) -> Room:
+    def _load(self, dataset: Dataset, plan: Plan) -> LoadedTask:
         labels = self._records.labels(dataset)
         where = self._folder(plan.model)
         task = TextTask.load(where, labels, plan.head, plan.logit_scale, plan.max_length)
-        return Room(task, self._records)
+        return LoadedTask(task, self._records)

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dpbitfit.errors import DpbitfitError
-from dpbitfit.ledger.events import Name
+from dpbitfit.ledger.events import AccountName
 from dpbitfit.ledger.ledger import budget_facts, check_name
 from dpbitfit.tasks.models import PACKAGED
 from dpbitfit_client.policy.toml_table import Rule, between
@@ -51,7 +51,7 @@ def _is_labels(text: str) -> bool:
 NAME = Rule[str](
     f"1 to {_LONGEST_NAME} printable characters without '/' or ':'",
     lambda text: (
-        _passes(check_name, Name(text, text, text))
+        _passes(check_name, AccountName(text, text, text))
         and ":" not in text
         and len(text) <= _LONGEST_NAME
     ),
@@ -61,7 +61,7 @@ COLUMN = Rule[str](
 )
 UNIT = Rule[str](
     "a column's name without '/'; 'record' is the unit where no column is given",
-    lambda text: _passes(check_name, Name(text, text, text)) and text != "record",
+    lambda text: _passes(check_name, AccountName(text, text, text)) and text != "record",
 )
 HEX = Rule[str](
     "64 hexadecimal digits", lambda text: re.fullmatch("[0-9a-fA-F]{64}", text) is not None

@@ -39,7 +39,7 @@ class AccountName(_message.Message):
     unit: str
     def __init__(self, site: _Optional[str] = ..., dataset: _Optional[str] = ..., unit: _Optional[str] = ...) -> None: ...
 
-class Figure(_message.Message):
+class EpsilonBound(_message.Message):
     __slots__ = ("epsilon", "delta", "accountant", "version", "lower", "exact")
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -95,8 +95,8 @@ class Account(_message.Message):
     state: State
     budget: float
     delta: float
-    guaranteed: Figure
-    accrued: Figure
+    guaranteed: EpsilonBound
+    accrued: EpsilonBound
     promised: float
     left: float
     run: str
@@ -111,7 +111,7 @@ class Account(_message.Message):
     chain_head: str
     sentence: str
     problem: str
-    def __init__(self, name: _Optional[_Union[AccountName, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., budget: _Optional[float] = ..., delta: _Optional[float] = ..., guaranteed: _Optional[_Union[Figure, _Mapping]] = ..., accrued: _Optional[_Union[Figure, _Mapping]] = ..., promised: _Optional[float] = ..., left: _Optional[float] = ..., run: _Optional[str] = ..., rounds_left: _Optional[int] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., asked_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ends: _Optional[_Mapping[str, int]] = ..., refusals: _Optional[_Mapping[str, int]] = ..., open_rounds: _Optional[int] = ..., drift: _Optional[str] = ..., events: _Optional[int] = ..., chain_head: _Optional[str] = ..., sentence: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[_Union[AccountName, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., budget: _Optional[float] = ..., delta: _Optional[float] = ..., guaranteed: _Optional[_Union[EpsilonBound, _Mapping]] = ..., accrued: _Optional[_Union[EpsilonBound, _Mapping]] = ..., promised: _Optional[float] = ..., left: _Optional[float] = ..., run: _Optional[str] = ..., rounds_left: _Optional[int] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., asked_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ends: _Optional[_Mapping[str, int]] = ..., refusals: _Optional[_Mapping[str, int]] = ..., open_rounds: _Optional[int] = ..., drift: _Optional[str] = ..., events: _Optional[int] = ..., chain_head: _Optional[str] = ..., sentence: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class ListAccountsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -145,9 +145,9 @@ class GetAccountResponse(_message.Message):
     RUNS_FIELD_NUMBER: _ClassVar[int]
     account: Account
     series: _containers.RepeatedCompositeFieldContainer[Point]
-    curve: _containers.RepeatedCompositeFieldContainer[Figure]
+    curve: _containers.RepeatedCompositeFieldContainer[EpsilonBound]
     runs: _containers.RepeatedCompositeFieldContainer[Run]
-    def __init__(self, account: _Optional[_Union[Account, _Mapping]] = ..., series: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., curve: _Optional[_Iterable[_Union[Figure, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...
+    def __init__(self, account: _Optional[_Union[Account, _Mapping]] = ..., series: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., curve: _Optional[_Iterable[_Union[EpsilonBound, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("rounds", "at", "accrued")
@@ -156,8 +156,8 @@ class Point(_message.Message):
     ACCRUED_FIELD_NUMBER: _ClassVar[int]
     rounds: int
     at: _timestamp_pb2.Timestamp
-    accrued: Figure
-    def __init__(self, rounds: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accrued: _Optional[_Union[Figure, _Mapping]] = ...) -> None: ...
+    accrued: EpsilonBound
+    def __init__(self, rounds: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accrued: _Optional[_Union[EpsilonBound, _Mapping]] = ...) -> None: ...
 
 class Steps(_message.Message):
     __slots__ = ("noise_multiplier", "sampling_rate", "steps")
@@ -276,5 +276,5 @@ class ForecastPlanResponse(_message.Message):
     APPROVED_FIELD_NUMBER: _ClassVar[int]
     fits: bool
     fitting_noise_multiplier: float
-    approved: Figure
-    def __init__(self, fits: _Optional[bool] = ..., fitting_noise_multiplier: _Optional[float] = ..., approved: _Optional[_Union[Figure, _Mapping]] = ...) -> None: ...
+    approved: EpsilonBound
+    def __init__(self, fits: _Optional[bool] = ..., fitting_noise_multiplier: _Optional[float] = ..., approved: _Optional[_Union[EpsilonBound, _Mapping]] = ...) -> None: ...

@@ -8,7 +8,7 @@ from typing import Any
 
 from dpbitfit.accounting.composition import Bound, Counts
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger import Name
+from dpbitfit.ledger import AccountName
 from dpbitfit.ledger.events import Event, Tally
 from dpbitfit.ledger.export import STATEMENTS
 from dpbitfit.ledger.status import ACCRUED
@@ -87,7 +87,7 @@ def event_line(event: Event, bad: int | None = None) -> EventLine:
     return EventLine(event.sequence, at, kind, facts, event.hash, event.sequence == bad)
 
 
-def first_bad(name: Name, events: Iterable[Event]) -> int | None:
+def first_bad(name: AccountName, events: Iterable[Event]) -> int | None:
     """The first event that breaks the chain; None where another table is what is wrong."""
     tally = Tally(name)
     for event in events:

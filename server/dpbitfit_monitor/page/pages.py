@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger import Name
+from dpbitfit.ledger import AccountName
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.export import STATEMENTS
 from dpbitfit_monitor import describe
@@ -175,7 +175,7 @@ class Pages:
             "accounts": own,
         }
 
-    def _damaged(self, request: Request, name: Name, problem: str) -> Response:
+    def _damaged(self, request: Request, name: AccountName, problem: str) -> Response:
         events: list[Event] = []
         with suppress(DamagedAccount):  # where it is its own row, no event is found by it
             events = list(self._every_event(name))
@@ -186,7 +186,7 @@ class Pages:
         told = {"name": name, "problem": problem, "bad": bad, "page": page, "refresh": 0}
         return render(request, "damaged.html", {**told, "at": datetime.now(UTC)}, 503)
 
-    def _every_event(self, name: Name) -> Iterator[Event]:
+    def _every_event(self, name: AccountName) -> Iterator[Event]:
         after = 0
         while found := self._monitor.reader.events(name, after, MOST_EVENTS):
             yield from found
@@ -202,5 +202,7 @@ class Pages:
         return found
 
 
-def _name(request: Request) -> Name:
-    return Name(*(urls.from_segment(request.path_params[part]) for part in Name._fields))
+def _name(request: Request) -> AccountName:
+    return AccountName(
+        *(urls.from_segment(request.path_params[part]) for part in AccountName._fields)
+    )

@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from dpbitfit.ledger import Name
+from dpbitfit.ledger import AccountName
 from dpbitfit_monitor.alerts import Alert
 from dpbitfit_monitor.runs import RunView
 
@@ -26,7 +26,7 @@ def from_segment(segment: str) -> str:
     return text
 
 
-def account_path(name: Name) -> str:
+def account_path(name: AccountName) -> str:
     """Where an account is shown."""
     return "/".join(("/accounts", *map(to_segment, name)))
 
@@ -34,8 +34,8 @@ def account_path(name: Name) -> str:
 def subject_path(alert: Alert) -> str:
     """Where the account is shown whose name an alert's text begins with; "" for none."""
     parts = alert.subject.split("/")
-    is_account = alert.text.startswith(alert.subject) and len(parts) == len(Name._fields)
-    return account_path(Name(*parts)) if is_account else ""
+    is_account = alert.text.startswith(alert.subject) and len(parts) == len(AccountName._fields)
+    return account_path(AccountName(*parts)) if is_account else ""
 
 
 def run_path(run: str) -> str:

@@ -118,7 +118,7 @@ def test_every_metric_is_charged(noise: tuple[float, float], tmp_path: Path) -> 
         key = ("datasets", "letters", "evaluation", "metrics", name, "noise-multiplier")
         values = changed(key, sigma, values)
     plan = replace(MEASURED, metrics="accuracy,loss")
-    once, whole = operations.Measuring(go_on).steps(
+    once, whole = operations.EvaluateRound(go_on).steps(
         plan, read(tmp_path / "policy.toml", values).datasets["letters"]
     )
     assert once == merged((Mechanism(sigma, 1.0), 1) for sigma in noise)

@@ -387,7 +387,7 @@ def test_the_log_tells_what_is_not_allowed_and_nothing_of_the_records(
 
 
 def test_a_relay_without_a_guard_says_a_fixed_code(tmp_path: Path) -> None:
-    from dpbitfit_client.guard_client import Relay
+    from dpbitfit_client.guard_client import SocketGuardClient
 
     with pytest.raises(GuardUnavailable, match="does not answer"):
-        Relay(str(tmp_path / "none.sock"), 5.0).status()
+        SocketGuardClient(str(tmp_path / "none.sock"), 5.0).status()

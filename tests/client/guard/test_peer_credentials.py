@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from dpbitfit_client.guard import peer_credentials
-from dpbitfit_client.guard.peer_credentials import Door
+from dpbitfit_client.guard.peer_credentials import PeerCredentialProxy
 
 from dpbitfit.errors import InputError
 
@@ -34,8 +34,8 @@ def behind(folder: Path) -> Iterator[socket.socket]:
     listening.close()
 
 
-def opened(folder: Path) -> Door:
-    return Door(folder / "outer", GROUP, folder / "inner")
+def opened(folder: Path) -> PeerCredentialProxy:
+    return PeerCredentialProxy(folder / "outer", GROUP, folder / "inner")
 
 
 def enter(folder: Path) -> socket.socket:
@@ -91,7 +91,7 @@ def test_the_kernel_is_asked_who_comes(
 ) -> None:
     """Whatever the socket's mode says: a stranger's bytes go nowhere."""
     asked = []
-    monkeypatch.setattr(Door, "may_enter", lambda self, uid: bool(asked.append(uid)))
+    monkeypatch.setattr(PeerCredentialProxy, "may_enter", lambda self, uid: bool(asked.append(uid)))
     made = opened(folder)
     with enter(folder) as outside:
         assert outside.recv(100) == b""
@@ -210,6 +210,6 @@ def test_a_folder_in_which_others_may_write_is_refused(
 
 def test_no_folder_and_no_group_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="cannot be used"):
-        Door(folder / "none" / "outer", GROUP, folder / "inner")
+        PeerCredentialProxy(folder / "none" / "outer", GROUP, folder / "inner")
     with pytest.raises(InputError, match="no Unix group"):
-        Door(folder / "outer", "no-such-group-here", folder / "inner")
+        PeerCredentialProxy(folder / "outer", "no-such-group-here", folder / "inner")

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from dpbitfit_client.guard.reply_slot import Turn
+from dpbitfit_client.guard.reply_slot import ReplySlot
 
 from dpbitfit.errors import LedgerBusy
 
@@ -15,7 +15,7 @@ SLOT = 1.0
 def test_a_turn_ends_at_a_whole_slot_since_it_was_asked_for(passed: float) -> None:
     """A wait before it, or long work in it, is no way round the slots."""
     began = time.monotonic() - passed
-    with Turn(SLOT).taken(began, 60):
+    with ReplySlot(SLOT).taken(began, 60):
         pass
     assert time.monotonic() - began >= (2 * SLOT if passed > SLOT else SLOT)
 
@@ -28,21 +28,21 @@ def test_slots_are_counted_from_the_question_and_not_from_the_turn(
     waited = []
     monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: waited.append(seconds))
     monkeypatch.setattr(time, "monotonic", lambda: 100 + passed)
-    with Turn(2.0).taken(100, 60):
+    with ReplySlot(2.0).taken(100, 60):
         pass
     assert waited == [left]
 
 
 def test_work_that_fails_is_held_back_like_any_other() -> None:
     began = time.monotonic()
-    with pytest.raises(ValueError, match="failed"), Turn(SLOT).taken(began, 60):
+    with pytest.raises(ValueError, match="failed"), ReplySlot(SLOT).taken(began, 60):
         raise ValueError("failed")
     assert time.monotonic() - began >= SLOT
 
 
 def test_whoever_waits_begins_after_the_others_slot() -> None:
     """Else the wait would tell how long the other's work was; and until then it is busy."""
-    turn, at_work = Turn(SLOT), threading.Event()
+    turn, at_work = ReplySlot(SLOT), threading.Event()
     began = time.monotonic()
 
     def work() -> None:
@@ -58,7 +58,7 @@ def test_whoever_waits_begins_after_the_others_slot() -> None:
 
 
 def test_who_has_waited_long_enough_is_told_so() -> None:
-    turn = Turn(0)
+    turn = ReplySlot(0)
     with turn.taken(0, 60):
         assert turn.busy
         with pytest.raises(LedgerBusy, match="still at work"), turn.taken(0, 0.01):
@@ -67,7 +67,7 @@ def test_who_has_waited_long_enough_is_told_so() -> None:
 
 
 def test_an_end_holds_nobody_back() -> None:
-    turn = Turn(86_400)
+    turn = ReplySlot(86_400)
     with turn.taken(time.monotonic(), 60):
         turn.close()
     with pytest.raises(LedgerBusy, match="about to end"), turn.taken(time.monotonic(), 60):

@@ -486,7 +486,7 @@ def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -
         replace(model, digest="0" * 64).folder()
 
 
-@pytest.mark.parametrize("module", ["policy", "explain"])
+@pytest.mark.parametrize("module", ["policy.policy", "policy.prose"])
 def test_a_policy_needs_neither_torch_nor_flower(module: str) -> None:
     code = (
         f"import sys, dpbitfit_client.{module};"

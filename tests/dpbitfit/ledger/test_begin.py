@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger import Ledger, Name, begin
+from dpbitfit.ledger import AccountName, Ledger, begin
 
 SITES = ("site-1", "north/wing")
 
@@ -24,7 +24,7 @@ def test_one_that_was_there_is_missed(tmp_path: Path) -> None:
     begin.simulation(tmp_path, ("site-1", "site-2"))
     coordinator = begin.coordinators_path(tmp_path)
     ledger = Ledger(str(coordinator))
-    ledger.open_account(Name("site-1", "records", "record"), 1e-5, 8.0)
+    ledger.open_account(AccountName("site-1", "records", "record"), 1e-5, 8.0)
     ledger.database.close()
     gone = begin.site_path(tmp_path / "sites", "site-1")
     gone.unlink()

@@ -17,12 +17,12 @@ from alembic.migration import MigrationContext
 
 from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import InputError, LedgerError
-from dpbitfit.ledger import Ledger, Name
+from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.ledger.schema import VERSION_TABLE, metadata
 from dpbitfit.ledger.verify import check_whole
 
-NAME = Name("north", "letters", "patient")
+NAME = AccountName("north", "letters", "patient")
 M = Mechanism(4.0, 0.01)
 TEN: Counts = ((M, 10),)
 NOBODY = 65534

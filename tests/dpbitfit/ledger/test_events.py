@@ -14,8 +14,8 @@ from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.events import (
     GENESIS,
+    AccountName,
     Event,
-    Name,
     canonical,
     counts_from_text,
     counts_to_text,
@@ -23,7 +23,7 @@ from dpbitfit.ledger.events import (
     replay,
 )
 
-NAME = Name("north", "letters", "patient")
+NAME = AccountName("north", "letters", "patient")
 AT = "2026-01-01T00:00:00+00:00"
 
 mechanisms = st.builds(

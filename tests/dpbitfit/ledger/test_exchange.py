@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import InputError, LedgerError, ProtocolError
-from dpbitfit.ledger import Account, Ledger, Name, exchange, peers, repair, schema
-from dpbitfit.ledger.exchange import Position
+from dpbitfit.ledger import Account, AccountName, Ledger, exchange, peers, repair, schema
+from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.peers import Runs
 from dpbitfit.ledger.repair import Raised
 
-NAME = Name("site-1", "records", "record")
+NAME = AccountName("site-1", "records", "record")
 STEP = Mechanism(2.0, 0.1)
 ROUND: Counts = ((STEP, 2),)
 
@@ -74,12 +74,12 @@ class Pair:
     def both(self) -> tuple[Side, Side]:
         return self.coordinator, self.site
 
-    def from_coordinator(self) -> Position:
+    def from_coordinator(self) -> SignedHead:
         to = self.site.ledger.id
         side = self.coordinator
         return exchange.position(side.ledger, side.account, self.id, to, "")
 
-    def from_site(self) -> Position:
+    def from_site(self) -> SignedHead:
         return exchange.position(self.site.ledger, self.site.account, self.id, self.id, "")
 
     def hear_at(self, side: Side, ahead: Counts = ()) -> None:
@@ -323,12 +323,12 @@ def test_a_position_is_of_one_account_and_one_coordinator(pair: Pair) -> None:
 
 def test_only_a_signed_position_of_this_round_is_read(pair: Pair) -> None:
     signed = replace(pair.from_site(), key="round-7").to_config(pair.site.ledger)
-    assert Position.from_config(signed, "round-7").ledger == pair.site.ledger.id
+    assert SignedHead.from_config(signed, "round-7").ledger == pair.site.ledger.id
     wrong = ({"sequence": 9}, {"spent": "[]x"}, {"runs": "{}x"}, {"rebased": 1})
     for change in (*wrong, {"signature": "00"}, {"ledger": pair.id}):
         with pytest.raises(ProtocolError):
-            Position.from_config({**signed, **change}, "round-7")
+            SignedHead.from_config({**signed, **change}, "round-7")
     with pytest.raises(ProtocolError, match="another round"):
-        Position.from_config(signed, "round-8")
+        SignedHead.from_config(signed, "round-8")
     with pytest.raises(ProtocolError, match="lacks"):
-        Position.from_config({k: v for k, v in signed.items() if k != "head"}, "round-7")
+        SignedHead.from_config({k: v for k, v in signed.items() if k != "head"}, "round-7")

@@ -12,7 +12,7 @@ import pytest
 
 from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger import Ledger, Name
+from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.ledger.heads import Heads, default_folder
 
 from ...support.ledgers import NAME, OTHER, account, book, run_rounds, steps
@@ -95,7 +95,7 @@ def test_a_postgresql_ledger_has_no_folder_beside_it() -> None:
 def work_until_killed(url: str, state: Path, log: Path, life: int) -> None:
     """What a guard does for each round; it says when the round may touch records."""
     ledger, heads = Ledger(url), Heads(state)
-    of = ledger.account(Name(*NAME))
+    of = ledger.account(AccountName(*NAME))
     with log.open("a", buffering=1) as said:
         for number in range(10**6):
             heads.check(ledger)

@@ -11,13 +11,13 @@ from dp_accounting.rdp import RdpAccountant
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
-from dpbitfit.ledger import Account, Ledger, Name, budget, status
+from dpbitfit.ledger import Account, AccountName, Ledger, budget, status
 from dpbitfit.ledger.budget import what_fits
 from dpbitfit.ledger.events import Held
 from dpbitfit.ledger.outbox import Reply
 
 DELTA = 1e-5
-NAME = Name("north", "letters", "patient")
+NAME = AccountName("north", "letters", "patient")
 M = Mechanism(1.0, 0.01)
 N = Mechanism(2.0, 0.05)
 
@@ -28,7 +28,7 @@ def bag(steps: int, mechanism: Mechanism = M) -> Counts:
     return ((mechanism, steps),)
 
 
-def account_of(ledger: Ledger, name: Name = NAME, budget: float = 8.0) -> Account:
+def account_of(ledger: Ledger, name: AccountName = NAME, budget: float = 8.0) -> Account:
     return ledger.open_account(name, DELTA, budget)
 
 
@@ -41,7 +41,7 @@ def counts(one: Held) -> tuple[int, int, int, int]:
     return one.allotted, one.reserved, one.committed, one.voided
 
 
-def kinds(ledger: Ledger, name: Name = NAME) -> list[str]:
+def kinds(ledger: Ledger, name: AccountName = NAME) -> list[str]:
     return [event.kind for event in ledger.events(name)]
 
 
@@ -61,12 +61,16 @@ def test_accounts_are_told_apart_by_every_part_of_their_name(ledger: Ledger) -> 
     assert len({account_of(ledger, name).id for name in names}) == 4
     assert [one.name for one in ledger.accounts()] == sorted(names)
     with pytest.raises(InputError, match="there is no account"):
-        ledger.account(Name("west", "letters", "patient"))
+        ledger.account(AccountName("west", "letters", "patient"))
 
 
 @pytest.mark.parametrize("part", ["", "a/b", "a\nb", "x" * 201])
 def test_names_that_cannot_be_shown_are_refused(ledger: Ledger, part: str) -> None:
-    for name in (Name(part, "b", "c"), Name("a", part, "c"), Name("a", "b", part)):
+    for name in (
+        AccountName(part, "b", "c"),
+        AccountName("a", part, "c"),
+        AccountName("a", "b", part),
+    ):
         with pytest.raises(InputError, match="printable"):
             account_of(ledger, name)
     assert ledger.accounts() == []

@@ -16,11 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
-from dpbitfit.ledger import Account, Ledger, Name, budget
+from dpbitfit.ledger import Account, AccountName, Ledger, budget
 from dpbitfit.ledger.outbox import Reply
 
 MECHANISMS = (Mechanism(4.0, 0.01), Mechanism(8.0, 0.02))
-NAMES = tuple(Name(site, "letters", "patient") for site in ("north", "south"))
+NAMES = tuple(AccountName(site, "letters", "patient") for site in ("north", "south"))
 RUNS = ("run-a", "run-b")
 BUDGETS = (0.02, 0.1, 0.5, 8.0)
 

@@ -15,10 +15,10 @@ import pytest
 
 from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import BudgetError, LedgerError
-from dpbitfit.ledger import Ledger, Name
+from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.ledger.outbox import Reply
 
-NAME = Name("north", "letters", "patient")
+NAME = AccountName("north", "letters", "patient")
 ONE: Counts = ((Mechanism(4.0, 0.01), 1),)
 PROCESSES = 8
 KILLS = 20
