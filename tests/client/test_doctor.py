@@ -105,7 +105,7 @@ def test_a_ledger_that_does_not_add_up_is_wrong(policy: Path, tmp_path: Path) ->
 def certificate(folder: Path, days: int) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.AccountName([x509.NameAttribute(NameOID.COMMON_NAME, "a CA of a test")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA of a test")])
     now = datetime.now(UTC)
     built = (
         x509.CertificateBuilder()

@@ -29,7 +29,7 @@ class Authority:
         self,
         name: str,
         key: ec.EllipticCurvePrivateKey,
-        subject: x509.AccountName,
+        subject: x509.Name,
         days: int,
         is_authority: bool,
     ) -> Path:
@@ -54,5 +54,5 @@ class Authority:
         return self.folder / f"{name}.crt"
 
 
-def _name(name: str) -> x509.AccountName:
-    return x509.AccountName([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def _name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
