@@ -5,6 +5,8 @@ OUT ?= out/demo
 DATA ?=
 LABELS ?=
 ARGS ?=
+# Test files that run at the same time: one a core, each with some 2 GB; 0 runs all in one process.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores : 4)))
 
 # A bare torch brings several gigabytes of CUDA packages; the pinned one is enough here.
 STAMP := $(VENV)/.installed
@@ -24,7 +26,7 @@ else
 endif
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,144 +1,204 @@
-"""What both sides agree on before the first step: a plan, public in every field."""
+"""What both sides agree on before the first step: a plan, public in every field.
+
+A plan says what is trained (model, data set, unit of privacy, task) and a sequence of
+phases, each of which says how. Fields, types, bounds, defaults and help are declared
+here and on the parts that a plan is made of, and nowhere else: options, run
+configuration, the policy's limits and reports follow from them. It travels as its
+canonical JSON, and those bytes are what is digested and signed.
+"""
 
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from functools import cached_property
+from typing import Annotated, Literal, Self
 
-from dpbitfit.accounting.composition import Counts, Mechanism
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from dpbitfit.accounting.composition import Counts, Mechanism, merged
+from dpbitfit.engine.clipping import AbadiClipping, Clipper
+from dpbitfit.engine.estimators import BiasGradients, Estimator
+from dpbitfit.engine.noise import Noise
+from dpbitfit.engine.optimizers import Adam, Optimizer
 from dpbitfit.errors import InputError, ProtocolError
+from dpbitfit.schema import Part, Scalar, first_fault, is_misshapen
+from dpbitfit.validate import Delta, Evaluations, Rounds, SamplingRate, StepsPerRound
 
-CLIPPINGS = ("automatic", "flat")
-HEADS = ("labels", "trained")
-OPTIMIZERS = ("adam", "sgd")
-NOISES = ("discrete-gaussian", "fast-insecure")
+LONGEST = 1 << 15  # bytes of a plan's JSON
+MOST_PHASES = 16
+
+Text = Annotated[str, StringConstraints(strict=True, max_length=200)]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One training plan: the mechanism, how often it runs, and what it trains.
+class BiasPhase(Part):
+    """DP-SGD on the biases, and on the head where the task trains one.
 
-    Every field is a public constant: nothing in it may be derived from private
-    records. ``delta`` and ``noise_multiplier`` are relative to adding or
-    removing one unit; ``sampling_rate`` is the Poisson rate of each unit at
-    each step; ``learning_rate`` is that of the first step and falls linearly to
-    0 over the plan's steps, so that the last ones add little noise. ``dataset``
-    and ``model`` are the names by which a site knows them ("" where it has one data
-    set only); ``max_length`` is in tokens. ``metrics``, separated by commas, are
-    measured at the sites ``evaluations`` times, on records kept for that.
+    Each step is one Gaussian mechanism on a Poisson sample of the units, for adding or
+    removing one of them.
     """
 
-    layout_digest: str
-    model_digest: str
-    noise_multiplier: float
-    sampling_rate: float
-    rounds: int
-    steps_per_round: int
-    delta: float
-    clipping: str = "automatic"
-    clipping_norm: float = 1.0
-    noise: str = "discrete-gaussian"
-    optimizer: str = "adam"
-    learning_rate: float = 6e-3
-    unit: str = "record"
-    dataset: str = ""
-    model: str = "minilm"
-    head: str = "labels"
-    logit_scale: float = 20.0
-    max_length: int = 128
-    metrics: str = ""
-    evaluations: int = 0
+    kind: Literal["biases"] = "biases"
+    rounds: Rounds = 12
+    steps_per_round: StepsPerRound = 5
+    sampling_rate: SamplingRate = 0.2
+    estimator: Estimator = BiasGradients()
+    clipping: Clipper = Field(AbadiClipping(), description="What bounds a unit's gradient.")
+    noise: Annotated[Noise, Field(description="fast-insecure is for experiments only.")]
+    optimizer: Optimizer = Field(Adam(), description="At the site.")
 
     @property
     def steps(self) -> int:
-        """Noisy steps over the whole plan."""
+        """Noisy steps over all rounds."""
         return self.rounds * self.steps_per_round
 
     @property
     def mechanism(self) -> Mechanism:
         """One noisy step, as it is accounted."""
-        return Mechanism(self.noise_multiplier, self.sampling_rate)
-
-    def counts(self, steps: int) -> Counts:
-        """So many of its noisy steps, as they are accounted and recorded."""
-        return ((self.mechanism, steps),)
-
-    def largest_update(self, parameters: int, declared_size: int) -> float:
-        """A public bound on the L2 norm of an honest site's change of one round.
-
-        Adam moves a value by at most about ``learning_rate`` a step (Kingma and
-        Ba 2015, section 2.1); SGD by the noised mean gradient. Ten times that.
-        """
-        if self.optimizer == "adam":
-            step = math.sqrt(parameters)
-        else:
-            noise = self.noise_multiplier * math.sqrt(parameters)
-            step = self.clipping_norm * (1 + noise / (self.sampling_rate * declared_size))
-        return 10 * self.steps_per_round * self.learning_rate * step
-
-    def largest_distance(self, declared_size: int) -> float:
-        """A public bound on how far honest training takes one value over the whole plan.
-
-        Adam's step is about ``learning_rate``, and below 7.3 of it whatever the
-        gradients are (by Cauchy-Schwarz on its moments); SGD's is the noised mean
-        gradient. Ten steps of that size for each of the plan's, at the first rate.
-        """
-        step = 1.0
-        if self.optimizer == "sgd":
-            noise = self.noise_multiplier / (self.sampling_rate * declared_size)
-            step = self.clipping_norm * (1 + noise)
-        return 10 * self.steps * self.learning_rate * step
+        return Mechanism(self.noise.multiplier, self.sampling_rate)
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the plan's canonical JSON; both sides compare it."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+    def round_counts(self) -> Counts:
+        """One round's noisy steps, as they are accounted and recorded."""
+        return ((self.mechanism, self.steps_per_round),)
 
-    def check(self) -> None:
-        """Raise InputError, naming the setting, unless every number is usable."""
-        positive = ("noise_multiplier", "clipping_norm", "learning_rate", "logit_scale")
-        for name in positive:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and 1e-9 <= value <= 1e6):
-                raise InputError(f"{name} must be between 1e-9 and 1e6, not {value!r}")
-        if not (math.isfinite(self.sampling_rate) and 0 < self.sampling_rate <= 1):
-            raise InputError(f"sampling_rate must be in (0, 1], not {self.sampling_rate!r}")
-        if not (math.isfinite(self.delta) and 0 < self.delta < 1):
-            raise InputError(f"delta must be in (0, 1), not {self.delta!r}")
-        for name in ("rounds", "steps_per_round", "max_length"):
-            value = getattr(self, name)
-            if not 1 <= value <= 1_000_000:
-                raise InputError(f"{name} must be between 1 and 1,000,000, not {value!r}")
-        if not 0 <= self.evaluations <= self.rounds:
-            raise InputError(f"evaluations must be between 0 and rounds, not {self.evaluations!r}")
-        for name, allowed in (
-            ("clipping", CLIPPINGS),
-            ("head", HEADS),
-            ("noise", NOISES),
-            ("optimizer", OPTIMIZERS),
-        ):
-            if getattr(self, name) not in allowed:
-                choices = ", ".join(allowed)
-                raise InputError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+    @property
+    def counts(self) -> Counts:
+        """All of its noisy steps, as they are accounted and recorded."""
+        return ((self.mechanism, self.steps),)
 
-    def to_config(self) -> dict[str, Any]:
-        """The plan as the flat scalars of a Flower ConfigRecord."""
-        return asdict(self)
+    def largest_update(self, parameters: int, declared_size: int) -> float:
+        """A public bound on the L2 norm of an honest site's change of one round."""
+        return 10 * self.steps_per_round * self._usual_step(parameters, declared_size)
+
+    def largest_distance(self, declared_size: int) -> float:
+        """A public bound on how far honest training takes one value over the whole phase.
+
+        Ten steps of the usual size for each of the phase's, at the first learning rate.
+        """
+        return 10 * self.steps * self._usual_step(1, declared_size)
+
+    def _usual_step(self, parameters: int, declared_size: int) -> float:
+        noise = self.noise.multiplier * math.sqrt(parameters)
+        mean = self.clipping.sensitivity * (1 + noise / (self.sampling_rate * declared_size))
+        return self.optimizer.usual_step(mean, parameters)
+
+
+Phase = BiasPhase
+
+
+class ModelIdentity(Part):
+    """A model by the name that a site's policy knows, and what it must turn out to be there.
+
+    ``digest`` is over its weights and settings, ``layout`` over what of it trains (SHA-256).
+    """
+
+    name: Text = "minilm"
+    digest: Text
+    layout: Text
+
+
+class TaskChoice(Part):
+    """A task by its name, and its own settings, which the task checks."""
+
+    name: Text = "text-classification"
+    settings: dict[Text, Scalar] = Field(default_factory=dict)
+
+
+class SiteMetrics(Part):
+    """What sites measure, ``evaluations`` times, on records that they keep for that."""
+
+    names: tuple[Text, ...] = ()
+    evaluations: Evaluations = 0
+
+
+class Plan(Part):
+    """One training plan. Nothing in it may be derived from private records.
+
+    ``dataset`` and the model's name are those by which a site knows them ("" where it has
+    one data set only); ``unit`` is ``record`` or the column that names the person; every
+    epsilon is at ``delta``, for adding or removing one unit.
+    """
+
+    dataset: Text
+    unit: Text
+    delta: Delta
+    model: ModelIdentity
+    task: TaskChoice = TaskChoice()
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)]
+    site_metrics: SiteMetrics = SiteMetrics()
+    codec: Literal["float32"] = "float32"
+
+    @model_validator(mode="after")
+    def _measures_at_most_once_a_round(self) -> Self:
+        if self.site_metrics.evaluations > self.rounds:
+            raise ValueError("site_metrics.evaluations must be at most the rounds")
+        return self
+
+    @property
+    def rounds(self) -> int:
+        """Rounds over all phases."""
+        return sum(phase.rounds for phase in self.phases)
+
+    @property
+    def counts(self) -> Counts:
+        """All noisy steps of the plan, as they are accounted and recorded."""
+        return merged(count for phase in self.phases for count in phase.counts)
+
+    def phase(self, number: int) -> Phase:
+        """The phase of a round, from 1; ProtocolError past the plan's last."""
+        for phase in self.phases:
+            if 0 < number <= phase.rounds:
+                return phase
+            number -= phase.rounds
+        raise ProtocolError("the plan has no such round")
+
+    def largest_distance(self, declared_size: int) -> float:
+        """A public bound on how far honest training takes one value over the whole plan."""
+        return sum(phase.largest_distance(declared_size) for phase in self.phases)
+
+    def encode(self) -> bytes:
+        """The plan's canonical JSON."""
+        values = self.model_dump(mode="json")
+        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
-    def from_config(cls, config: Any) -> Self:
-        """Read a plan from a mapping; ProtocolError on a missing field or a wrong type."""
-        values = {}
-        for field in fields(cls):
-            if field.name not in config:
-                raise ProtocolError(f"the plan lacks {field.name!r}")
-            value = config[field.name]
-            wanted = field.type
-            if wanted is float and type(value) is int:
-                value = float(value)
-            if type(value) is not wanted:
-                raise ProtocolError(f"the plan's {field.name!r} is not a {wanted}")
-            values[field.name] = value
-        return cls(**values)
+    def decode(cls, data: bytes) -> Self:
+        """Read a plan from its canonical JSON.
+
+        Raises ProtocolError, naming the field, where one is unknown, missing or of a wrong
+        type, and for any other spelling of the same plan; InputError for one out of range.
+        """
+        if len(data) > LONGEST:
+            raise ProtocolError(f"the plan is longer than {LONGEST} bytes")
+        try:
+            plan = cls.model_validate_json(data)
+        except ValidationError as error:
+            kind = ProtocolError if is_misshapen(error) else InputError
+            raise kind(f"the plan's {first_fault(error)}") from error
+        if plan.encode() != data:
+            lacking = _lacking(json.loads(plan.encode()), json.loads(data))
+            raise ProtocolError(
+                f"the plan lacks {lacking!r}" if lacking else "the plan is not canonical JSON"
+            )
+        return plan
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the plan's canonical JSON; both sides compare it."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+
+def _lacking(whole: object, given: object, where: str = "") -> str:
+    """The first field, dotted, that stands in one JSON tree and not in the other."""
+    if isinstance(whole, dict) and isinstance(given, dict):
+        for name, value in whole.items():
+            place = f"{where}.{name}" if where else name
+            if name not in given:
+                return place
+            if deeper := _lacking(value, given[name], place):
+                return deeper
+    if isinstance(whole, list) and isinstance(given, list):
+        for number, (value, other) in enumerate(zip(whole, given, strict=True)):
+            if deeper := _lacking(value, other, f"{where}.{number}"):
+                return deeper
+    return ""

@@ -19,7 +19,7 @@ from dpbitfit_client.policy.policy import Policy
 from dpbitfit_client.policy.prose import explain
 from dpbitfit_client.policy.summary import describe
 
-LOOK_SECONDS = 5.0  # between two looks whether the records' files have changed
+CHECK_SECONDS = 5.0  # between two checks whether the records' files have changed
 
 app = typer.Typer(help="The site's guard: its records, its policy, its ledger.")
 
@@ -36,23 +36,23 @@ def serve(policy: PolicyFile) -> None:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
     )
     os.umask(0o077)  # what the guard writes is its own: the ledger's log holds its key
-    read = Policy.read(policy)
+    rules = Policy.read(policy)
     stop = threading.Event()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     log = logging.getLogger("dpbitfit.guard")
-    with serving(read) as guard:
-        log.info("serving %s", read.site.socket)
-        while not stop.wait(LOOK_SECONDS):
+    with serving(rules) as guard:
+        log.info("serving %s", rules.site.socket)
+        while not stop.wait(CHECK_SECONDS):
             for change in guard.records.changes():
                 log.warning("%s", change)
 
 
 @app.command()
 def check(policy: PolicyFile, json_output: AsJson = False) -> None:
-    """Say in plain words what a policy permits in all."""
-    read = Policy.read(policy)
-    typer.echo(json.dumps(describe(read), indent=2) if json_output else explain(read))
+    """Print in plain words what a policy permits in all."""
+    rules = Policy.read(policy)
+    typer.echo(json.dumps(describe(rules), indent=2) if json_output else explain(rules))
 
 
 @app.command()
@@ -69,15 +69,16 @@ def doctor(
     ] = None,
     json_output: AsJson = False,
 ) -> None:
-    """Look at everything that a site needs, a line each; exit status 2 where one is wrong."""
-    found = []
+    """Check everything that a site needs, a line each; exit status 2 where a check fails."""
+    findings = []
     console, marks = Console(), {"ok": "green", "look": "yellow", "wrong": "red"}
-    for one in examine(policy, superlink, root_certificates):
-        found.append(one)
+    for finding in examine(policy, superlink, root_certificates):
+        findings.append(finding)
         if not json_output:
-            line = Text.assemble((f"{one.state:6}", marks[one.state]), f"{one.what}: {one.text}")
+            mark = (f"{finding.state:6}", marks[finding.state])
+            line = Text.assemble(mark, f"{finding.what}: {finding.text}")
             console.print(line, soft_wrap=True)
     if json_output:
-        typer.echo(json.dumps([vars(one) for one in found], indent=2))
-    if any(one.state == "wrong" for one in found):
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(2)

@@ -1,14 +1,14 @@
-"""What a site's operator asks first: does everything that a run needs work, and what to do if not.
+"""Checks of everything that a run needs at a site, each with what to do where it fails.
 
-One line for each thing. Nothing here says how many records there are or what
-they hold, so that the answer can be sent to somebody who helps.
+One line for each check. None says how many records there are or what they hold,
+so that the output can be sent to a helper.
 """
 
 import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from dpbitfit.data.tables import read_labels
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import Ledger, exchange
 from dpbitfit.ledger.heads import Heads
+from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.guard.records import read_part
 from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit_client.policy.policy import AllowedModel, Dataset, Policy
@@ -35,7 +36,7 @@ OK, LOOK, WRONG = "ok", "look", "wrong"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; ``state`` is ``ok``, ``look`` or ``wrong``."""
+    """The result of one check; ``state`` is ``ok``, ``look`` or ``wrong``."""
 
     what: str
     state: str
@@ -51,24 +52,24 @@ def examine(
     except InputError as error:
         yield Finding("policy", WRONG, str(error))
         return
-    said = "as dpbitfit guard check explains it"
-    yield Finding("policy", OK, f"{len(policy.datasets)} data sets, {said}")
+    count = len(policy.datasets)
+    yield Finding("policy", OK, f"{count} data sets, as dpbitfit guard check explains it")
     for name, dataset in policy.datasets.items():
-        yield _tried(f"data set {name}", partial(_data, dataset))
+        yield _checked(f"data set {name}", partial(_data, dataset, policy.tasks))
     for name, model in policy.models.items():
-        yield _tried(f"model {name}", partial(_model, model))
-    yield _tried("device", _device)
-    yield _tried("ledger", partial(_ledger, policy))
-    yield _tried("guard", partial(_guard, policy))
+        yield _checked(f"model {name}", partial(_model, model))
+    yield _checked("device", _device)
+    yield _checked("ledger", partial(_ledger, policy))
+    yield _checked("guard", partial(_guard, policy))
     if root_certificates is not None:
         yield from _certificates(root_certificates)
     if superlink:
         yield from _connection(superlink, root_certificates)
 
 
-def _tried(what: str, look: Callable[[], str]) -> Finding:
+def _checked(what: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, OK, look())
+        return Finding(what, OK, check())
     except DpbitfitError as error:
         return Finding(what, WRONG, str(error))
     except Exception as error:  # of a loader, say: its text may quote a record
@@ -79,10 +80,11 @@ def _model(model: AllowedModel) -> str:
     return f"{model.folder()}: its digest is the policy's"
 
 
-def _data(dataset: Dataset) -> str:
+def _data(dataset: Dataset, site_tasks: Mapping[str, str]) -> str:
     labels = read_labels(dataset.labels)
+    columns = resolve(dataset.task, site_tasks).columns
     for part in dataset.parts:
-        read = read_part(dataset, part, labels)
+        read = read_part(dataset, part, labels, columns)
         count = len(set(read.units)) if read.units else len(read)
         if not part.declared_size / 2 <= count <= part.declared_size * 2:
             raise InputError(
@@ -119,14 +121,14 @@ def _guard(policy: Policy) -> str:
 
 def _certificates(path: Path) -> Iterator[Finding]:
     try:
-        found = x509.load_pem_x509_certificates(path.read_bytes())
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError):
         yield Finding("certificates", WRONG, f"{path}: no certificate: ask for the CA's")
         return
-    for one in found:
-        name = one.subject.rfc4514_string()
-        left = one.not_valid_after_utc - datetime.now(UTC)
-        ends = f"{name} is valid until {one.not_valid_after_utc:%Y-%m-%d}"
+    for certificate in certificates:
+        name = certificate.subject.rfc4514_string()
+        left = certificate.not_valid_after_utc - datetime.now(UTC)
+        ends = f"{name} is valid until {certificate.not_valid_after_utc:%Y-%m-%d}"
         if left.days < 0:
             yield Finding("certificates", WRONG, f"{ends}: get the new one from the coordinator")
         elif left.days < CERTIFICATE_DAYS:
@@ -150,7 +152,7 @@ def _connection(superlink: str, root_certificates: Path | None) -> Iterator[Find
     except ssl.SSLError as error:
         reason = getattr(error, "verify_message", "") or error.reason
         advice = "check the root certificates and the name in the address"
-        yield Finding("connection", WRONG, f"{superlink}: no trust ({reason}): {advice}")
+        yield Finding("connection", WRONG, f"{superlink}: not trusted ({reason}): {advice}")
         return
     except OSError as error:
         advice = "check the address, and that the firewall lets this one port out"
@@ -162,15 +164,15 @@ def _connection(superlink: str, root_certificates: Path | None) -> Iterator[Find
 
 def _clock(url: str, context: ssl.SSLContext) -> Finding:
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS, context=context) as answer:
-            said = answer.headers["Date"]
+        with urllib.request.urlopen(url, timeout=SECONDS, context=context) as reply:
+            date = reply.headers["Date"]
     except urllib.error.HTTPError as error:
-        said = error.headers["Date"]
+        date = error.headers["Date"]
     except OSError:
-        said = None
-    if said is None:
+        date = None
+    if date is None:
         return Finding("clock", LOOK, "the SuperLink does not say what time it is: check NTP here")
-    seconds = (datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds()
+    seconds = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()
     if abs(seconds) > MOST_CLOCK_SECONDS:
         return Finding(
             "clock", WRONG, f"{seconds:+.0f} s from the SuperLink's, which refuses that: start NTP"

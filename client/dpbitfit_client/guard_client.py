@@ -1,4 +1,4 @@
-"""The way to the guard that owns the records: a local socket, or this very process.
+"""The client of the guard that owns the records: a local socket, or this very process.
 
 A relay holds nothing and decides nothing. It needs neither torch nor
 transformers, and the files of the site are closed to the user that runs it.
@@ -11,27 +11,29 @@ from typing import Any, Protocol, cast
 import grpc
 
 from dpbitfit.errors import DpbitfitError, GuardUnavailable, InputError
+from dpbitfit.protocol.envelope import Envelope
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.generated.guard_pb2_grpc import GuardStub
-from dpbitfit_client.message import Refused
+from dpbitfit_client.message import Refused, from_proto, to_proto
 
 MOST_BYTES = 64 << 20  # of a message, either way
 REFUSAL = "dpbitfit-refusal-bin"  # trailing metadata
+MOST_REFUSAL_BYTES = 1 << 16
 DESCRIBE_SECONDS = 900.0  # the first question loads the model
 
 Config = Mapping[str, Any]
 
 
 class GuardClient(Protocol):
-    """What a guard answers, wherever it is. Each call raises Refused or GuardUnavailable."""
+    """A site's guard, wherever it is. Each call raises Refused or GuardUnavailable."""
 
-    def describe(self, asked: pb.DescribeRequest) -> pb.DescribeReply:
-        """What the site is."""
+    def describe(self, request: Envelope) -> Envelope:
+        """The site's description."""
 
-    def train(self, asked: pb.RoundRequest) -> pb.TrainReply:
+    def train(self, request: Envelope) -> Envelope:
         """One round of a plan."""
 
-    def evaluate(self, asked: pb.RoundRequest) -> pb.EvaluateReply:
+    def evaluate(self, request: Envelope) -> Envelope:
         """One measurement."""
 
 
@@ -42,30 +44,28 @@ class SocketGuardClient:
         limits = [
             ("grpc.max_receive_message_length", MOST_BYTES),
             ("grpc.max_send_message_length", MOST_BYTES),
+            ("grpc.max_metadata_size", MOST_REFUSAL_BYTES),
         ]
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=limits)
         self._stub: Any = GuardStub(self._channel)  # type: ignore[no-untyped-call]
         self._seconds = seconds
 
-    def describe(self, asked: pb.DescribeRequest) -> pb.DescribeReply:
-        """What the site is."""
-        reply: pb.DescribeReply = _answered(self._stub.Describe, asked, DESCRIBE_SECONDS)
-        return reply
+    def describe(self, request: Envelope) -> Envelope:
+        """The site's description."""
+        return from_proto(_call(self._stub.Describe, to_proto(request), DESCRIBE_SECONDS))
 
-    def train(self, asked: pb.RoundRequest) -> pb.TrainReply:
+    def train(self, request: Envelope) -> Envelope:
         """One round of a plan."""
-        reply: pb.TrainReply = _answered(self._stub.Train, asked, self._seconds)
-        return reply
+        return from_proto(_call(self._stub.Train, to_proto(request), self._seconds))
 
-    def evaluate(self, asked: pb.RoundRequest) -> pb.EvaluateReply:
+    def evaluate(self, request: Envelope) -> Envelope:
         """One measurement."""
-        reply: pb.EvaluateReply = _answered(self._stub.Evaluate, asked, self._seconds)
-        return reply
+        return from_proto(_call(self._stub.Evaluate, to_proto(request), self._seconds))
 
     def status(self, seconds: float = 5.0) -> pb.StatusReply:
         """Whether the guard is at work."""
-        reply: pb.StatusReply = _answered(self._stub.Status, pb.StatusRequest(), seconds)
-        return reply
+        status: pb.StatusReply = _call(self._stub.Status, pb.StatusRequest(), seconds)
+        return status
 
 
 # A process that Flower keeps alive between messages, as in a simulation, keeps its guards warm.
@@ -88,17 +88,16 @@ def guard_of(run: Config, node: Config) -> GuardClient:
     return _guards[name]
 
 
-def _answered(call: Callable[..., Any], asked: Any, seconds: float) -> Any:
+def _call(method: Callable[..., Any], request: Any, seconds: float) -> Any:
     try:
-        return call(asked, timeout=seconds)
+        return method(request, timeout=seconds)
     except grpc.RpcError as error:
         raise _reason(cast(grpc.Call, error)) from error
 
 
-def _reason(failed: grpc.Call) -> DpbitfitError:
-    """Refused with all that the guard said, or that it did not answer at all."""
-    trailing = dict(failed.trailing_metadata() or ())
-    said = trailing.get(REFUSAL)
-    if isinstance(said, bytes):
-        return Refused(pb.Refusal.FromString(said))
+def _reason(call: grpc.Call) -> DpbitfitError:
+    """Refused, with the guard's own statement, or GuardUnavailable where there is none."""
+    statement = dict(call.trailing_metadata() or ()).get(REFUSAL)
+    if isinstance(statement, bytes):
+        return Refused(statement, str(call.details()))
     return GuardUnavailable("the guard does not answer")

@@ -1,48 +1,46 @@
-"""A site of a simulation: one part of a data set, and a policy that allows what the run asks.
+"""A site of a simulation: one part of a data set, and a policy that allows any plan.
 
-The data is the researcher's own, so whoever coordinates may ask, and with
+The data is the researcher's own, so any coordinator may train on it, and with
 insecure noise too. The budget is as strict as a real site's.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from dpbitfit.data.partition import count_units, hold_out, natural_sites, split
-from dpbitfit.data.tables import Examples, read_examples, read_labels
+from dpbitfit.data.partition import count_units
+from dpbitfit.data.run_data import RunData
+from dpbitfit.data.tables import Table
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.begin import site_path
 from dpbitfit.ledger.heads import default_folder
-from dpbitfit.plan import HEADS, Plan
+from dpbitfit.plan import Plan
+from dpbitfit.tasks.base import TaskSettings
+from dpbitfit.tasks.text_classification.settings import COLUMNS
 from dpbitfit_client.guard.guard import Guard
-from dpbitfit_client.policy.limits import MOST_STEPS, Limits
+from dpbitfit_client.policy.limits import Limits
 from dpbitfit_client.policy.policy import Dataset, Policy, SiteRules
 
 Config = Mapping[str, Any]
-_ANYBODY = "anybody"
+_ANY = "any coordinator"
 
 
-@dataclass(frozen=True)
 class SimulatedDataset(Dataset):
-    """A part of the researcher's own data set."""
+    """A part of the researcher's own data set, on which any noise will do."""
 
-    def check(self, plan: Plan) -> None:
-        """As a real site's, but with any noise."""
-        super().check(replace(plan, noise="discrete-gaussian"))
+    _noises: ClassVar[tuple[str, ...]] = ("discrete-gaussian", "fast-insecure")
 
 
-@dataclass(frozen=True)
 class SimulatedPolicy(Policy):
-    """What a site of a simulation allows: anybody, any plan within its budget, one model."""
+    """What a simulated site allows: any coordinator, any plan within its budget, one model."""
 
     model: str
 
     def coordinator(self, public_key: str) -> str:
-        """Everybody is known."""
-        return _ANYBODY
+        """Every coordinator is listed."""
+        return _ANY
 
     def folder(self, model: str) -> str:
         """The run's model, whatever a plan calls it."""
@@ -50,32 +48,31 @@ class SimulatedPolicy(Policy):
 
     def limits(self, dataset: str, public_key: str) -> Limits:
         """Nothing is outside but the budget; and a plan's model is the run's."""
-        return _Open(self.datasets[dataset].epsilon, 0, 1, MOST_STEPS, MOST_STEPS, (), HEADS, 10**6)
+        return _Open.model_construct(epsilon=self.datasets[dataset].epsilon)
 
 
 class _Open(Limits):
-    def check(self, plan: Plan) -> None:
-        plan.check()
+    def check(self, plan: Plan, settings: TaskSettings) -> None:
+        """Any plan will do."""
 
 
 def simulated_guard(run: Config, node: Config) -> Guard:
     """The guard of the node with configuration ``node`` in the run ``run``."""
-    policy, examples = simulated_site(run, node)
+    policy, table = simulated_site(run, node)
     if not run["site-ledgers"]:  # as the coordinator's: only of a run that counts alone
         Ledger(policy.site.ledger, create=True).database.close()
-    return Guard(policy, lambda *_: examples)
+    return Guard(policy, lambda *_: table)
 
 
-def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
+def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
     """The policy of a node, with one data set, and the records that are its part.
 
     Raises InputError for data that cannot be used or settings that are missing.
     """
-    name, examples, size = _part(run, int(node["partition-id"]))
+    name, table, size = _part(run, int(node["partition-id"]))
     name_of_data = str(run["dataset"]) or Path(str(run["data"])).stem
-    dataset = SimulatedDataset(
-        name=name_of_data,
-        source=str(run["data"]),
+    dataset = SimulatedDataset.model_construct(
+        path=str(run["data"]),
         text_column=str(run["text-column"]),
         label_column=str(run["label-column"]),
         labels=str(run["labels"]),
@@ -83,44 +80,32 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Examples]:
         declared_size=int(run["declared-size"]) or size,
         epsilon=float(run["budget"]) or float(run["target-epsilon"]),
         delta=float(run["delta"]),
-        limits={},
-        evaluation=None,
-        account=name_of_data,
-    )
+    ).named(name_of_data)
     ledger = site_path(_ledgers_of(run), name)
     state = default_folder(str(ledger))
     assert state is not None
-    site = SiteRules(name, str(ledger), Path(), "", 0, math.inf, state)
-    policy = SimulatedPolicy(site, {}, {}, {dataset.name: dataset}, str(run["model"]))
-    return policy, examples
-
-
-def _part(run: Config, index: int) -> tuple[str, Examples, int]:
-    """The name and the records of one of the data set's sites, and a size to declare."""
-    labels = read_labels(str(run["labels"]))
-    examples = read_examples(
-        str(run["data"]),
-        str(run["text-column"]),
-        str(run["label-column"]),
-        labels,
-        str(run["unit-column"]) or None,
-        str(run["site-column"]) or None,
+    site = SiteRules.model_construct(
+        name=name, ledger=str(ledger), state_directory=state, round_seconds=math.inf
     )
-    if not run["test-data"]:
-        examples, _ = hold_out(examples, float(run["test-fraction"]), int(run["seed"]))
-    if run["site-column"]:
-        sites = natural_sites(examples)
-    else:
-        parts = split(examples, int(run["sites"]), float(run["skew"]), int(run["seed"]))
-        sites = {f"site-{number}": part for number, part in enumerate(parts, start=1)}
+    policy = SimulatedPolicy.model_construct(
+        site=site, coordinators={}, datasets={dataset.name: dataset}, model=str(run["model"])
+    )
+    return policy, table
+
+
+def _part(run: Config, index: int) -> tuple[str, Table, int]:
+    """The name and the records of one of the data set's sites, and a size to declare."""
+    data = RunData.read(run)
+    training = data.training(COLUMNS)
+    sites = data.sites(training, int(run["sites"]), float(run["skew"]))
     if index >= len(sites):
         raise InputError(f"the data has {len(sites)} sites and the simulation more nodes")
     name = list(sites)[index]
-    # A site that the data names has a size of its own; dealt out, all are meant to be alike.
+    # A site that the data names has a size of its own; parts of a split are meant to be alike.
     if run["site-column"]:
         units: float = count_units(sites[name])
     else:
-        units = count_units(examples) / len(sites)
+        units = count_units(training) / len(sites)
     return name, sites[name], _to_one_digit(units)
 
 

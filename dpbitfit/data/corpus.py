@@ -179,12 +179,14 @@ def write_corpus(path: Path, records: int = 4000, seed: int = 7) -> Path:
 
 
 def _message(label: str, generator: np.random.Generator) -> str:
-    def one(choices: tuple[str, ...]) -> str:
+    def pick(choices: tuple[str, ...]) -> str:
         return choices[generator.integers(len(choices))]
 
-    phrase = one(PHRASINGS[label]).format(**{name: one(values) for name, values in _SLOTS.items()})
+    phrase = pick(PHRASINGS[label]).format(
+        **{name: pick(values) for name, values in _SLOTS.items()}
+    )
     text = " ".join(
-        part for part in (one(_OPENINGS), phrase, one(_REMARKS), one(_CLOSINGS)) if part
+        part for part in (pick(_OPENINGS), phrase, pick(_REMARKS), pick(_CLOSINGS)) if part
     )
     letters = list(text)
     for place in np.flatnonzero(generator.random(len(letters)) < _TYPING_ERRORS):

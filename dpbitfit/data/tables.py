@@ -1,4 +1,4 @@
-"""Labelled text from a CSV, JSONL or Parquet file, or from a function.
+"""Records as a table of columns, from a CSV, JSONL or Parquet file, or from a function.
 
 Messages name columns and row numbers, never what a row holds.
 """
@@ -16,34 +16,47 @@ from numpy.typing import NDArray
 from pyarrow import csv, parquet
 from pyarrow import json as json_lines
 
+from dpbitfit.data.columns import Kind, read_column, read_names
 from dpbitfit.errors import InputError
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Labelled texts; ``labels`` [n] are positions in the public label set.
+class Table:
+    """Records: in ``columns`` the values [n] of each column, by the task's own name for it.
 
-    ``units`` names the person of each record where the unit of privacy is a
-    person, ``sites`` the site of each record where the data names it.
+    ``units`` [n] names the person of each record where the unit of privacy is a
+    person, ``sites`` [n] the site of each record where the data names it.
     """
 
-    texts: list[str]
-    labels: NDArray[np.int64]
-    units: list[str] | None = None
-    sites: list[str] | None = None
+    columns: Mapping[str, Sequence[Any]]
+    units: Sequence[str] | None = None
+    sites: Sequence[str] | None = None
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(next(iter(self.columns.values())))
 
-    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "Examples":
-        """The examples at ``indices``, in that order."""
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "Table":
+        """The records at ``indices``, in that order."""
 
-        def pick(values: list[str] | None) -> list[str] | None:
-            return None if values is None else [values[i] for i in indices]
+        def pick(values: Sequence[Any]) -> list[Any]:
+            return [values[i] for i in indices]
 
-        texts = [self.texts[i] for i in indices]
-        labels = self.labels[np.asarray(indices, dtype=np.int64)]
-        return Examples(texts, labels, pick(self.units), pick(self.sites))
+        return Table(
+            {name: pick(values) for name, values in self.columns.items()},
+            None if self.units is None else pick(self.units),
+            None if self.sites is None else pick(self.sites),
+        )
+
+    def unit_records(self) -> list[NDArray[np.int64]]:
+        """The records of each unit of privacy; every record in exactly one.
+
+        Without units each record is its own.
+        """
+        members: dict[str | int, list[int]] = {}
+        units: Sequence[str | int] = range(len(self)) if self.units is None else self.units
+        for record, unit in enumerate(units):
+            members.setdefault(unit, []).append(record)
+        return [np.array(records, dtype=np.int64) for records in members.values()]
 
 
 def read_columns(source: str | Path, columns: Sequence[str]) -> dict[str, list[Any]]:
@@ -57,42 +70,37 @@ def read_columns(source: str | Path, columns: Sequence[str]) -> dict[str, list[A
         raise InputError(
             f"{source}: no column {missing[0]!r}; the columns are {', '.join(map(repr, table))}"
         )
-    found = {name: list(table[name]) for name in columns}
-    if len({len(values) for values in found.values()}) > 1:
+    values = {name: list(table[name]) for name in columns}
+    if len({len(column) for column in values.values()}) > 1:
         raise InputError(f"{source}: the columns have different lengths")
-    if not all(found.values()):
+    if not all(values.values()):
         raise InputError(f"{source}: there are no records")
-    return found
+    return values
 
 
-def read_examples(
+def read_table(
     source: str | Path,
-    text_column: str,
-    label_column: str,
+    columns: Mapping[str, Kind],
     labels: Sequence[str],
+    names: Mapping[str, str] | None = None,
     unit_column: str | None = None,
     site_column: str | None = None,
-) -> Examples:
-    """Labelled texts from ``source``; ``labels`` is the public label set.
+) -> Table:
+    """The columns that a task needs, from ``source``; ``labels`` is the public label set.
 
-    Raises InputError, with the row's number, for a text, label, unit or site
-    that is empty or not a number or text, or not Unicode, and for a label outside
-    the set.
+    ``names`` says what the source calls a column, where it is not the task's own name.
+    Raises InputError, with the row's number, for a value that is not of its column's
+    kind, and for an empty unit or site.
     """
-    wanted = [text_column, label_column, *filter(None, (unit_column, site_column))]
-    table = read_columns(source, wanted)
-    texts = _strings(source, text_column, table[text_column])
-    if any(isinstance(value, int | float) for value in table[text_column]):
-        raise InputError(f"{source}: column {text_column!r} holds numbers, not text")
-    position = {name: index for index, name in enumerate(labels)}
-    indices = []
-    for row, label in enumerate(_strings(source, label_column, table[label_column]), start=1):
-        if label not in position:
-            raise InputError(f"{source}: row {row}: its label is not in the public label set")
-        indices.append(position[label])
-    units = _strings(source, unit_column, table[unit_column]) if unit_column else None
-    sites = _strings(source, site_column, table[site_column]) if site_column else None
-    return Examples(texts, np.array(indices, dtype=np.int64), units, sites)
+    called = {name: (names or {}).get(name, name) for name in columns}
+    raw = read_columns(source, [*called.values(), *filter(None, (unit_column, site_column))])
+    values = {
+        name: read_column(source, called[name], raw[called[name]], kind, labels)
+        for name, kind in columns.items()
+    }
+    units = read_names(source, unit_column, raw[unit_column]) if unit_column else None
+    sites = read_names(source, site_column, raw[site_column]) if site_column else None
+    return Table(values, units, sites)
 
 
 def read_labels(spec: str) -> tuple[str, ...]:
@@ -153,25 +161,3 @@ def _columns(table: Any) -> Mapping[str, Sequence[Any]]:
 def _reason(error: Exception) -> str:
     """What is wrong, without the content that a parser's message may quote."""
     return (error.strerror or "no such file") if isinstance(error, OSError) else "it is damaged"
-
-
-def _strings(source: str | Path, column: str, values: Sequence[Any]) -> list[str]:
-    texts = []
-    for row, value in enumerate(values, start=1):
-        bad = value is None or (isinstance(value, float) and value != value)
-        text = "" if bad else str(value).strip()
-        if not text or text.lower() == "nan":
-            raise InputError(f"{source}: row {row}: column {column!r} is empty or NaN")
-        if not _is_unicode(text):  # no tokenizer would read it
-            raise InputError(f"{source}: row {row}: column {column!r} is no Unicode text")
-        texts.append(text)
-    return texts
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: half of a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

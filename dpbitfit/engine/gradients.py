@@ -10,11 +10,12 @@ needs its input too; that one is small.
 treats records independently. ``selfcheck.check_gradients`` tests that.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.hooks import RemovableHandle
@@ -52,8 +53,8 @@ class PerRecordGradients:
 
     Use::
 
-        with PerRecordGradients(model, layout) as recorder, recorder.records(B):
-            rows = recorder.rows(losses)  # losses [B] -> rows [B, P]
+        with PerRecordGradients(model, layout) as gradients:
+            rows = gradients.rows(lambda: losses_of(batch), len(batch))  # [B, P]
     """
 
     def __init__(self, model: nn.Module, layout: BiasLayout) -> None:
@@ -69,13 +70,13 @@ class PerRecordGradients:
         places = {name: place for name, _, place in self._layout.slices()}
         wanted = {id(self._model.get_parameter(name)): name for name in self._layout.names}
         for path, module in self._model.named_modules():
-            of = {
+            trained = {
                 key: places[wanted[id(value)]]
                 for key, value in module._parameters.items()
                 if value is not None and id(value) in wanted
             }
-            if of:
-                hook = self._hook(path, module, of.get("bias"), of.get("weight"))
+            if trained:
+                hook = self._hook(path, module, trained.get("bias"), trained.get("weight"))
                 self._handles.append(module.register_forward_hook(hook))
         return self
 
@@ -84,32 +85,37 @@ class PerRecordGradients:
             handle.remove()
         self._handles.clear()
 
-    @contextmanager
-    def records(self, count: int) -> Iterator[None]:
-        """Everything in the block is the forward pass of one batch of ``count`` records."""
-        self._buffer = torch.zeros(
-            (count, self._layout.size), dtype=torch.float32, device=self._anchor.device
-        )
+    @property
+    def width(self) -> int:
+        """Of a row: P, every trained parameter."""
+        return self._layout.size
+
+    def rows(self, losses: Callable[[], Tensor], count: int) -> Tensor:
+        """The gradient rows [B, P], float32, of ``count`` records; one backward pass.
+
+        ``losses`` computes their losses [B]: all of the forward pass. A row that is not
+        finite is zeroed: a unit may always contribute nothing. Raises ModelError when the
+        losses are not one for each record.
+        """
+        device = self._anchor.device
+        buffer = torch.zeros((count, self.width), dtype=torch.float32, device=device)
+        self._buffer = buffer
         try:
             with torch.enable_grad():
-                yield
+                values = losses()
+            if values.shape != (count,):
+                raise ModelError("private training needs one loss for each record, not their mean")
+            if values.grad_fn is None:
+                raise ModelError("the loss does not depend on any trained bias")
+            values.sum().backward()  # type: ignore[no-untyped-call]
         finally:
-            self._buffer = None
+            self._buffer = self._anchor.grad = None
+        finite = torch.isfinite(buffer).all(dim=1, keepdim=True)  # [B, 1]
+        return torch.where(finite, buffer, torch.zeros_like(buffer))
 
-    def rows(self, losses: Tensor) -> Tensor:
-        """The gradient rows [B, P] in float32 of per-record losses [B]; one backward pass.
-
-        A row that is not finite is zeroed: a unit may always contribute nothing.
-        Raises ModelError when the losses are not one for each record.
-        """
-        if self._buffer is None or losses.shape != (self._buffer.shape[0],):
-            raise ModelError("private training needs one loss for each record, not a mean or a sum")
-        if losses.grad_fn is None:
-            raise ModelError("the loss does not depend on any trained bias")
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        self._anchor.grad = None
-        finite = torch.isfinite(self._buffer).all(dim=1, keepdim=True)  # [B, 1]
-        return torch.where(finite, self._buffer, torch.zeros_like(self._buffer))
+    def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A noised, averaged row [P] is the gradient [P]."""
+        return released
 
     def _hook(
         self, path: str, module: nn.Module, bias: slice | None, weight: slice | None

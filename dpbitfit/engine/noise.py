@@ -7,17 +7,22 @@ it, the sum is exact in integers, and the noise is a discrete Gaussian on the
 same grid (Canonne, Kamath, Steinke, "The Discrete Gaussian for Differential
 Privacy", NeurIPS 2020) from a cryptographic stream keyed by the operating
 system. The grid is at least 2^20 times finer than the noise.
+
+To add a noise: a class with a ``kind`` of its own, and its name in ``Noise``.
 """
 
 import math
 import os
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
+from pydantic import Field
 
 from dpbitfit.errors import InputError
+from dpbitfit.schema import Key, Part
+from dpbitfit.validate import NoiseMultiplier
 
 GRID_BITS = 20
 
@@ -42,8 +47,10 @@ class RandomSource:
         return (self.uint64(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-class Noise(Protocol):
+class NoiseSource(Protocol):
     """A grid to sum on, and the noise of one step."""
+
+    step: float  # of the grid, in the gradients' own unit
 
     def round_toward_zero(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
         """Clipped gradients [B, P] as integers [B, P]; no row gets longer."""
@@ -88,13 +95,33 @@ class FastGaussian(DiscreteGaussian):
         return (total + self._generator.normal(0, self.sigma, total.size)) * self.step
 
 
-def make_noise(name: str, clipping_norm: float, noise_multiplier: float) -> Noise:
-    """The noise that a plan names; InputError for another name."""
-    if name == "discrete-gaussian":
-        return DiscreteGaussian(clipping_norm, noise_multiplier)
-    if name == "fast-insecure":
-        return FastGaussian(clipping_norm, noise_multiplier)
-    raise InputError(f"noise must be discrete-gaussian or fast-insecure, not {name!r}")
+class _Gaussian(Part):
+    """Gaussian noise of standard deviation ``multiplier`` times the sensitivity."""
+
+    multiplier: Annotated[NoiseMultiplier, Key("noise-multiplier")]
+
+
+class DiscreteGaussianNoise(_Gaussian):
+    """From a cryptographic generator, on a grid: what a site's policy accepts."""
+
+    kind: Literal["discrete-gaussian"] = "discrete-gaussian"
+
+    def source(self, sensitivity: float) -> NoiseSource:
+        """What draws it for sums that one unit moves by at most ``sensitivity`` (L2)."""
+        return DiscreteGaussian(sensitivity, self.multiplier)
+
+
+class FastInsecureNoise(_Gaussian):
+    """From a fast generator that is no secret: experiments only."""
+
+    kind: Literal["fast-insecure"] = "fast-insecure"
+
+    def source(self, sensitivity: float) -> NoiseSource:
+        """What draws it for sums that one unit moves by at most ``sensitivity`` (L2)."""
+        return FastGaussian(sensitivity, self.multiplier)
+
+
+Noise = Annotated[DiscreteGaussianNoise | FastInsecureNoise, Field(discriminator="kind")]
 
 
 def sample_discrete_gaussian(sigma: float, count: int, source: RandomSource) -> NDArray[np.int64]:

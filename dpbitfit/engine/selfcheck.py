@@ -45,8 +45,8 @@ def check_gradients(
     changes with its companions at every size (layers or losses that mix records, a device
     whose sums depend on the batch), or when no record reaches a trained parameter.
     """
-    with deterministic(), PerRecordGradients(model, layout) as recorder:
-        return _Check(model, layout, losses, lengths, recorder).run()
+    with deterministic(), PerRecordGradients(model, layout) as gradients:
+        return _Check(model, layout, losses, lengths, gradients).run()
 
 
 class _Check:
@@ -56,9 +56,9 @@ class _Check:
         layout: BiasLayout,
         losses: Losses,
         lengths: NDArray[np.int64],
-        recorder: PerRecordGradients,
+        gradients: PerRecordGradients,
     ) -> None:
-        self.model, self.layout, self.losses, self.recorder = model, layout, losses, recorder
+        self.model, self.layout, self.losses, self.gradients = model, layout, losses, gradients
         # The probes, by padded length.
         self.groups = {
             int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
@@ -123,8 +123,7 @@ class _Check:
 
     def _rows(self, batch: Sequence[int]) -> Tensor:
         """Rows [B, P] by the hooks."""
-        with self.recorder.records(len(batch)):
-            return self.recorder.rows(self.losses(batch))
+        return self.gradients.rows(lambda: self.losses(batch), len(batch))
 
     def _by_autograd(self, probe: int) -> Tensor:
         """The gradient [P] of one probe, by ordinary autograd on a batch of one."""

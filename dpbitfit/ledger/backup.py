@@ -52,4 +52,4 @@ def _verify(path: Path) -> None:
             copy.verify(account)
         copy.database.close()
     except DpbitfitError as error:
-        raise LedgerError(f"the copy does not add up, and was not kept: {error}") from error
+        raise LedgerError(f"the copy does not add up, and was removed: {error}") from error

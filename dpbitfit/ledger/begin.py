@@ -1,4 +1,4 @@
-"""Ledgers that begin: those of a simulation, and one in the place of one that is lost."""
+"""New ledgers: those of a simulation, and the successor of a ledger that is lost."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from dpbitfit.accounting import composition
 from dpbitfit.accounting.calibration import calibrate
 from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger.budget import Account
+from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.ledger import Ledger
 
 LOST = "lost"  # the run under which a whole budget is counted as spent

@@ -1,10 +1,10 @@
 """What an account's budget still allows.
 
-A plan is a bag of mechanisms, approved as a whole. Bags that were approved
-before any result was seen compose exactly: in any order, interleaved, stopped
+A plan is a composition of mechanisms, approved as a whole. Compositions that were
+approved before any result was seen are fixed: in any order, interleaved, stopped
 early, they cost at most what the tight accountants say of all of them together.
-A plan chosen later may depend on what was seen; then only a filter on the Rényi
-divergence of one order may decide, and the order is that of the first plans
+A plan chosen later is adaptive: it may depend on what was seen; then only a filter on
+the Rényi divergence of one order may decide, and the order is that of the first plans
 (Feldman and Zrnic 2021, arXiv 2008.11193).
 
 A budget or a share that is lowered below what was approved takes back what is
@@ -12,31 +12,18 @@ left of the approvals (``excess``), so that whole numbers go on to decide.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.calibration import calibrate
-from dpbitfit.accounting.composition import Bound, Counts, Mechanism, checked, merged
+from dpbitfit.accounting.composition import Bound, Counts, checked, merged
 from dpbitfit.accounting.renyi import filter_budget, filter_epsilon, filter_order
 from dpbitfit.errors import AccountingError, BudgetError
-from dpbitfit.ledger.events import AccountName, Held, total
+from dpbitfit.ledger.account import Account
+from dpbitfit.ledger.fold import Allotments, total
 
-Holdings = Mapping[tuple[str, Mechanism], Held]
 Epsilon = Callable[[Counts, float], Bound]
-
-
-@dataclass(frozen=True)
-class Account:
-    """An account: ``budget`` is epsilon at ``delta``; ``sequence`` and ``head`` its last event."""
-
-    id: int
-    name: AccountName
-    delta: float
-    budget: float
-    filter_order: int
-    sequence: int
-    head: str
 
 
 @dataclass(frozen=True)
@@ -48,81 +35,84 @@ class Approval:
     order: int
 
 
-def spent(holdings: Holdings) -> Counts:
+def spent(allotments: Allotments) -> Counts:
     """Steps that were made, or may have been made."""
-    return checked(total(holdings, "reserved", "committed"))
+    return checked(total(allotments, "reserved", "committed"))
 
 
-def approved(holdings: Holdings) -> Counts:
+def approved(allotments: Allotments) -> Counts:
     """Every step that was ever approved."""
-    return checked(total(holdings, "allotted"))
+    return checked(total(allotments, "allotted"))
 
 
-def still_approved(holdings: Holdings) -> Counts:
+def still_approved(allotments: Allotments) -> Counts:
     """Every step that was approved and not given up."""
-    given_up = total(holdings, "voided")
-    return checked({m: n - given_up[m] for m, n in approved(holdings)})
+    given_up = total(allotments, "voided")
+    return checked({m: n - given_up[m] for m, n in approved(allotments)})
 
 
-def is_adaptive(holdings: Holdings) -> bool:
+def is_adaptive(allotments: Allotments) -> bool:
     """Whether a plan among these was chosen after results may have been seen."""
-    return any(held.adaptive for held in holdings.values())
+    return any(allotment.adaptive for allotment in allotments.values())
 
 
 def tight(counts: Counts, delta: float) -> Bound:
-    """The smallest bound on a bag that was fixed beforehand; seconds when new, then remembered."""
+    """The smallest bound on a fixed composition; seconds when new, then cached."""
     return composition.epsilon(dict(counts), delta)
 
 
-def committed(account: Account, holdings: Holdings, delta: float, epsilon: Epsilon) -> Bound:
+def committed(account: Account, allotments: Allotments, delta: float, epsilon: Epsilon) -> Bound:
     """What everything approved takes of a budget, by the rule that approved it.
 
-    ``epsilon`` bounds a bag that was fixed beforehand, which stays as it was; a
-    filter forgets what was given up.
+    ``epsilon`` bounds a fixed composition, which stays as it was; a filter does not
+    count what was given up.
     """
-    if is_adaptive(holdings):
-        return filtered(still_approved(holdings), delta, account.filter_order)
-    return epsilon(approved(holdings), delta)
+    if is_adaptive(allotments):
+        return filtered(still_approved(allotments), delta, account.filter_order)
+    return epsilon(approved(allotments), delta)
 
 
-def guaranteed(account: Account, holdings: Holdings, delta: float, epsilon: Epsilon) -> Bound:
+def guaranteed(account: Account, allotments: Allotments, delta: float, epsilon: Epsilon) -> Bound:
     """The bound on all that was and will be released, whatever was seen in between.
 
-    A bag that was fixed beforehand: the bound on all of it, used or not. Once later
-    plans depend on results it is the budget: a filter bounds what is released until it
+    A fixed composition: the bound on all of it, used or not. Once later plans depend
+    on results it is the budget: a filter bounds what is released until it
     stops (Feldman and Zrnic 2021, theorem 4.3), not what was spent at a moment that
     results may have chosen; a running bound would be an odometer, which costs more
     (Rogers, Roth, Ullman and Vadhan 2016, arXiv 1605.08294). It is more than the budget
     where more was approved before the results, or under a higher budget.
     """
-    if not is_adaptive(holdings):
-        return epsilon(approved(holdings), delta)
+    if not is_adaptive(allotments):
+        return epsilon(approved(allotments), delta)
     order = account.filter_order
     beforehand = checked(
-        total({place: held for place, held in holdings.items() if not held.adaptive}, "allotted")
+        total(
+            {place: allotment for place, allotment in allotments.items() if not allotment.adaptive},
+            "allotted",
+        )
     )
-    bounds = [filtered(bag, delta, order) for bag in (beforehand, still_approved(holdings))]
+    bounds = [filtered(counts, delta, order) for counts in (beforehand, still_approved(allotments))]
     stop = filter_budget(account.budget, account.delta, order, delta)
     bounds.append(replace(bounds[0], epsilon=stop))
     return max(bounds, key=lambda bound: bound.epsilon)
 
 
 def accrued(
-    account: Account, holdings: Holdings, steps: Counts, delta: float, epsilon: Epsilon
+    account: Account, allotments: Allotments, steps: Counts, delta: float, epsilon: Epsilon
 ) -> Bound:
     """What ``steps``, spent so far, take of the guarantee, by the rule that guarantees it.
 
     Informative: see ``guaranteed``. Once plans depend on results, a tight composition
     of what they happened to be bounds nothing.
     """
-    if is_adaptive(holdings):
+    if is_adaptive(allotments):
         return filtered(steps, delta, account.filter_order)
     return epsilon(steps, delta)
 
 
 def approve(
     account: Account,
-    holdings: Holdings,
+    allotments: Allotments,
     plan: Counts,
     coordinator: str = "",
     share: float = math.inf,
@@ -131,36 +121,55 @@ def approve(
 
     ``share`` is the part of the budget that all plans of ``coordinator`` may cost.
     """
-    later = _is_later(holdings)
-    if later and not spent(holdings):  # nothing was seen yet, so that the order may still be chosen
-        bag = dict(merged((*still_approved(holdings), *plan)))
-        account = replace(account, filter_order=filter_order(bag, account.delta, account.budget))
+    later = _is_later(allotments)
+    if later and not spent(allotments):  # nothing was seen yet: the order may still be chosen
+        counts = dict(merged((*still_approved(allotments), *plan)))
+        order = filter_order(counts, account.delta, account.budget)
+        account = replace(account, filter_order=order)
     if share < account.budget:
-        own = of_coordinator(holdings, coordinator)
-        # A coordinator's first plan is one fixed bag, whatever others have spent before it.
+        own = of_coordinator(allotments, coordinator)
+        # A coordinator's first plan is a fixed composition, whatever others have spent before.
         _approve(replace(account, budget=share), own, plan, later and bool(own))
-    return _approve(account, holdings, plan, later)
+    return _approve(account, allotments, plan, later)
 
 
-def of_coordinator(holdings: Holdings, coordinator: str) -> Holdings:
+def of_coordinator(allotments: Allotments, coordinator: str) -> Allotments:
     """What one coordinator's runs hold."""
-    return {place: held for place, held in holdings.items() if held.coordinator == coordinator}
+    return {
+        place: allotment
+        for place, allotment in allotments.items()
+        if allotment.coordinator == coordinator
+    }
+
+
+def remaining(allotments: Allotments) -> dict[str, Counts]:
+    """By run, the steps that may still be reserved."""
+    runs = sorted({run for run, _ in allotments})
+    left = {
+        run: merged(
+            (mechanism, allotment.left)
+            for (owner, mechanism), allotment in allotments.items()
+            if owner == run
+        )
+        for run in runs
+    }
+    return {run: steps for run, steps in left.items() if steps}
 
 
 def excess(
-    account: Account, holdings: Holdings, coordinator: str = "", share: float = math.inf
+    account: Account, allotments: Allotments, coordinator: str = "", share: float = math.inf
 ) -> dict[str, Counts]:
     """By run, what is left of approvals that cost more than the budget, or than a share.
 
-    Empty where they cost no more than that. Takes seconds where a bag is new.
+    Empty where they cost no more than that. Takes seconds where the counts are new.
     """
-    left = _left(holdings)
-    if left and not _fits(account, holdings):
+    left = remaining(allotments)
+    if left and not _fits(account, allotments):
         return left
-    own = of_coordinator(holdings, coordinator)
-    left = _left(own)
-    if left and len({run for run, _ in own}) < 2:  # one plan is a fixed bag, as in ``approve``
-        own = {place: replace(held, adaptive=False) for place, held in own.items()}
+    own = of_coordinator(allotments, coordinator)
+    left = remaining(own)
+    if left and len({run for run, _ in own}) < 2:  # a fixed composition, as in ``approve``
+        own = {place: replace(allotment, adaptive=False) for place, allotment in own.items()}
     if left and share < account.budget and not _fits(replace(account, budget=share), own):
         return left
     return {}
@@ -173,41 +182,41 @@ def filtered(counts: Counts, delta: float, order: int) -> Bound:
     return Bound(value, delta, name, composition.version_of("RDP"), 0.0)
 
 
-def fitting_noise(account: Account, holdings: Holdings, rate: float, steps: int) -> float:
+def fitting_noise(account: Account, allotments: Allotments, rate: float, steps: int) -> float:
     """The least noise multiplier with which so many more steps fit the account's budget.
 
     Raises AccountingError where none does.
     """
-    adaptive = _is_later(holdings)
+    adaptive = _is_later(allotments)
     return calibrate(
         account.budget,
         account.delta,
         rate,
         steps,
-        still_approved(holdings) if adaptive else approved(holdings),
+        still_approved(allotments) if adaptive else approved(allotments),
         account.filter_order if adaptive else None,
     )
 
 
-def what_fits(account: Account, holdings: Holdings, plan: Counts) -> str:
+def what_fits(account: Account, allotments: Allotments, plan: Counts) -> str:
     """In words, what would fit in place of a plan that does not; takes seconds."""
     if len(plan) != 1:
         return "fewer steps or more noise may fit"
     mechanism, steps = plan[0]
     rate = mechanism.sampling_rate
     try:
-        sigma = fitting_noise(account, holdings, rate, steps)
+        sigma = fitting_noise(account, allotments, rate, steps)
     except AccountingError:
         return f"no noise multiplier makes {steps} more steps fit"
     return f"{steps} steps at rate {rate:g} fit with noise multiplier {sigma:g}"
 
 
-def _approve(account: Account, holdings: Holdings, plan: Counts, adaptive: bool) -> Approval:
+def _approve(account: Account, allotments: Allotments, plan: Counts, adaptive: bool) -> Approval:
     if adaptive:
         order = account.filter_order
-        bound = filtered(merged((*still_approved(holdings), *plan)), account.delta, order)
+        bound = filtered(merged((*still_approved(allotments), *plan)), account.delta, order)
     else:
-        everything = merged((*approved(holdings), *plan))
+        everything = merged((*approved(allotments), *plan))
         order = filter_order(dict(everything), account.delta, account.budget)
         bound = tight(everything, account.delta)
     if bound.epsilon > account.budget:
@@ -218,28 +227,16 @@ def _approve(account: Account, holdings: Holdings, plan: Counts, adaptive: bool)
     return Approval(bound, adaptive, order)
 
 
-def _is_later(holdings: Holdings) -> bool:
+def _is_later(allotments: Allotments) -> bool:
     """Whether a plan that comes now may depend on results.
 
-    So may what was given up, and then the bag is not the one that was fixed beforehand.
+    So may what was given up, and then the composition is not the one that was fixed.
     """
-    return bool(spent(holdings)) or any(held.voided for held in holdings.values())
+    return bool(spent(allotments)) or any(allotment.voided for allotment in allotments.values())
 
 
-def _fits(account: Account, holdings: Holdings) -> bool:
+def _fits(account: Account, allotments: Allotments) -> bool:
     try:
-        return committed(account, holdings, account.delta, tight).epsilon <= account.budget
+        return committed(account, allotments, account.delta, tight).epsilon <= account.budget
     except AccountingError:
         return False  # what no accountant bounds is within no budget
-
-
-def _left(holdings: Holdings) -> dict[str, Counts]:
-    """By run, the steps that may still be reserved."""
-    runs = sorted({run for run, _ in holdings})
-    left = {
-        run: merged(
-            (mechanism, held.left) for (of, mechanism), held in holdings.items() if of == run
-        )
-        for run in runs
-    }
-    return {run: steps for run, steps in left.items() if steps}

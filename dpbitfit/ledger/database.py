@@ -35,7 +35,7 @@ _NONE_HERE = (
     "one is made with: ledger init"
 )
 
-# What a database says, and what the person in front of it can do.
+# What a database's error contains, and what an operator can do.
 _ADVICE = (
     ("disk is full", "the disk is full: make room, then try again"),
     ("no space left", "the disk is full: make room, then try again"),
@@ -152,10 +152,10 @@ class Database:
         with self.read() as connection:
             if not sa.inspect(connection).has_table(VERSION_TABLE):
                 return None
-            found: str | None = connection.scalar(
+            revision: str | None = connection.scalar(
                 sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
             )
-            return found
+            return revision
 
     def close(self) -> None:
         """Close every connection."""
@@ -170,17 +170,17 @@ class Database:
         )
 
     def _check_revision(self) -> None:
-        found = self.revision
-        if found is None:
+        revision = self.revision
+        if revision is None:
             raise LedgerError(f"{self}: {_NONE_HERE}")
-        self._refuse_newer(found)
-        if found != REVISION:
+        self._refuse_newer(revision)
+        if revision != REVISION:
             raise LedgerError(f"{self}: its tables are of an older form; run: ledger migrate")
 
-    def _refuse_newer(self, found: str | None) -> None:
-        if found is not None and found > REVISION:
+    def _refuse_newer(self, revision: str | None) -> None:
+        if revision is not None and revision > REVISION:
             raise LedgerError(
-                f"{self}: made by a newer version of dpbitfit (tables {found}, this one knows "
+                f"{self}: made by a newer version of dpbitfit (tables {revision}, this one knows "
                 f"{REVISION}): upgrade dpbitfit"
             )
 
@@ -201,7 +201,7 @@ class Database:
         if readonly:
             query = {"mode": "ro", "uri": "true"}
             if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
-                # Nobody is at work on it, and SQLite cannot make the files that it reads a log by.
+                # No process is at work on it, and SQLite cannot make the files to read a log by.
                 query["immutable"] = "1"
             url = url.set(database=f"file:{quote(str(path))}", query=query)
         engine = sa.create_engine(url, connect_args={"timeout": self._wait_seconds})
@@ -218,8 +218,8 @@ class Database:
                 f"{self}: refused by the database's own rules; nothing was recorded"
             ) from error
         except (exc.SQLAlchemyError, OSError) as error:
-            said = str(getattr(error, "orig", error)).lower()
-            advice = next((text for word, text in _ADVICE if word in said), None)
+            message = str(getattr(error, "orig", error)).lower()
+            advice = next((text for word, text in _ADVICE if word in message), None)
             raise LedgerError(
                 f"{self}: {advice or 'the database refused: see its log'}; nothing was recorded"
             ) from error

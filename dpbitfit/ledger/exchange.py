@@ -1,12 +1,12 @@
-"""Both sides show each other where their ledgers stand, each time they speak.
+"""Both sides exchange the signed heads of their ledgers with every message.
 
-A position names the last event that a coordinator has caused on an account, what
+A signed head names the last event that a coordinator has caused on an account, what
 its runs have spent, and the last event that was seen of the other side. It says
 nothing of other coordinators: events are counted for each one alone, and a head
-is a digest that only its ledger can make. From positions each side notices a
+is a digest that only its ledger can make. From signed heads each side notices a
 restored backup, a replay or a lost record, its own as well as the other's; the
 account is then blocked until both sides have taken over the higher counts (see
-``repair``). How often a side has done that is part of its position.
+``repair``). How often a side has done that is part of its signed head.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from dpbitfit.accounting.composition import Counts, merged
 from dpbitfit.errors import LedgerError, ProtocolError
 from dpbitfit.ledger import peers, schema
-from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.events import counts_from_text, counts_to_text
+from dpbitfit.ledger.account import Account
+from dpbitfit.ledger.canonical import counts_from_text, counts_to_text
 from dpbitfit.ledger.ledger import Ledger
 from dpbitfit.ledger.peers import Peer, missing
 from dpbitfit.ledger.reader import Reader
@@ -39,7 +39,7 @@ class SignedHead:
     the same for each run ("" where that is too long for a message); ``rebased`` how
     often this side has taken over the other's counts; ``seen_sequence`` and
     ``seen_head`` the last event seen of the other side since then, 0 and "" before
-    any; ``key`` what is spoken of, such as a round, "" for nothing in particular.
+    any; ``key`` the round or statement that it goes with, "" for none.
     """
 
     ledger: str
@@ -55,22 +55,22 @@ class SignedHead:
     key: str
 
     def to_config(self, ledger: Ledger) -> dict[str, str | int]:
-        """The signed position as the flat scalars of a Flower ConfigRecord."""
+        """The head and its signature as the flat scalars of a Flower ConfigRecord."""
         stated = asdict(self)
         return {**stated, "signature": ledger.signer.sign(PURPOSE, stated)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], key: str) -> Self:
-        """Read a position that was signed for this key; ProtocolError where it was not."""
+        """Read a head that was signed for this key; ProtocolError where it was not."""
         values: dict[str, Any] = {field.name: config.get(field.name) for field in fields(cls)}
         for field in fields(cls):
             if type(values[field.name]) is not field.type:
-                raise ProtocolError(f"a ledger's position lacks its {field.name}")
+                raise ProtocolError(f"a ledger's signed head lacks its {field.name}")
         verify(str(values["ledger"]), PURPOSE, values, str(config.get("signature")))
         if values["key"] != key:
-            raise ProtocolError("a ledger's position is that of another round")
+            raise ProtocolError("a ledger's signed head is that of another round")
         if min(values["sequence"], values["rebased"], values["seen_sequence"]) < 0:
-            raise ProtocolError("a ledger's position has a number below 0")
+            raise ProtocolError("a ledger's signed head has a number below 0")
         return cls(**values)
 
 
@@ -111,15 +111,15 @@ def check(
     coordinator: str,
     ahead: Counts = (),
 ) -> None:
-    """Compare the other side's position with this ledger, and remember it.
+    """Compare the other side's head with this ledger, and record it.
 
     The coordinator's record is never behind the site's: at the site, theirs
     must hold ours and the steps ``ahead``, which are asked for now. Raises
-    ProtocolError for a position of something else; LedgerError where the two do not
+    ProtocolError for a head of another account; LedgerError where the two do not
     agree, and from then on until both sides have taken over the higher counts.
     """
     if (theirs.account, theirs.coordinator) != (str(account.name), coordinator):
-        raise ProtocolError("a ledger's position is that of another account")
+        raise ProtocolError("a ledger's signed head is that of another account")
     is_site = coordinator != ledger.id
     with ledger.database.write() as connection:
         known = peers.find(connection, account.id)
@@ -130,16 +130,16 @@ def check(
         first = bool(peer.rebased) and not peer.sequence
         waits = False
         if not is_site and known and theirs.ledger not in known:
-            found = "another ledger speaks for the site than before: it was lost or replaced"
+            drift = "another ledger speaks for the site than before: it was lost or replaced"
         elif first and theirs.rebased < peer.rebased:
-            found, waits = "", True  # what it states is from before
+            drift, waits = "", True  # what it states is from before
         else:
-            found = (
+            drift = (
                 _drift_of_ours(connection, ledger, account, theirs)
                 or _drift_of_theirs(peer, theirs)
                 or _drift_of_counts(claimed, merged((*ours, *ahead)), is_site, first)
             )
-        peer = _learn(peer, theirs, found)
+        peer = _learn(peer, theirs, drift)
         if not waits and not peer.drift:
             peer = peer._replace(sequence=theirs.sequence, head=theirs.head)
         peers.save(connection, peer)
@@ -158,16 +158,16 @@ def check(
 def unsettled(ledger: Reader, account: Account) -> list[Peer]:
     """The ledgers with which an account's counts must be settled."""
     with ledger.database.read() as connection:
-        return [one for one in peers.find(connection, account.id).values() if one.drift]
+        return [peer for peer in peers.find(connection, account.id).values() if peer.drift]
 
 
-def _learn(peer: Peer, theirs: SignedHead, found: str) -> Peer:
-    """The row after a position in which ``found`` was found."""
-    if found:
-        # Who has seen nothing since it took over our counts knows of this already.
+def _learn(peer: Peer, theirs: SignedHead, drift: str) -> Peer:
+    """The row after a head that shows this drift, or "" for none."""
+    if drift:
+        # A side that has seen nothing since it took over our counts knows of this already.
         settled = theirs.rebased > peer.rebased and not theirs.seen_sequence
         wanted = max(peer.rebased, theirs.rebased) + (not settled)
-        peer = peer._replace(drift=peer.drift or found, wanted=max(peer.wanted, wanted))
+        peer = peer._replace(drift=peer.drift or drift, wanted=max(peer.wanted, wanted))
     runs = peers.runs_from_text(theirs.runs or "{}")
     spent = counts_from_text(theirs.spent)
     if peer.drift:  # nothing that was ever stated is forgotten until it is settled

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from dpbitfit.accounting.composition import Bound, Mechanism
 from dpbitfit.errors import AccountingError
-from dpbitfit.ledger.budget import Account, approve, fitting_noise
+from dpbitfit.ledger.account import Account
+from dpbitfit.ledger.budget import approve, fitting_noise
 from dpbitfit.ledger.reader import Reader
 
 
@@ -40,14 +41,14 @@ def forecast(
     Seconds of computing. Raises AccountingError for numbers out of range.
     """
     Mechanism(noise_multiplier or 1.0, sampling_rate)
-    holdings = ledger.holdings([account.id])[account.id]
+    allotments = ledger.allotments([account.id])[account.id]
     fitting = None
     with suppress(AccountingError):
-        fitting = fitting_noise(account, holdings, sampling_rate, steps)
+        fitting = fitting_noise(account, allotments, sampling_rate, steps)
     approved = None
     if noise_multiplier:
         # A budget that refuses nothing shows the figure.
         unbounded = replace(account, budget=math.inf)
-        bag = ((Mechanism(noise_multiplier, sampling_rate), steps),)
-        approved = approve(unbounded, holdings, bag).bound
+        plan = ((Mechanism(noise_multiplier, sampling_rate), steps),)
+        approved = approve(unbounded, allotments, plan).bound
     return Forecast(account, sampling_rate, steps, fitting, approved)

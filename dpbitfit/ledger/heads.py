@@ -1,4 +1,4 @@
-"""A second copy of where a ledger stands, in a file beside what a backup brings back.
+"""A copy of the accounts' heads, in a file that a restored backup does not bring back.
 
 It holds each account's last event and what every run had spent then. It is written
 when a round has been reserved, before a record is touched: a crash in between
@@ -17,14 +17,15 @@ import sqlalchemy as sa
 
 from dpbitfit.errors import DpbitfitError, LedgerError
 from dpbitfit.ledger import peers, queries, schema
-from dpbitfit.ledger.events import AccountName, canonical
+from dpbitfit.ledger.account import AccountName
+from dpbitfit.ledger.canonical import number_to_text
 from dpbitfit.ledger.peers import Runs
 from dpbitfit.ledger.reader import Reader
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept of one account; ``runs`` is by coordinator."""
+class AccountHead:
+    """Where an account's chain stood, and what its runs had spent; ``runs`` is by coordinator."""
 
     sequence: int
     head: str
@@ -46,22 +47,25 @@ class Heads:
         folder = default_folder(ledger)
         return None if folder is None else cls(folder)
 
-    def read(self) -> tuple[str, dict[AccountName, Kept]]:
+    def read(self) -> tuple[str, dict[AccountName, AccountHead]]:
         """The ledger's id, and each account; "" and none where nothing was written yet.
 
         Raises LedgerError where the file cannot be read.
         """
         try:
-            said = json.loads(self.path.read_bytes())
-            return said["ledger"], {
-                AccountName(*one["account"]): Kept(
-                    int(one["sequence"]),
-                    str(one["head"]),
-                    float(one["delta"]),
-                    float(one["budget"]),
-                    {who: peers.runs_from_text(json.dumps(of)) for who, of in one["runs"].items()},
+            content = json.loads(self.path.read_bytes())
+            return content["ledger"], {
+                AccountName(*account["account"]): AccountHead(
+                    int(account["sequence"]),
+                    str(account["head"]),
+                    float(account["delta"]),
+                    float(account["budget"]),
+                    {
+                        coordinator: peers.runs_from_text(json.dumps(runs))
+                        for coordinator, runs in account["runs"].items()
+                    },
                 )
-                for one in said["accounts"]
+                for account in content["accounts"]
             }
         except FileNotFoundError:
             return "", {}
@@ -73,38 +77,38 @@ class Heads:
 
     def check(self, ledger: Reader) -> None:
         """LedgerError, saying what to do, where the ledger is behind this copy."""
-        found, _ = self.lost(ledger)
-        if found:
+        problem, _ = self.lost(ledger)
+        if problem:
             raise LedgerError(
-                f"{ledger.database}: {found}. Put the newest backup back, then count as spent what "
-                f"{self.path} knows of: ledger settle --rebase --state-directory {self.folder}"
+                f"{ledger.database}: {problem}. Put the newest backup back, then count as spent "
+                f"what {self.path} knows of: ledger settle --rebase --state-directory {self.folder}"
             )
 
-    def lost(self, ledger: Reader) -> tuple[str, dict[AccountName, Kept]]:
+    def lost(self, ledger: Reader) -> tuple[str, dict[AccountName, AccountHead]]:
         """How the ledger is behind this copy, "" where it is not; and the accounts that are."""
         known, accounts = self.read()
         if known and known != ledger.id:
             return f"it is not the ledger {known} that was here before: that one was lost", accounts
         table, behind = schema.event, {}
         with ledger.database.read() as connection:
-            for name, kept in accounts.items():
+            for name, head in accounts.items():
                 account = queries.find_account(connection, name)
                 at = table.c.account_id == (account.id if account else None)
-                last = sa.select(table.c.hash).where(at, table.c.sequence == kept.sequence)
-                if connection.scalar(last) != kept.head:
-                    behind[name] = kept
+                last = sa.select(table.c.hash).where(at, table.c.sequence == head.sequence)
+                if connection.scalar(last) != head.head:
+                    behind[name] = head
         if not behind:
             return "", {}
         return f"account {min(behind)} has lost events: a backup was restored", behind
 
     def write(self, ledger: Reader) -> None:
         """Bring this copy to where the ledger stands; on disk when this returns."""
-        said = json.dumps({"ledger": ledger.id, "accounts": _stands(ledger)})
+        content = json.dumps({"ledger": ledger.id, "accounts": _heads(ledger)})
         draft = self.path.with_suffix(".new")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(said)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, self.path)
@@ -120,27 +124,29 @@ class Heads:
 
 
 def default_folder(ledger: str) -> Path | None:
-    """Where the heads of a SQLite ledger are kept unless said otherwise; None for another."""
+    """Where the heads of a SQLite ledger are kept by default; None for another."""
     return None if "://" in ledger else Path(f"{ledger}.state").absolute()
 
 
-def _stands(ledger: Reader) -> list[dict[str, Any]]:
+def _heads(ledger: Reader) -> list[dict[str, Any]]:
     with ledger.database.read() as connection:
-        accounts = [
-            queries.to_account(row) for row in connection.execute(sa.select(schema.account))
-        ]
-        holdings = queries.holdings_of(connection, [one.id for one in accounts])
+        accounts = [row.read() for row in queries.account_rows(connection)]
+        allotments = queries.allotments_of(connection, [account.id for account in accounts])
         return [
             {
-                "account": list(one.name),
-                "sequence": one.sequence,
-                "head": one.head,
-                "delta": canonical(one.delta),
-                "budget": canonical(one.budget),
+                "account": list(account.name),
+                "sequence": account.sequence,
+                "head": account.head,
+                "delta": number_to_text(account.delta),
+                "budget": number_to_text(account.budget),
                 "runs": {
-                    who: json.loads(peers.runs_to_text(peers.runs_of(connection, one.id, who)))
-                    for who in sorted({held.coordinator for held in holdings[one.id].values()})
+                    coordinator: json.loads(
+                        peers.runs_to_text(peers.runs_of(connection, account.id, coordinator))
+                    )
+                    for coordinator in sorted(
+                        {allotment.coordinator for allotment in allotments[account.id].values()}
+                    )
                 },
             }
-            for one in accounts
+            for account in accounts
         ]

@@ -1,4 +1,4 @@
-"""Which ledger this is: a public key for everybody, and a seed for whoever signs in its name.
+"""Which ledger this is: a public key for all readers, and a seed for the process that signs.
 
 They lie in two tables, so that a database's user may read the one without the other.
 """
@@ -27,18 +27,18 @@ def make(database: Database) -> None:
 def read_public(database: Database) -> str:
     """The public key, without a look at the seed; LedgerError where there is not one."""
     with database.read() as connection:
-        found: list[str] = [*connection.scalars(sa.select(schema.identity.c.public))]
-    if len(found) != 1:
+        keys: list[str] = [*connection.scalars(sa.select(schema.identity.c.public))]
+    if len(keys) != 1:
         raise LedgerError(f"{database}: it does not say which ledger it is")
-    return found[0]
+    return keys[0]
 
 
 def read_signer(database: Database, public: str) -> Signer:
-    """Who signs for ``public``; LedgerError where the seed is missing, damaged or another's."""
+    """The key that signs for ``public``; LedgerError where its seed is missing or damaged."""
     with database.read() as connection:
         seeds: list[str] = [*connection.scalars(sa.select(schema.signing_key.c.seed))]
     signers = [signer_of(seed) for seed in seeds]
-    if [one.public for one in signers] != [public]:
+    if [signer.public for signer in signers] != [public]:
         raise LedgerError(
             f"{database}: its signing key is missing or not that of its id: it may only be read"
         )
@@ -46,7 +46,7 @@ def read_signer(database: Database, public: str) -> Signer:
 
 
 def signer_of(seed: str) -> Signer:
-    """The signer of a seed as it is kept; LedgerError where that is damaged."""
+    """The signer of a seed as it is stored; LedgerError where that is damaged."""
     try:
         return Signer.from_hex(seed)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""A site's answers, stored in the transaction that commits their round.
+"""A site's replies, stored in the transaction that commits their round.
 
-The same question gets the same bytes, free; fresh noise would be a second
-release. Only a run's newest answer keeps its bytes: a later question shows that
+The same request gets the same bytes, free; fresh noise would be a second
+release. Only a run's newest reply keeps its bytes: a later request shows that
 the earlier ones have arrived.
 """
 
@@ -14,7 +14,7 @@ from dpbitfit.ledger import schema
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer; ``request`` is the digest of all that was asked."""
+    """A reply; ``request`` is the digest of the whole request."""
 
     key: str
     request: str
@@ -22,7 +22,7 @@ class Reply:
 
 
 def store(connection: sa.Connection, reply: Reply) -> None:
-    """Keep a reply, and let go of the bytes of those that it follows."""
+    """Store a reply, and delete the bytes of those that it follows."""
     table, rounds = schema.reply, schema.reservation
     mine = sa.select(rounds.c.account_id, rounds.c.run).where(rounds.c.key == reply.key)
     account_id, run = connection.execute(mine).one()

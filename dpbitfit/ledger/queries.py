@@ -1,21 +1,24 @@
 """Rows of the ledger's tables as typed values, and back."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Counts, Mechanism
-from dpbitfit.errors import AccountingError, LedgerError
+from dpbitfit.errors import AccountingError, InputError, LedgerError
 from dpbitfit.ledger import schema
-from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.events import AccountName, Event, Held, canonical, counts_from_text
+from dpbitfit.ledger.account import Account, AccountName, AccountRow
+from dpbitfit.ledger.canonical import counts_from_text
+from dpbitfit.ledger.events import Event
+from dpbitfit.ledger.fold import Allotment
 
 _CHUNK = 5000  # values in one statement
 
 
 class Reservation(NamedTuple):
-    """A round of one account: its key, and how it stands."""
+    """A round of one account: its key, its state, and why it ended."""
 
     key: str
     account_id: int
@@ -31,38 +34,34 @@ def find_account(
 ) -> Account | None:
     chosen = sa.select(schema.account).where(*equal(schema.account, name._asdict()))
     row = connection.execute(chosen.with_for_update() if lock else chosen).one_or_none()
-    return None if row is None else to_account(row)
+    return None if row is None else AccountRow(*row).read()
+
+
+def locked(connection: sa.Connection, name: AccountName) -> Account:
+    """The account of that name, locked for this transaction; InputError where there is none."""
+    account = find_account(connection, name, lock=True)
+    if account is None:
+        raise InputError(f"there is no account {name}")
+    return account
 
 
 def accounts_of(connection: sa.Connection, ids: Iterable[int], lock: bool = False) -> list[Account]:
-    found: list[Account] = []
-    for chunk in chunks(sorted(set(ids))):  # one order for all, so that no two wait in a circle
+    accounts: list[Account] = []
+    for chunk in chunks(sorted(set(ids))):  # one order for all, so that no two wait for each other
         table = schema.account
         chosen = sa.select(table).where(table.c.id.in_(chunk)).order_by(table.c.id)
         rows = connection.execute(chosen.with_for_update() if lock else chosen)
-        found += [to_account(row) for row in rows]
-    return found
+        accounts += [AccountRow(*row).read() for row in rows]
+    return accounts
 
 
 def lock(connection: sa.Connection, ids: Iterable[int]) -> list[Account]:
     return accounts_of(connection, ids, lock=True)
 
 
-def to_account(row: Any) -> Account:
-    name = AccountName(row.site, row.dataset, row.unit)
-    try:
-        delta, budget = float(row.delta), float(row.budget)
-    except ValueError as error:
-        raise LedgerError(f"account {name}: its row cannot be read") from error
-    return Account(
-        id=row.id,
-        name=name,
-        delta=delta,
-        budget=budget,
-        filter_order=row.filter_order,
-        sequence=row.sequence,
-        head=row.head,
-    )
+def account_rows(connection: sa.Connection) -> Iterator[AccountRow]:
+    for row in connection.execute(sa.select(schema.account)):
+        yield AccountRow(*row)
 
 
 def update_account(connection: sa.Connection, account_id: int, **values: Any) -> None:
@@ -70,14 +69,15 @@ def update_account(connection: sa.Connection, account_id: int, **values: Any) ->
     connection.execute(sa.update(table).where(table.c.id == account_id).values(**values))
 
 
-def holdings_of(
+def allotments_of(
     connection: sa.Connection, ids: Collection[int]
-) -> dict[int, dict[tuple[str, Mechanism], Held]]:
-    found: dict[int, dict[tuple[str, Mechanism], Held]] = {of: {} for of in ids}
+) -> dict[int, dict[tuple[str, Mechanism], Allotment]]:
+    """By account id, then by run and mechanism."""
+    allotments: dict[int, dict[tuple[str, Mechanism], Allotment]] = {key: {} for key in ids}
     table = schema.allotment
     for chunk in chunks(ids):
         for row in connection.execute(sa.select(table).where(table.c.account_id.in_(chunk))):
-            found[row.account_id][row.run, to_mechanism(row)] = Held(
+            allotments[row.account_id][row.run, to_mechanism(row)] = Allotment(
                 row.allotted,
                 row.reserved,
                 row.committed,
@@ -86,7 +86,7 @@ def holdings_of(
                 row.plan,
                 row.coordinator,
             )
-    return found
+    return allotments
 
 
 def to_mechanism(row: Any) -> Mechanism:
@@ -108,22 +108,22 @@ def owners_of(
 ) -> dict[tuple[int, str], str]:
     """By account id and run, the coordinator for whom it was approved."""
     table = schema.allotment.c
-    found: dict[tuple[int, str], str] = {}
+    owners: dict[tuple[int, str], str] = {}
     for chunk in chunks(ids):
         chosen = sa.select(table.account_id, table.run, table.coordinator)
         mine = chosen.where(table.account_id.in_(chunk), table.run.in_(runs)).distinct()
-        found |= {(row.account_id, row.run): row.coordinator for row in connection.execute(mine)}
-    return found
+        owners |= {(row.account_id, row.run): row.coordinator for row in connection.execute(mine)}
+    return owners
 
 
 def reservations_of(
     connection: sa.Connection, column: sa.Column[Any], values: Iterable[Any]
 ) -> list[Reservation]:
-    found: list[Reservation] = []
+    reservations: list[Reservation] = []
     for chunk in chunks(list(values)):
         chosen = sa.select(schema.reservation).where(column.in_(chunk))
-        found += [to_reservation(row) for row in connection.execute(chosen)]
-    return found
+        reservations += [to_reservation(row) for row in connection.execute(chosen)]
+    return reservations
 
 
 def to_reservation(row: Any) -> Reservation:
@@ -144,33 +144,59 @@ def events_of(
         yield Event(row.sequence, row.kind, row.body, row.hash)
 
 
-def turns(reservations: Iterable[Reservation]) -> Iterator[list[Reservation]]:
-    """Lists in which no account stands twice."""
-    left = list(reservations)
-    while left:
-        seen: set[int] = set()
-        turn: list[Reservation] = []
-        later: list[Reservation] = []
-        for one in left:
-            (later if one.account_id in seen else turn).append(one)
-            seen.add(one.account_id)
-        yield turn
-        left = later
+def last_events(connection: sa.Connection, lengths: Mapping[int, int]) -> dict[int, list[Event]]:
+    """By account id, at least so many of its last events, in order."""
+    events: dict[int, list[Event]] = {}
+    for length in sorted(set(lengths.values())):
+        ids = [account_id for account_id, wanted in lengths.items() if wanted == length]
+        chosen = _newest(length, connection.dialect.name)
+        for chunk in chunks(ids):
+            for row in connection.execute(chosen.where(schema.account.c.id.in_(chunk))):
+                account_id, *values = row
+                events.setdefault(account_id, []).append(Event(*values))
+    return events
+
+
+def _newest(length: int, dialect: str) -> sa.Select[Any]:
+    """The last ``length`` events of all accounts, each account's in order."""
+    event, account = schema.event.c, schema.account.c
+    columns = (event.account_id, event.sequence, event.kind, event.body, event.hash)
+    mine = sa.and_(event.account_id == account.id, event.sequence > account.sequence - length)
+    if dialect == "sqlite":
+        joined = sa.select(*columns).join_from(schema.account, schema.event, mine)
+        return joined.order_by(event.account_id, event.sequence)
+    # Left to itself, PostgreSQL reads the whole table; a limit in a lateral makes it look up each.
+    each = sa.select(*columns).where(mine).order_by(event.sequence).limit(length).lateral()
+    return sa.select(each).join_from(schema.account, each, sa.true())
+
+
+def outcomes_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, Counter[str]]:
+    """By account id, how many of its rounds ended with which outcome."""
+    outcomes: dict[int, Counter[str]] = {account_id: Counter() for account_id in ids}
+    table = schema.reservation.c
+    chosen = sa.select(table.account_id, table.outcome, sa.func.count())
+    chosen = chosen.where(table.state.in_(("committed", "released")))
+    for chunk in chunks(ids):
+        counted = chosen.where(table.account_id.in_(chunk))
+        for row in connection.execute(counted.group_by(table.account_id, table.outcome)):
+            account_id, outcome, count = row
+            outcomes[account_id][outcome] += count
+    return outcomes
+
+
+def open_keys_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, set[str]]:
+    """By account id, the keys of its rounds that have no end yet."""
+    keys: dict[int, set[str]] = {account_id: set() for account_id in ids}
+    table = schema.reservation.c
+    chosen = sa.select(table.account_id, table.key).where(table.state == "reserved")
+    for chunk in chunks(ids):
+        for account_id, key in connection.execute(chosen.where(table.account_id.in_(chunk))):
+            keys[account_id].add(key)
+    return keys
 
 
 def equal(table: sa.Table, values: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
     return [table.c[name] == value for name, value in values.items()]
-
-
-def mechanism_text(mechanism: Mechanism) -> dict[str, str]:
-    return {
-        "noise_multiplier": canonical(mechanism.noise_multiplier),
-        "sampling_rate": canonical(mechanism.sampling_rate),
-    }
-
-
-def triples(counts: Counts) -> list[list[str | int]]:
-    return [[*mechanism_text(mechanism).values(), steps] for mechanism, steps in counts]
 
 
 def chunks(values: Iterable[Any]) -> Iterator[list[Any]]:

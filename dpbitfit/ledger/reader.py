@@ -1,17 +1,20 @@
-"""Asking the ledger: accounts, what they hold, rounds, answers and events."""
+"""Reading the ledger: accounts, what their runs hold, rounds, replies and events."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Mechanism
-from dpbitfit.errors import InputError
 from dpbitfit.ledger import identity, outbox, queries, schema
-from dpbitfit.ledger.budget import Account
+from dpbitfit.ledger.account import Account, AccountName
 from dpbitfit.ledger.database import WAIT_SECONDS, Database
-from dpbitfit.ledger.events import AccountName, Event, Held, Tally
+from dpbitfit.ledger.events import Event
+from dpbitfit.ledger.fold import AccountState, Allotment
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.ledger.queries import Reservation
+from dpbitfit.ledger.runs import RunStatus
+from dpbitfit.ledger.snapshot import Snapshot
 from dpbitfit.ledger.verify import verify
 
 
@@ -34,27 +37,32 @@ class Reader:
             identity.make(self.database)
         self.id = identity.read_public(self.database)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The ledger at one moment, for several answers that belong together."""
+        with self.database.read() as connection:
+            yield Snapshot(connection)
+
     def account(self, name: AccountName) -> Account:
         """The account of that name; InputError where there is none."""
-        with self.database.read() as connection:
-            found = queries.find_account(connection, name)
-        if found is None:
-            raise InputError(f"there is no account {name}")
-        return found
+        with self.snapshot() as snapshot:
+            return snapshot.account(name)
 
     def accounts(self) -> list[Account]:
         """Every account, by name."""
-        order = (schema.account.c.site, schema.account.c.dataset, schema.account.c.unit)
-        with self.database.read() as connection:
-            return [
-                queries.to_account(row)
-                for row in connection.execute(sa.select(schema.account).order_by(*order))
-            ]
+        with self.snapshot() as snapshot:
+            accounts = [row.read() for row in snapshot.account_rows()]
+        return sorted(accounts, key=lambda account: account.name)
 
-    def holdings(self, ids: Collection[int]) -> dict[int, dict[tuple[str, Mechanism], Held]]:
+    def allotments(self, ids: Collection[int]) -> dict[int, dict[tuple[str, Mechanism], Allotment]]:
         """By account id, what every run may do to it and has done."""
-        with self.database.read() as connection:
-            return queries.holdings_of(connection, ids)
+        with self.snapshot() as snapshot:
+            return snapshot.allotments(ids)
+
+    def runs(self, account: Account) -> list[RunStatus]:
+        """Every run that was approved for an account, by name, and what it has left."""
+        with self.snapshot() as snapshot:
+            return snapshot.runs(account.id)
 
     def reservations(self, run: str | None = None, state: str = "reserved") -> list[Reservation]:
         """The rounds of a run, or of all, in one state."""
@@ -68,8 +76,8 @@ class Reader:
     def reservation(self, key: str) -> Reservation | None:
         """The reservation of a key, in whatever state."""
         with self.database.read() as connection:
-            found = queries.reservations_of(connection, schema.reservation.c.key, [key])
-        return found[0] if found else None
+            reservations = queries.reservations_of(connection, schema.reservation.c.key, [key])
+        return reservations[0] if reservations else None
 
     def round_of(self, run: str, number: int) -> list[Reservation]:
         """Every reservation that was ever made for one round of a run."""
@@ -88,24 +96,21 @@ class Reader:
             return connection.scalar(chosen) or ""
 
     def reply(self, key: str) -> Reply | None:
-        """The reply that was kept for a key."""
+        """The reply that is stored for a key."""
         with self.database.read() as connection:
             return outbox.find(connection, key)
 
     def last_reply(self, account: Account, run: str) -> Reply | None:
-        """The newest reply that was kept of a run."""
+        """The newest stored reply of a run."""
         with self.database.read() as connection:
             return outbox.newest(connection, account.id, run)
 
     def events(self, name: AccountName, after: int = 0, most: int | None = None) -> list[Event]:
         """An account's events in order, from the one behind ``after``."""
-        with self.database.read() as connection:
-            account = queries.find_account(connection, name)
-            if account is None:
-                raise InputError(f"there is no account {name}")
-            return list(queries.events_of(connection, account.id, after, most))
+        with self.snapshot() as snapshot:
+            return snapshot.events(snapshot.account(name).id, after, most)
 
-    def verify(self, account: Account) -> Tally:
+    def verify(self, account: Account) -> AccountState:
         """Add up the account's events again and compare; returns what they add up to.
 
         Raises LedgerError that names the first row that is wrong.

@@ -1,6 +1,6 @@
 """After a backup was restored: the larger of both sides' counts of every run, on both sides.
 
-What the other side has recorded is known from its last positions, from a statement
+What the other side has recorded is known from its last signed heads, from a statement
 that its operator has exported, or, of this ledger's own past, from the copy of its
 heads (see ``heads``). Counts are only ever raised, and nothing is given back.
 """
@@ -14,13 +14,13 @@ from typing import NamedTuple
 from dpbitfit.accounting.composition import Counts
 from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import exchange, peers
-from dpbitfit.ledger.budget import Account
-from dpbitfit.ledger.events import AccountName, counts_from_text
+from dpbitfit.ledger.account import Account, AccountName
+from dpbitfit.ledger.canonical import counts_from_text
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.ledger import Ledger
 from dpbitfit.ledger.peers import Peer, Runs
 
-STATEMENT = "statement"  # the key of a position that is handed over in a file
+STATEMENT = "statement"  # the key of a head that is handed over in a file
 
 
 class Raised(NamedTuple):
@@ -34,20 +34,20 @@ class Raised(NamedTuple):
 def coordinators(ledger: Ledger, account: Account) -> list[str]:
     """The coordinators that have ever done anything with an account."""
     with ledger.database.read() as connection:
-        heard = {one.coordinator for one in peers.find(connection, account.id).values()}
-    held = ledger.holdings([account.id])[account.id].values()
-    return sorted((heard | {one.coordinator for one in held}) - {""})
+        heard = {peer.coordinator for peer in peers.find(connection, account.id).values()}
+    allotments = ledger.allotments([account.id])[account.id].values()
+    return sorted((heard | {allotment.coordinator for allotment in allotments}) - {""})
 
 
 def statement(ledger: Ledger, account: Account, coordinator: str) -> str:
     """What this ledger has recorded of every run of a coordinator, signed: a line of JSON."""
     to = coordinator if coordinator != ledger.id else ledger.peer(account)
-    stands = exchange.position(ledger, account, coordinator, to, STATEMENT, math.inf)
-    return json.dumps(stands.to_config(ledger), sort_keys=True)
+    head = exchange.position(ledger, account, coordinator, to, STATEMENT, math.inf)
+    return json.dumps(head.to_config(ledger), sort_keys=True)
 
 
 def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[Account]:
-    """Remember what the other side has stated in a file; the accounts that it is about.
+    """Record what the other side has stated in a file; the accounts that it is about.
 
     Raises InputError for a line that cannot be read, or is signed by a ledger that
     has had no part in its account; ProtocolError where the signature is not its own.
@@ -77,34 +77,34 @@ def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[Account]:
 
 
 def rebase(
-    ledger: Ledger, account: Account, reason: str, kept: Mapping[str, Runs] | None = None
+    ledger: Ledger, account: Account, reason: str, known: Mapping[str, Runs] | None = None
 ) -> list[Raised] | None:
     """Raise this side's record to the larger of both sides' counts, for every run.
 
-    ``kept`` are the counts that this ledger once had, by coordinator, where it has
+    ``known`` are the counts that this ledger once had, by coordinator, where it has
     lost some. Returns what was raised; None where the sides agree and nothing was
     done. Nothing is spent on the account until the other side has done the same.
     Raises LedgerError where what the other side has recorded is not known yet.
     """
     with ledger.database.read() as connection:
-        known = peers.find(connection, account.id).values()
-        stated = dict(kept or {})
-        for peer in known:
+        others = peers.find(connection, account.id).values()
+        stated = dict(known or {})
+        for peer in others:
             runs = _complete(account, peer)
             stated[peer.coordinator] = peers.larger(stated.get(peer.coordinator, {}), runs)
         more = {
             coordinator: peers.lacking(runs, peers.runs_of(connection, account.id, coordinator))
             for coordinator, runs in stated.items()
         }
-    if kept is not None and not more:
+    if known is not None and not more:
         more = {"": {}}  # events were lost, but no run's: that is recorded too
     raised: list[Raised] | None = None
     for coordinator, runs in sorted(more.items()):
-        theirs = [one for one in known if one.coordinator == coordinator]
-        drifted = [one for one in theirs if one.drift]
-        if runs or drifted or kept is not None:
+        theirs = [peer for peer in others if peer.coordinator == coordinator]
+        drifted = [peer for peer in theirs if peer.drift]
+        if runs or drifted or known is not None:
             ledger.rebase(account.name, runs, coordinator, reason)
-            raised = [*(raised or ()), *(Raised(coordinator, *one) for one in runs.items())]
+            raised = [*(raised or ()), *(Raised(coordinator, *run) for run in runs.items())]
             if not theirs and coordinator not in ("", ledger.id):
                 theirs = [Peer(account.id, coordinator, coordinator)]
             _settle(ledger, account, drifted or theirs, theirs)
@@ -123,8 +123,8 @@ def _complete(account: Account, peer: Peer) -> Runs:
 
 
 def _settle(ledger: Ledger, account: Account, speaking: list[Peer], known: list[Peer]) -> None:
-    """Go on with the ledgers that speak now; of those that were lost nothing is heard any more."""
-    gone = {one.ledger for one in known} - {one.ledger for one in speaking}
+    """Go on with the ledgers that speak now, and delete the rows of those that were lost."""
+    gone = {peer.ledger for peer in known} - {peer.ledger for peer in speaking}
     with ledger.database.write() as connection:
         peers.forget(connection, account.id, gone)
         for peer in speaking:

@@ -1,7 +1,7 @@
 """The ledger's tables. Events are the truth; every other table can be made from them again.
 
 Privacy parameters are canonical decimal text, counts are integers, and the rule
-that nobody spends more than was approved is a constraint of the database.
+that no run spends more than was approved is a constraint of the database.
 """
 
 from sqlalchemy import (
@@ -31,7 +31,7 @@ metadata = MetaData()
 # Which ledger this is: one row, the public key that names it to others.
 identity = Table("identity", metadata, Column("public", String(64), primary_key=True))
 
-# The seed of that key: one row, for nobody but who signs in the ledger's name.
+# The seed of that key: one row, read only by the process that signs for the ledger.
 signing_key = Table("signing_key", metadata, Column("seed", String(64), primary_key=True))
 
 # Whose records: every run on the same records, of whatever project, is one account.
@@ -59,7 +59,7 @@ event = Table(
     Column("kind", String(16), nullable=False),
     Column("body", Text, nullable=False),  # canonical JSON, with the previous event's hash
     Column("hash", String(64), nullable=False),
-    # Whose request it follows from, so that others are not told of it; "" for the ledger's own.
+    # Whose request it follows from, so that no other is shown it; "" for the ledger's own.
     Column("coordinator", String(64), nullable=False, server_default=""),
     Index("event_of_coordinator", "account_id", "coordinator", "sequence"),
 )
@@ -99,16 +99,16 @@ reservation = Table(
     Index("reservation_of_account", "account_id", "state"),
 )
 
-# A site's answers, kept so that the same question gets the same bytes.
+# A site's replies, stored so that the same request gets the same bytes.
 reply = Table(
     "reply",
     metadata,
     Column("key", ForeignKey("reservation.key"), primary_key=True),
     Column("request", String(64), nullable=False),  # digest of plan, model and biases
-    Column("payload", LargeBinary),  # None once a later answer of the run has replaced it
+    Column("payload", LargeBinary),  # None once a later reply of the run has replaced it
 )
 
-# What the other side last said of its own ledger, for each account. ``runs`` is the most that it
+# What the other side last stated of its own ledger, for each account. ``runs`` is the most that it
 # has stated of each run since the two last agreed. ``rebased`` counts how often this side has taken
 # over the other's counts; the account is blocked until that is ``wanted``, and the other's as well.
 peer = Table(
@@ -126,7 +126,7 @@ peer = Table(
     Column("wanted", Integer, nullable=False, server_default="0"),
 )
 
-# Composed figures, so that no page computes one twice.
+# Bounds on compositions, so that none is computed twice.
 figure = Table(
     "figure",
     metadata,

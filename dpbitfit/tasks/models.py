@@ -1,4 +1,4 @@
-"""Where a pretrained model's files lie, and whether they are the ones that were agreed.
+"""Where a pretrained model's files are, and whether they are the agreed ones.
 
 Nothing here loads a model: this imports without torch.
 """
@@ -36,32 +36,32 @@ def model_digest(folder: Path) -> str:
     Raises InputError for a folder that cannot be read, that holds no
     safetensors, or that holds anything else than plain data.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         files = _files(folder)
         if not any(name.endswith(".safetensors") for name in files):
             raise InputError(f"{folder}: there is no .safetensors file")
         for name in sorted(files, key=os.fsencode):
-            _add(found, name, files[name])
+            _add(digest, name, files[name])
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> dict[str, Path]:
     """Every file below a folder, by its relative name."""
     files = {}
-    for here, folders, names in os.walk(folder, onerror=_raise):
+    for directory, folders, names in os.walk(folder, onerror=_raise):
         for name in names:
-            path = Path(here, name)
+            path = Path(directory, name)
             if path.suffix.lower() in _CODE:
                 raise InputError(f"{path}: safetensors only, no code: remove this file")
             if not path.is_file():
                 raise InputError(f"{path}: is not a regular file")
             files[path.relative_to(folder).as_posix()] = path
         for name in folders:
-            if Path(here, name).is_symlink():  # it would be loaded, and is not walked
-                raise InputError(f"{here}/{name}: is a link to a folder: copy it instead")
+            if Path(directory, name).is_symlink():  # it would be loaded, and is not walked
+                raise InputError(f"{directory}/{name}: is a link to a folder: copy it instead")
     return files
 
 
@@ -69,13 +69,13 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _add(found: "hashlib._Hash", name: str, path: Path) -> None:
+def _add(digest: "hashlib._Hash", name: str, path: Path) -> None:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        # A name holds no zero byte and the size is said before the bytes: nothing reads two ways.
-        found.update(os.fsencode(name) + b"\0%d\0" % size)
+        # A name holds no zero byte and the size comes before the bytes: the encoding is injective.
+        digest.update(os.fsencode(name) + b"\0%d\0" % size)
         while block := file.read(_BLOCK_BYTES):
-            found.update(block)
+            digest.update(block)
             size -= len(block)
     if size:
         raise InputError(f"{path}: changed while it was read")

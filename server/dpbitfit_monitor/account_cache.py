@@ -1,96 +1,104 @@
-"""What is remembered of a ledger's accounts, so that only what is new is read."""
+"""What is cached of a ledger's accounts, so that only what is new is read."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import sqlalchemy as sa
 
 from dpbitfit.errors import DpbitfitError, LedgerError
-from dpbitfit.ledger import Account, AccountName, queries, schema, status
-from dpbitfit.ledger.budget import Holdings
-from dpbitfit.ledger.ledger import budget_facts
+from dpbitfit.ledger import status
+from dpbitfit.ledger.account import Account, AccountName, AccountRow, check_budget
+from dpbitfit.ledger.fold import Allotments
+from dpbitfit.ledger.snapshot import Snapshot
 from dpbitfit.ledger.status import BudgetStatus
 from dpbitfit_monitor.activity import Activity, catch_up
 from dpbitfit_monitor.bounds import Bounds
 
 
 @dataclass
-class Kept:
+class CachedAccount:
     """An account as its ``row`` was; ``problem`` says why the rest of it is missing."""
 
-    row: tuple[Any, ...]
+    row: AccountRow
     name: AccountName
     account: Account | None = None
-    trace: Activity | None = None
-    holdings: Holdings | None = None
-    standing: BudgetStatus | None = None  # remembered once it is exact
+    activity: Activity | None = None
+    allotments: Allotments | None = None
+    status: BudgetStatus | None = None  # cached once it is exact
     problem: str = ""
 
 
 class AccountCache:
-    """Accounts by their number in the database; ``bounds`` takes over figures found there."""
+    """Accounts by their number in the database; ``bounds`` takes over bounds stored there."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._kept: dict[int, Kept] = {}
+        self._cached: dict[int, CachedAccount] = {}
 
-    def refresh(self, connection: sa.Connection) -> dict[int, Kept]:
+    def refresh(self, snapshot: Snapshot) -> dict[int, CachedAccount]:
         """Every account as the ledger has it now."""
         # Filled again at the end: a look that fails half-way leaves nothing half-read.
-        before, self._kept = self._kept, {}
-        kept: dict[int, Kept] = {}
-        changed: dict[int, Kept] = {}
-        for row in connection.execute(sa.select(schema.account)):
-            one = before.get(row.id)
-            if one is None or one.row != tuple(row) or one.problem:
-                one = changed[row.id] = _fresh(row)
-            kept[row.id] = one
-        able = {of: one.account for of, one in changed.items() if one.account is not None}
-        older = {of: before[of].trace for of in able if of in before}
-        traces, broken = catch_up(connection, able, older)
-        holdings, unread = _holdings(connection, traces.keys())
-        for of, problem in (broken | unread).items():
-            kept[of].problem = problem
-        for of in holdings:
-            kept[of].trace, kept[of].holdings = traces[of], holdings[of]
-        self._take_over_figures(connection, (changed[of] for of in changed.keys() - before.keys()))
-        self._kept = kept
-        return kept
-
-    def _take_over_figures(self, connection: sa.Connection, new: Iterable[Kept]) -> None:
-        wanted = {
-            (bag, one.account.delta)
-            for one in new
-            if one.account is not None and one.holdings is not None
-            for bag in status.fixed_bags(one.holdings)
+        before, self._cached = self._cached, {}
+        now: dict[int, CachedAccount] = {}
+        changed: dict[int, CachedAccount] = {}
+        for row in snapshot.account_rows():
+            cached = before.get(row.id)
+            if cached is None or cached.row != row or cached.problem:
+                cached = changed[row.id] = _fresh(row)
+            now[row.id] = cached
+        readable = {
+            account_id: cached.account
+            for account_id, cached in changed.items()
+            if cached.account is not None
         }
-        self._bounds.keep(status.kept_figures(connection, wanted).items())
+        older = {
+            account_id: before[account_id].activity
+            for account_id in readable
+            if account_id in before
+        }
+        activities, broken = catch_up(snapshot, readable, older)
+        allotments, unread = _allotments(snapshot, activities.keys())
+        for account_id, problem in (broken | unread).items():
+            now[account_id].problem = problem
+        for account_id in allotments:
+            now[account_id].activity = activities[account_id]
+            now[account_id].allotments = allotments[account_id]
+        new = changed.keys() - before.keys()
+        self._take_over_bounds(snapshot, (changed[account_id] for account_id in new))
+        self._cached = now
+        return now
+
+    def _take_over_bounds(self, snapshot: Snapshot, new: Iterable[CachedAccount]) -> None:
+        wanted = {
+            (counts, cached.account.delta)
+            for cached in new
+            if cached.account is not None and cached.allotments is not None
+            for counts in status.fixed_compositions(cached.allotments)
+        }
+        self._bounds.take_over(snapshot.bounds(wanted).items())
 
 
-def _fresh(row: Any) -> Kept:
-    one = Kept(tuple(row), AccountName(row.site, row.dataset, row.unit))
+def _fresh(row: AccountRow) -> CachedAccount:
+    cached = CachedAccount(row, AccountName(row.site, row.dataset, row.unit))
     try:
-        account = queries.to_account(row)
-        budget_facts(account.delta, account.budget)
-        one.account = account
+        account = row.read()
+        check_budget(account.delta, account.budget)
+        cached.account = account
     except DpbitfitError as error:
-        one.problem = str(error)
-    return one
+        cached.problem = str(error)
+    return cached
 
 
-def _holdings(
-    connection: sa.Connection, ids: Collection[int]
-) -> tuple[dict[int, Holdings], dict[int, str]]:
-    """What each account holds; and why not, where a row of it cannot be read."""
+def _allotments(
+    snapshot: Snapshot, ids: Collection[int]
+) -> tuple[dict[int, Allotments], dict[int, str]]:
+    """What each account's runs hold; and why not, where a row of it cannot be read."""
     try:
-        return dict(queries.holdings_of(connection, ids)), {}
+        return dict(snapshot.allotments(ids)), {}
     except LedgerError:
-        found: dict[int, Holdings] = {}
+        allotments: dict[int, Allotments] = {}
         unread: dict[int, str] = {}
-        for of in ids:
+        for account_id in ids:
             try:
-                found[of] = queries.holdings_of(connection, [of])[of]
+                allotments[account_id] = snapshot.allotments([account_id])[account_id]
             except LedgerError as error:
-                unread[of] = str(error)
-        return found, unread
+                unread[account_id] = str(error)
+        return allotments, unread

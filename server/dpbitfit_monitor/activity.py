@@ -1,24 +1,31 @@
-"""What an account's events say and its other rows do not: when it was asked, when it answered.
+"""What an account's events show and its other rows do not: when it was asked and answered.
 
-A trace is added to, event by event, so that what was read once is not read
+An activity is added to, event by event, so that what was read once is not read
 again. A new one begins with the account's last few events and the ends that its
 rounds' rows count; only where those do not say enough are all events read.
 """
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
-
-import sqlalchemy as sa
+from typing import Self
 
 from dpbitfit.accounting.composition import Counts
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger import Account, queries, schema
-from dpbitfit.ledger.events import GENESIS, Event, counts_from_text
+from dpbitfit.ledger.account import Account
+from dpbitfit.ledger.encoding import read, read_next
+from dpbitfit.ledger.events import (
+    GENESIS,
+    Content,
+    Event,
+    PlanApproved,
+    RoundCommitted,
+    RoundReleased,
+    RoundReserved,
+)
+from dpbitfit.ledger.snapshot import Snapshot
+from dpbitfit.ledger.verify import History
 
 # Every end that a round can have, by its outcome in the ledger; others count as OTHER.
 ENDS = (
@@ -60,42 +67,43 @@ class Activity:
     ends: Counter[str] = field(default_factory=Counter)
     open: dict[str, OpenRound] = field(default_factory=dict)
 
+    @classmethod
+    def of_history(cls, history: History) -> Self:
+        """The activity of an account, all events of which were read."""
+        activity = cls()
+        for entry in history.entries:
+            activity._apply(entry.content, entry.at)
+        activity.sequence, activity.head = history.account.sequence, history.account.head
+        return activity
+
     def add(self, event: Event) -> None:
         """Add the next event; LedgerError, naming it, where it does not follow."""
-        try:
-            body = json.loads(event.body)
-            if event.sequence != self.sequence + 1 or body["previous"] != self.head:
-                raise ValueError("it does not follow the event before it")
-            if hashlib.sha256(event.body.encode()).hexdigest() != event.hash:
-                raise ValueError("its hash is not that of its content")
-            self._apply(event.kind, body, _time(body["at"]))
-        except (ValueError, KeyError, TypeError, LedgerError, RecursionError) as error:
-            raise LedgerError(f"event {event.sequence} cannot be believed") from error
+        entry = read_next(event, self.sequence, self.head)
+        self._apply(entry.content, entry.at)
         self.sequence, self.head = event.sequence, event.hash
 
-    def _apply(self, kind: str, body: Mapping[str, Any], at: datetime) -> None:
-        if kind == "allot":
-            self.run, self.counts = str(body["run"]), ()
-        elif kind == "reserve":
-            one = OpenRound(str(body["key"]), str(body["run"]), int(body["round"]), at)
-            text = json.dumps(body["counts"], separators=(",", ":"))
-            self.run, self.counts = one.run, counts_from_text(text)
-            self.open[one.key] = one
-            self.asked_since = self.asked_since or at
-        elif kind in ("commit", "release"):
-            end = _end(body["outcome"])
-            self.open.pop(str(body["key"]), None)
-            self.ends[end] += 1
-            if end == "reply":
-                self.last_seen = at
-            if end != "no reply":
-                self.asked_since = None
+    def _apply(self, content: Content, at: datetime) -> None:
+        match content:
+            case PlanApproved():
+                self.run, self.counts = content.run, ()
+            case RoundReserved(run=run, round=number, key=key):
+                self.run, self.counts = run, content.counts
+                self.open[key] = OpenRound(key, run, number, at)
+                self.asked_since = self.asked_since or at
+            case RoundCommitted() | RoundReleased():
+                end = _end(content.outcome)
+                self.open.pop(content.key, None)
+                self.ends[end] += 1
+                if end == "reply":
+                    self.last_seen = at
+                if end != "no reply":
+                    self.asked_since = None
 
     @classmethod
     def of_tail(
         cls, tail: Iterable[Event], ends: Mapping[str, int], open_keys: set[str]
     ) -> Self | None:
-        """The trace of an account's last events; None where they say too little.
+        """The activity by an account's last events; None where they say too little.
 
         ``ends`` counts how its rounds ended, by their rows; ``open_keys`` are those
         that did not.
@@ -103,68 +111,77 @@ class Activity:
         events = list(tail)
         if not events:
             return None
-        trace = cls(events[0].sequence - 1, _previous(events[0]))
+        activity = cls(events[0].sequence - 1, read(events[0]).previous)
         for event in events:
-            trace.add(event)
-        if trace.sequence > len(events):
-            answered = trace.ends.total() > trace.ends["no reply"]
-            seen = trace.last_seen or not ends.get("reply")
-            if not (answered and seen and trace.run and trace.open.keys() == open_keys):
+            activity.add(event)
+        if activity.sequence > len(events):
+            answered = activity.ends.total() > activity.ends["no reply"]
+            seen = activity.last_seen or not ends.get("reply")
+            is_complete = activity.open.keys() == open_keys
+            if not (answered and seen and activity.run and is_complete):
                 return None
-        trace.ends = Counter(ends)
-        return trace
+        activity.ends = Counter(ends)
+        return activity
 
 
 def catch_up(
-    connection: sa.Connection, accounts: Mapping[int, Account], known: Mapping[int, Activity | None]
+    snapshot: Snapshot, accounts: Mapping[int, Account], known: Mapping[int, Activity | None]
 ) -> tuple[dict[int, Activity], dict[int, str]]:
-    """The traces of these accounts as they are now, and why those that are missing are.
+    """The accounts' activities as they are now, and why those that are missing are.
 
     ``known`` are older ones, which are used up; None for an account that could not
-    be believed, all events of which are read.
+    be read, all events of which are read.
     """
-    traces: dict[int, Activity] = {}
+    activities: dict[int, Activity] = {}
     broken: dict[int, str] = {}
-    near = {of: one for of, one in known.items() if one and _is_near(one, accounts[of])}
-    ends, open_keys = _ends(connection, accounts.keys() - near.keys())
-    behind = {of: _rounded(accounts[of].sequence - one.sequence) for of, one in near.items()}
-    tails = _last_events(connection, {of: behind.get(of, _TAIL) for of in accounts})
-    for of, account in accounts.items():
-        trace = near.get(of)
+    near = {
+        account_id: activity
+        for account_id, activity in known.items()
+        if activity and _is_near(activity, accounts[account_id])
+    }
+    new = accounts.keys() - near.keys()
+    outcomes, open_keys = snapshot.outcomes(new), snapshot.open_keys(new)
+    lengths = dict.fromkeys(accounts, _TAIL)
+    for account_id, activity in near.items():
+        lengths[account_id] = _rounded(accounts[account_id].sequence - activity.sequence)
+    tails = snapshot.last_events(lengths)
+    for account_id, account in accounts.items():
+        current, tail = near.get(account_id), tails.get(account_id, ())
         try:
-            if trace is not None:
-                for event in tails.get(of, ()):
-                    if event.sequence > trace.sequence:
-                        trace.add(event)
-            elif known.get(of, ...) is not None:
-                trace = Activity.of_tail(tails.get(of, ()), ends[of], open_keys[of])
+            if current is not None:
+                for event in tail:
+                    if event.sequence > current.sequence:
+                        current.add(event)
+            elif known.get(account_id, ...) is not None:
+                ends = _ends(outcomes[account_id])
+                current = Activity.of_tail(tail, ends, open_keys[account_id])
         except LedgerError:
-            trace = None
+            current = None
         try:
-            if trace is None or not _is_at(trace, account):
-                trace = _whole(connection, of)
-            if not _is_at(trace, account):
+            if current is None or not _is_at(current, account):
+                current = _whole(snapshot, account_id)
+            if not _is_at(current, account):
                 raise LedgerError("its last event is not the one that its row names")
         except LedgerError as error:
-            broken[of] = str(error)
+            broken[account_id] = str(error)
         else:
-            traces[of] = trace
-    return traces, broken
+            activities[account_id] = current
+    return activities, broken
 
 
-def _whole(connection: sa.Connection, account_id: int) -> Activity:
-    trace = Activity()
-    for event in queries.events_of(connection, account_id):
-        trace.add(event)
-    return trace
+def _whole(snapshot: Snapshot, account_id: int) -> Activity:
+    activity = Activity()
+    for event in snapshot.events(account_id):
+        activity.add(event)
+    return activity
 
 
-def _is_at(trace: Activity, account: Account) -> bool:
-    return (trace.sequence, trace.head) == (account.sequence, account.head)
+def _is_at(activity: Activity, account: Account) -> bool:
+    return (activity.sequence, activity.head) == (account.sequence, account.head)
 
 
-def _is_near(trace: Activity, account: Account) -> bool:
-    return 0 <= account.sequence - trace.sequence <= _MOST
+def _is_near(activity: Activity, account: Account) -> bool:
+    return 0 <= account.sequence - activity.sequence <= _MOST
 
 
 def _rounded(number: int) -> int:
@@ -172,65 +189,12 @@ def _rounded(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _last_events(connection: sa.Connection, lengths: Mapping[int, int]) -> dict[int, list[Event]]:
-    """Each account's last events, so many of them at least."""
-    found: dict[int, list[Event]] = {}
-    for length in sorted(set(lengths.values())):
-        ids = [of for of, wanted in lengths.items() if wanted == length]
-        chosen = _newest(length, connection.dialect.name)
-        for chunk in queries.chunks(ids):
-            for of, *values in connection.execute(chosen.where(schema.account.c.id.in_(chunk))):
-                found.setdefault(of, []).append(Event(*values))
-    return found
-
-
-def _newest(length: int, dialect: str) -> sa.Select[Any]:
-    """The last ``length`` events of all accounts, each account's in order."""
-    event, account = schema.event.c, schema.account.c
-    columns = (event.account_id, event.sequence, event.kind, event.body, event.hash)
-    mine = sa.and_(event.account_id == account.id, event.sequence > account.sequence - length)
-    if dialect == "sqlite":
-        joined = sa.select(*columns).join_from(schema.account, schema.event, mine)
-        return joined.order_by(event.account_id, event.sequence)
-    # Left to itself, PostgreSQL reads the whole table; a limit in a lateral makes it look up each.
-    each = sa.select(*columns).where(mine).order_by(event.sequence).limit(length).lateral()
-    return sa.select(each).join_from(schema.account, each, sa.true())
-
-
-def _ends(
-    connection: sa.Connection, ids: Collection[int]
-) -> tuple[dict[int, Counter[str]], dict[int, set[str]]]:
-    """How the accounts' rounds ended, counted; and the keys of those that did not."""
-    ends: dict[int, Counter[str]] = {of: Counter() for of in ids}
-    open_keys: dict[int, set[str]] = {of: set() for of in ids}
-    table = schema.reservation.c
-    for chunk in queries.chunks(ids):
-        here = table.account_id.in_(chunk)
-        counted = sa.select(table.account_id, table.outcome, sa.func.count())
-        counted = counted.where(here, table.state.in_(("committed", "released")))
-        for of, outcome, count in connection.execute(
-            counted.group_by(table.account_id, table.outcome)
-        ):
-            ends[of][_end(outcome)] += count
-        left = sa.select(table.account_id, table.key).where(here, table.state == "reserved")
-        for of, key in connection.execute(left):
-            open_keys[of].add(key)
-    return ends, open_keys
-
-
 def _end(outcome: str) -> str:
     return outcome if outcome in ENDS else OTHER
 
 
-def _previous(event: Event) -> str:
-    try:
-        return str(json.loads(event.body)["previous"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise LedgerError(f"event {event.sequence} cannot be believed") from error
-
-
-def _time(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
-    if at.tzinfo is None:
-        raise ValueError("a time without its zone")
-    return at
+def _ends(outcomes: Mapping[str, int]) -> Counter[str]:
+    ends: Counter[str] = Counter()
+    for outcome, count in outcomes.items():
+        ends[_end(outcome)] += count
+    return ends

@@ -1,6 +1,6 @@
-"""Makes the smallest bounds in a process that gives way to every other one.
+"""Computes the smallest bounds in a low-priority process.
 
-In a thread of the process that answers, an accountant would keep whoever asks from
+In a thread of the process that answers, an accountant would keep requests from
 Python's lock, and its big arrays of ever other sizes would make that process grow.
 """
 
@@ -31,34 +31,34 @@ def refine_until(bounds: Bounds, stop: threading.Event) -> None:
         if bounds.urgent(POLL_SECONDS) is None:
             continue
         try:
-            with _helper() as helper:
-                _refine(bounds, helper, stop)
+            with _worker() as worker:
+                _refine(bounds, worker, stop)
         except (EOFError, OSError):
             _log.warning("the process for the smallest bounds was ended or cannot be started")
             bounds.refine()  # only a smallest bound raises an alert
 
 
-def _refine(bounds: Bounds, helper: Connection, stop: threading.Event) -> None:
-    """Have one process make bounds, until it is time for another one."""
+def _refine(bounds: Bounds, worker: Connection, stop: threading.Event) -> None:
+    """Have one process compute bounds, until it is time for the next process."""
     worked, left = time.monotonic(), MOST_BOUNDS
     while left and not stop.is_set() and time.monotonic() < worked + IDLE_SECONDS:
         place = bounds.urgent(POLL_SECONDS)
         if place is None:
             continue
-        helper.send(place)
-        while not helper.poll(POLL_SECONDS):
+        worker.send(place)
+        while not worker.poll(POLL_SECONDS):
             if stop.is_set():
                 return
-        bounds.found(place, helper.recv())
+        bounds.put(place, worker.recv())
         worked, left = time.monotonic(), left - 1
 
 
 @contextmanager
-def _helper() -> Iterator[Connection]:
+def _worker() -> Iterator[Connection]:
     """A process that answers places with their smallest bounds, while the block runs."""
     context = get_context("spawn")  # a fork would copy the locks of this process's threads
     ours, theirs = context.Pipe()
-    process = context.Process(target=_answer, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -69,13 +69,13 @@ def _helper() -> Iterator[Connection]:
         process.join()
 
 
-def _answer(questions: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the asking process ends this one
+def _serve(requests: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the monitor ends this process
     os.nice(_LEAST_PRIORITY)
     keep_small()
     try:
         while True:
-            questions.send(smallest(questions.recv()))
+            requests.send(smallest(requests.recv()))
             forget_transforms()
     except (EOFError, OSError):
-        return  # nobody asks any more
+        return  # the monitor has closed its end

@@ -1,7 +1,6 @@
-"""Epsilon of many fixed bags: a quick upper bound at once, the smallest as soon as it is known.
+"""Epsilon of many fixed compositions: a quick upper bound at once, the smallest when it is known.
 
-Both bound a bag that was fixed beforehand; one whose accountant is ``status.QUICK`` is loose.
-The smallest takes about a second of computing, so it is made where nobody waits.
+The smallest takes about a second of computing, which no request waits for.
 """
 
 import threading
@@ -12,16 +11,16 @@ from typing import TypeVar
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import Bound, Counts
 from dpbitfit.errors import AccountingError
-from dpbitfit.ledger import status
+from dpbitfit.ledger.bounds import is_quick, quick_bounds
 
 Place = tuple[Counts, float]
 Value = TypeVar("Value")
 
-_MOST = 65536  # bounds that are remembered, and bags that wait
+_MOST = 65536  # bounds that are cached, and compositions that wait
 
 
 class Bounds:
-    """Bounds by bag and delta, for many threads; somebody makes the smallest ones that wait."""
+    """Bounds by counts and delta, for many threads; ``refine`` or a worker makes the smallest."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,9 +40,9 @@ class Bounds:
             if known is not None:
                 self._exact.move_to_end(place)
             else:
-                known = self._quick.get(place) or status.quick([counts], delta)[0]
-                if known.accountant == status.QUICK:
-                    _remember(self._quick, place, known)
+                known = self._quick.get(place) or quick_bounds([counts], delta)[0]
+                if is_quick(known):
+                    _cache(self._quick, place, known)
                     if len(self._waiting) < _MOST:
                         self._waiting[place] = max(urgency, self._waiting.get(place, urgency))
                         self._news.set()
@@ -51,10 +50,10 @@ class Bounds:
             raise AccountingError(str(known))
         return known
 
-    def keep(self, bounds: Iterable[tuple[Place, Bound]]) -> None:
-        """Take over smallest bounds that were made elsewhere."""
+    def take_over(self, bounds: Iterable[tuple[Place, Bound]]) -> None:
+        """Add smallest bounds that were made elsewhere."""
         for place, bound in bounds:
-            self.found(place, bound)
+            self.put(place, bound)
 
     @property
     def waiting(self) -> int:
@@ -70,17 +69,17 @@ class Bounds:
                 return None
             return max(self._waiting, key=lambda place: self._waiting[place])
 
-    def found(self, place: Place, made: Bound | AccountingError) -> None:
-        """Take over what was made for a place; there is nothing smaller to wait for."""
+    def put(self, place: Place, smallest: Bound | AccountingError) -> None:
+        """Add the smallest bound of a place, or why there is none; it waits no more."""
         with self._lock:
-            _remember(self._exact, place, made)
+            _cache(self._exact, place, smallest)
             self._waiting.pop(place, None)
 
     def refine(self) -> bool:
         """Make the most urgent of the smallest bounds; False where none waits."""
         place = self.urgent()
         if place is not None:
-            self.found(place, smallest(place))
+            self.put(place, smallest(place))
         return place is not None
 
 
@@ -93,7 +92,7 @@ def smallest(place: Place) -> Bound | AccountingError:
         return error
 
 
-def _remember(kept: OrderedDict[Place, Value], place: Place, value: Value) -> None:
-    kept[place] = value
-    if len(kept) > _MOST:
-        kept.popitem(last=False)
+def _cache(cache: OrderedDict[Place, Value], place: Place, value: Value) -> None:
+    cache[place] = value
+    if len(cache) > _MOST:
+        cache.popitem(last=False)

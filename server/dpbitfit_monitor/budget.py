@@ -2,7 +2,7 @@
 
 import json
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dpbitfit.errors import BudgetError, LedgerError
-from dpbitfit.ledger import terminal
-from dpbitfit.ledger.cli import AsJson, Url
+from dpbitfit.ledger.cli import terminal
+from dpbitfit.ledger.cli.options import AsJson, Url
 from dpbitfit_monitor import describe
 from dpbitfit_monitor.alerts import Alert
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.page.formatting import ago
+from dpbitfit_monitor.reader import Viewer
 from dpbitfit_monitor.views import SPENT, Overview
 
 _STYLES = {"ok": "green", "near": "yellow", "silent": "yellow"}
@@ -27,22 +28,25 @@ _STYLES = {"ok": "green", "near": "yellow", "silent": "yellow"}
 def budget(
     ledger: Url,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on until interrupted; with --json, a line a look.")
+        bool,
+        typer.Option(
+            "--watch", help="Go on until interrupted; with --json, account line per interval."
+        ),
     ] = False,
-    interval: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 5.0,
+    interval: Annotated[float, typer.Option(min=1, help="Seconds between two updates.")] = 5.0,
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not compute the smallest bounds first.")
     ] = False,
     json_output: AsJson = False,
 ) -> None:
-    """Show each account's budget: what is guaranteed, accrued and left, and what needs a look.
+    """Show each account's budget: what is guaranteed, accrued and left, and what needs attention.
 
     Guaranteed is a bound; accrued is informative, what was spent of it.
 
     Exit codes: 0 done; 2 bad input; 3 an account is at 100 % of its budget; 4 the ledger,
-    or an account of it, cannot be read or believed.
+    or an account in it, is unreadable or corrupt.
     """
-    monitor = Monitor(Reader(ledger))
+    monitor = Monitor(Viewer(ledger))
     if watch:
         with monitor.refining():
             (_print_lines if json_output else _watch)(monitor, interval)
@@ -56,7 +60,7 @@ def budget(
     terminal.show(describe.overview(view, alerts), page(view, alerts), json_output)
     if view.unreadable:
         raise LedgerError(f"account {view.unreadable[0].name}: {view.unreadable[0].problem}")
-    spent = [one.name for one in view.accounts if one.reached == SPENT]
+    spent = [account.name for account in view.accounts if account.reached == SPENT]
     if spent:
         raise BudgetError(f"the budget of {spent[0]} is spent, {len(spent)} in all")
 
@@ -69,23 +73,23 @@ def page(view: Overview, alerts: tuple[Alert, ...]) -> Group:
     for title in ("accrued", "guaranteed", "left", "budget\nat delta", "rounds left"):
         table.add_column(title)
     table.add_column("state\nlast seen")
-    for one in view.accounts:
-        figures = (one.accrued.bound.epsilon, one.approved.epsilon)
-        seen = "never" if one.last_seen is None else _ago(view.at - one.last_seen)
+    for account in view.accounts:
+        figures = (account.accrued.bound.epsilon, account.approved.epsilon)
+        seen = "never" if account.last_seen is None else ago(view.at - account.last_seen)
         table.add_row(
-            Group(terminal.plain(str(one.name)), terminal.bar(*figures, one.budget)),
-            f"{'' if one.accrued_is_exact else '≤ '}{one.accrued.bound.epsilon:.3f}",
-            terminal.short(one.guaranteed.bound),
-            f"{one.left:.3f}",
-            f"{one.budget:g}\n{one.delta:g}",
-            "?" if one.rounds_left is None else str(one.rounds_left),
-            Text.assemble((one.state, _STYLES.get(one.state, "red")), f"\n{seen}"),
+            Group(terminal.plain(str(account.name)), terminal.bar(*figures, account.budget)),
+            f"{'' if account.accrued_is_exact else '≤ '}{account.accrued.bound.epsilon:.3f}",
+            terminal.short(account.guaranteed.bound),
+            f"{account.left:.3f}",
+            f"{account.budget:g}\n{account.delta:g}",
+            "?" if account.rounds_left is None else str(account.rounds_left),
+            Text.assemble((account.state, _STYLES.get(account.state, "red")), f"\n{seen}"),
         )
-    for lost in view.unreadable:
+    for damaged in view.unreadable:
         blank = [""] * (len(table.columns) - 2)
-        table.add_row(terminal.plain(str(lost.name)), *blank, Text(lost.state, "red"))
-    told = [terminal.plain(f"{one.severity}: {one.text}; {one.advice}") for one in alerts]
-    return Group(table, *told)
+        table.add_row(terminal.plain(str(damaged.name)), *blank, Text(damaged.state, "red"))
+    lines = [terminal.plain(f"{each.severity}: {each.text}; {each.advice}") for each in alerts]
+    return Group(table, *lines)
 
 
 def _watch(monitor: Monitor, interval: float) -> NoReturn:
@@ -94,7 +98,7 @@ def _watch(monitor: Monitor, interval: float) -> NoReturn:
             try:
                 shown = page(monitor.reader.overview(fresh=True), monitor.alerts())
             except LedgerError as error:
-                # Old figures are no figures.
+                # Older figures could be wrong by now.
                 shown = Group(terminal.plain(f"{datetime.now(UTC):%H:%M:%S} UTC: {error}"))
             live.update(shown, refresh=True)
             time.sleep(interval)
@@ -103,16 +107,8 @@ def _watch(monitor: Monitor, interval: float) -> NoReturn:
 def _print_lines(monitor: Monitor, interval: float) -> NoReturn:
     while True:
         try:
-            told = describe.overview(monitor.reader.overview(fresh=True), monitor.alerts())
+            content = describe.overview(monitor.reader.overview(fresh=True), monitor.alerts())
         except LedgerError as error:
-            told = {"at": describe.time(datetime.now(UTC)), "error": str(error)}
-        typer.echo(json.dumps(told, allow_nan=False))
+            content = {"at": describe.time(datetime.now(UTC)), "error": str(error)}
+        typer.echo(json.dumps(content, allow_nan=False))
         time.sleep(interval)
-
-
-def _ago(since: timedelta) -> str:
-    minutes = max(0, int(since.total_seconds() // 60))
-    for unit, size in (("d", 1440), ("h", 60)):
-        if minutes >= size:
-            return f"{minutes // size} {unit} ago"
-    return f"{minutes} min ago"

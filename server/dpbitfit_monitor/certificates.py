@@ -1,4 +1,4 @@
-"""Until when certificates are good."""
+"""When certificates expire."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class CertificateView:
-    """A certificate: the file that holds it, whom it names, and when it ends."""
+    """A certificate: the file that holds it, its subject, and when it expires."""
 
     file: str
     subject: str
@@ -21,9 +21,9 @@ class CertificateView:
 def read_certificates(paths: Iterable[Path]) -> tuple[list[CertificateView], list[Path]]:
     """Every certificate of these PEM files, and of the .crt and .pem files of these folders.
 
-    Second, the files in which there is none to be read.
+    Second, the files from which no certificate can be read.
     """
-    found: list[CertificateView] = []
+    views: list[CertificateView] = []
     failed: list[Path] = []
     for file in (file for path in paths for file in _files(path)):
         try:
@@ -31,17 +31,17 @@ def read_certificates(paths: Iterable[Path]) -> tuple[list[CertificateView], lis
         except (OSError, ValueError):
             failed.append(file)
             continue
-        found += [
-            CertificateView(file.name, _subject(one), one.not_valid_after_utc)
-            for one in certificates
+        views += [
+            CertificateView(file.name, _subject(certificate), certificate.not_valid_after_utc)
+            for certificate in certificates
         ]
-    return found, failed
+    return views, failed
 
 
 def _files(path: Path) -> list[Path]:
     try:
         inside = sorted(path.iterdir())
-    except OSError:  # no folder, or none that may be read
+    except OSError:  # not a folder, or not a readable one
         return [path]
     return [file for file in inside if file.suffix in (".crt", ".pem")]
 

@@ -1,4 +1,4 @@
-"""``dpbitfit monitor``: everybody's budgets for people and programs, over the network."""
+"""``dpbitfit monitor``: every account's budget for people and programs, over the network."""
 
 import asyncio
 import logging
@@ -9,14 +9,16 @@ from typing import Annotated
 import typer
 
 from dpbitfit.errors import InputError
-from dpbitfit.ledger.cli import Url
+from dpbitfit.ledger.cli.options import Url
+from dpbitfit_monitor.addresses import Address
+from dpbitfit_monitor.bearer import read_secret
 from dpbitfit_monitor.certificates import read_certificates
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.access import Tokens, make_token
-from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Reader
-from dpbitfit_monitor.serve import Address, Serving, serve_until_signalled
+from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Viewer
+from dpbitfit_monitor.serve import Serving, serve_until_signalled
 from dpbitfit_monitor.tls import Tls
-from dpbitfit_monitor.webhook import Webhook, read_secret
+from dpbitfit_monitor.webhook import Webhook
 
 _HOUR = timedelta(hours=1)
 
@@ -36,37 +38,43 @@ def serve(
     runs: Annotated[
         list[Path] | None, typer.Option(help="A run's --out folder, or one that holds several.")
     ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="This server's, PEM.")] = None,
-    key: Annotated[Path | None, typer.Option(help="Of the certificate, PEM.")] = None,
-    client_ca: Annotated[Path | None, typer.Option(help="Who signs clients, PEM.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="The server's certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM.")] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="Authority of client certificates, PEM.")
+    ] = None,
     watch_certificates: Annotated[
-        list[Path] | None, typer.Option(help="Files or folders of others that must not run out.")
+        list[Path] | None,
+        typer.Option(help="Files or folders of certificates to watch for expiry."),
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="The token that gRPC asks for where there is no TLS.")
+        Path | None, typer.Option(help="The token that gRPC requires where there is no TLS.")
     ] = None,
     metrics_token_file: Annotated[
-        Path | None, typer.Option(help="The token that /metrics asks for.")
+        Path | None, typer.Option(help="The token that /metrics requires.")
     ] = None,
     page_token_file: Annotated[
-        Path | None, typer.Option(help="Lines of `dpbitfit monitor token`: who may see the page.")
+        Path | None,
+        typer.Option(help="Lines of `dpbitfit monitor token`: those who may see the page."),
     ] = None,
-    webhook: Annotated[str, typer.Option(help="Address that alerts are posted to.")] = "",
+    webhook: Annotated[str, typer.Option(help="URL that alerts are posted to.")] = "",
     webhook_secret_file: Annotated[
-        Path | None, typer.Option(help="The secret that signs them.")
+        Path | None, typer.Option(help="The secret that signs the alerts.")
     ] = None,
     silent_after: Annotated[
-        float, typer.Option(min=0, help="Hours without an answer until a site is silent.")
+        float, typer.Option(min=0, help="Hours without a reply until a site is silent.")
     ] = SILENT_AFTER / _HOUR,
     orphan_after: Annotated[
         float, typer.Option(min=0, help="Hours without an end until a round is an orphan.")
     ] = ORPHAN_AFTER / _HOUR,
-    reflection: Annotated[bool, typer.Option("--reflection", help="Describe the service.")] = False,
+    reflection: Annotated[
+        bool, typer.Option("--reflection", help="Serve gRPC reflection.")
+    ] = False,
 ) -> None:
     """Serve gRPC and HTTP until SIGTERM.
 
-    Without a certificate only this machine is served. With one, gRPC asks every client for
-    a certificate that --client-ca has signed; the page and /metrics take one, or a token.
+    Without a certificate only this machine is served. With a certificate, gRPC requires a
+    client certificate signed by --client-ca; the page and /metrics accept that, or a token.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     files = (certificate, key, client_ca)
@@ -78,8 +86,8 @@ def serve(
     own = [certificate, client_ca] if certificate and client_ca else []
     watched = [*own, *(watch_certificates or [])]
     if unreadable := read_certificates(watched)[1]:
-        raise InputError(f"{unreadable[0]}: there is no certificate to be read here")
-    reader = Reader(ledger, silent_after * _HOUR, orphan_after * _HOUR)
+        raise InputError(f"{unreadable[0]}: no certificate can be read from this file")
+    reader = Viewer(ledger, silent_after * _HOUR, orphan_after * _HOUR)
     serving = Serving(
         grpc=Address.parse(grpc),
         http=Address.parse(http),
@@ -95,11 +103,13 @@ def serve(
 
 @app.command()
 def token(
-    name: Annotated[str, typer.Argument(help="Whose it is: shown to its holder, and in the file.")],
+    name: Annotated[
+        str, typer.Argument(help="Its holder's name, shown on the page and in the file.")
+    ],
 ) -> None:
     """Make a token for the page, and print its line for --page-token-file.
 
-    The token itself, which its holder signs in with, is shown apart, as an error message is.
+    The token itself, with which its holder signs in, goes to standard error.
     """
     secret, line = make_token(name)
     typer.echo(f"The token, for {name} alone: {secret}", err=True)

@@ -1,13 +1,12 @@
-"""Asking a monitor from Python.
+"""A client of the monitor for Python.
 
-with MonitorClient("coordinator:8442", ca="ca.crt", certificate="me.crt", key="me.key") as it:
-    for account in it.accounts():
+with MonitorClient("coordinator:8442", ca="ca.crt", certificate="me.crt", key="me.key") as monitor:
+    for account in monitor.accounts():
         print(account.name.site, account.guaranteed.epsilon, account.sentence)
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
@@ -18,7 +17,7 @@ from dpbitfit_monitor.generated.monitor_pb2_grpc import MonitorStub
 
 
 class MonitorClient:
-    """A connection to a monitor: with certificates, or in the clear to this machine.
+    """A connection to a monitor: with certificates, or unencrypted to this machine.
 
     ``timeout`` is the deadline of each call, in seconds. Errors are grpc.RpcError.
     """
@@ -33,7 +32,7 @@ class MonitorClient:
         timeout: float = 30.0,
     ) -> None:
         if ca:
-            files = [Path(one).read_bytes() if one else None for one in (ca, key, certificate)]
+            files = [Path(file).read_bytes() if file else None for file in (ca, key, certificate)]
             self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(*files))
         else:
             self._channel = grpc.insecure_channel(address)
@@ -44,12 +43,7 @@ class MonitorClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -63,30 +57,29 @@ class MonitorClient:
             yield from page.accounts
 
     def account(self, name: AccountName) -> pb.GetAccountResponse:
-        """All about one account."""
-        found: pb.GetAccountResponse = self._call(
-            "GetAccount", pb.GetAccountRequest(name=_of(name))
-        )
-        return found
+        """One account in full."""
+        request = pb.GetAccountRequest(name=_message(name))
+        response: pb.GetAccountResponse = self._call("GetAccount", request)
+        return response
 
     def events(self, name: AccountName, page_size: int = 0) -> Iterator[pb.Event]:
         """The events of one account, in order."""
-        request = pb.ListEventsRequest(name=_of(name), page_size=page_size)
+        request = pb.ListEventsRequest(name=_message(name), page_size=page_size)
         for page in self._pages("ListEvents", request):
             yield from page.events
 
     def forecast(
         self, name: AccountName, sampling_rate: float, steps: int, noise_multiplier: float = 0.0
     ) -> pb.ForecastPlanResponse:
-        """What a plan would cost an account; a noise multiplier of 0 asks only what fits."""
+        """The privacy cost of a plan; a noise multiplier of 0 asks only for the least that fits."""
         request = pb.ForecastPlanRequest(
-            name=_of(name),
+            name=_message(name),
             sampling_rate=sampling_rate,
             steps=steps,
             noise_multiplier=noise_multiplier,
         )
-        made: pb.ForecastPlanResponse = self._call("ForecastPlan", request)
-        return made
+        response: pb.ForecastPlanResponse = self._call("ForecastPlan", request)
+        return response
 
     def rounds(self, run: str = "", timeout: float = 3600.0) -> Iterator[pb.WatchRoundsResponse]:
         """Rounds as they come: of one run until it ends, or of every run until the timeout."""
@@ -105,5 +98,5 @@ class MonitorClient:
         return getattr(self._stub, method)(request, timeout=self._timeout, metadata=self._metadata)
 
 
-def _of(name: AccountName) -> pb.AccountName:
+def _message(name: AccountName) -> pb.AccountName:
     return pb.AccountName(**name._asdict())

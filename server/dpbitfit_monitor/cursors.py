@@ -1,4 +1,4 @@
-"""Page tokens: where the next page of one list begins. Opaque, and good for that list only."""
+"""Page tokens: where the next page of a list begins. Opaque, and valid for that list only."""
 
 import base64
 import hashlib
@@ -6,18 +6,18 @@ import json
 
 from dpbitfit.errors import InputError
 
-_DIGEST = 12  # bytes: against mistakes; what a token leads to may be read anyway
+_DIGEST = 12  # bytes: against mistakes, not attacks; the caller may read the whole list
 _LONGEST = 4096  # characters
 
 
 def encode(scope: str, position: str) -> str:
-    """The token for the page behind ``position`` in the list that ``scope`` names."""
+    """The token for the page after ``position`` in the list that ``scope`` names."""
     text = position.encode()
     return base64.urlsafe_b64encode(_digest(scope, text) + text).decode()
 
 
 def decode(scope: str, token: str) -> str:
-    """The position in a token, "" for no token; InputError where it is not one of this list."""
+    """The position in a token, "" for no token; InputError where it belongs to another list."""
     if not token:
         return ""
     try:
@@ -27,7 +27,7 @@ def decode(scope: str, token: str) -> str:
     except ValueError:
         raise InputError("a page token cannot be read") from None
     if digest != _digest(scope, text) or encode(scope, position) != token:
-        raise InputError("a page token is not one of this list")
+        raise InputError("a page token belongs to another list")
     return position
 
 

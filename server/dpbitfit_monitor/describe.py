@@ -1,4 +1,4 @@
-"""Views as JSON can hold them: what ``--json``, the page's export and a program get."""
+"""Views as JSON: for ``--json``, the page's exports and the webhook."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -30,9 +30,9 @@ def overview(view: Overview, alerts: Iterable[Alert] = ()) -> dict[str, Any]:
     return {
         "at": time(view.at),
         "ledger": view.ledger,
-        "accounts": [account(one) for one in view.accounts],
-        "unreadable": [unreadable(one) for one in view.unreadable],
-        "alerts": [alert(one) for one in alerts],
+        "accounts": [account(each) for each in view.accounts],
+        "unreadable": [unreadable(each) for each in view.unreadable],
+        "alerts": [alert(each) for each in alerts],
     }
 
 
@@ -51,24 +51,24 @@ def account(view: AccountView) -> dict[str, Any]:
     }
 
 
-def unreadable(one: UnreadableAccount) -> dict[str, Any]:
+def unreadable(view: UnreadableAccount) -> dict[str, Any]:
     """An account without figures."""
-    return {"account": str(one.name), "state": one.state, "problem": one.problem}
+    return {"account": str(view.name), "state": view.state, "problem": view.problem}
 
 
-def detail(one: AccountDetail) -> dict[str, Any]:
-    """All about one account, but its events."""
+def detail(view: AccountDetail) -> dict[str, Any]:
+    """One account in full, without its events."""
     return {
-        **account(one.view),
+        **account(view.view),
         "series": [
             {"rounds": each.rounds, "at": time(each.at), "accrued": _accrued(each.bound)}
-            for each in one.series
+            for each in view.series
         ],
-        "curve": status.describe_bounds(one.curve),
-        "runs": [status.describe_run(run) for run in one.runs],
-        "decisions": [vars(each) for each in one.decisions],
-        "witnesses": [vars(each) for each in one.witnesses],
-        "reserved": [{**vars(each), "since": time(each.since)} for each in one.open_rounds],
+        "curve": status.describe_bounds(view.curve),
+        "runs": [status.describe_run(run) for run in view.runs],
+        "decisions": [vars(each) for each in view.decisions],
+        "witnesses": [vars(each) for each in view.witnesses],
+        "reserved": [{**vars(each), "since": time(each.since)} for each in view.open_rounds],
     }
 
 
@@ -76,9 +76,9 @@ def _accrued(bound: Bound) -> dict[str, Any]:
     return status.EpsilonBound(bound, status.ACCRUED).describe()
 
 
-def alert(one: Alert) -> dict[str, Any]:
+def alert(view: Alert) -> dict[str, Any]:
     """One alert."""
-    return {**vars(one), "since": time(one.since)}
+    return {**vars(view), "since": time(view.since)}
 
 
 def run(view: RunView) -> dict[str, Any]:
@@ -87,5 +87,5 @@ def run(view: RunView) -> dict[str, Any]:
 
 
 def time(at: datetime | None) -> str | None:
-    """A moment in ISO 8601."""
+    """A time in ISO 8601."""
     return None if at is None else at.isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""A process that works for months and stays as small as it was on its first day."""
+"""Memory of a process that runs for months and must not grow."""
 
 import ctypes
 from contextlib import suppress
@@ -6,15 +6,15 @@ from contextlib import suppress
 import numpy as np
 from scipy.fft import rfft
 
-_PLANS = 16  # that SciPy keeps of Fourier transforms, for each type of number
+_PLANS = 16  # Fourier plans that SciPy caches for each type of number
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of mallopt(3)
 
 
 def keep_small() -> None:
-    """Have the C library give memory back, where it is glibc; before any thread is started.
+    """Have glibc, where it is the C library, return memory; before any thread is started.
 
-    The accountants' big arrays are of ever other sizes and leave holes in a heap, so
-    each is mapped and unmapped; and each thread that once read a ledger would keep
+    The accountants' large arrays are of ever different sizes and fragment a heap, so
+    each is mapped and unmapped; and each thread that has read a ledger would keep
     a heap of its own.
     """
     with suppress(AttributeError, OSError):
@@ -24,9 +24,9 @@ def keep_small() -> None:
 
 
 def forget_transforms() -> None:
-    """Put small plans in the place of the PRV accountant's, which are of ever other lengths.
+    """Displace the PRV accountant's cached Fourier plans, each of another length, by small ones.
 
-    It transforms long doubles; sixteen of its plans were 200 MB that no bound uses again.
+    It transforms long doubles; sixteen of its plans took 200 MB that no later bound uses.
     """
     for length in range(1, _PLANS + 2):
         rfft(np.zeros(length, np.longdouble))

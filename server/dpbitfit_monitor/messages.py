@@ -9,7 +9,7 @@ from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import Counts
 from dpbitfit.ledger import AccountName
 from dpbitfit.ledger.forecast import Forecast
-from dpbitfit.ledger.status import RunStatus
+from dpbitfit.ledger.runs import RunStatus
 from dpbitfit_monitor.generated import monitor_pb2 as pb
 from dpbitfit_monitor.runs import RoundView, RunView
 from dpbitfit_monitor.views import (
@@ -49,65 +49,64 @@ def account(view: AccountView | UnreadableAccount) -> pb.Account:
     )
 
 
-def detail(one: AccountDetail) -> pb.GetAccountResponse:
-    """All about one account."""
+def detail(view: AccountDetail) -> pb.GetAccountResponse:
+    """One account in full."""
     points = (
         pb.Point(rounds=point.rounds, at=time(point.at), accrued=figure(point.bound))
-        for point in one.series
+        for point in view.series
     )
     return pb.GetAccountResponse(
-        account=account(one.view),
+        account=account(view.view),
         series=points,
-        curve=map(figure, one.curve),
-        runs=map(run, one.runs),
+        curve=map(figure, view.curve),
+        runs=map(run, view.runs),
     )
 
 
-def figure(one: composition.Bound, exact: bool = True) -> pb.EpsilonBound:
-    """A figure; a quick one is never exact."""
-    return pb.EpsilonBound(**vars(one), exact=exact and is_exact(one))
+def figure(bound: composition.Bound, exact: bool = True) -> pb.EpsilonBound:
+    """An epsilon; a quick bound is never exact."""
+    return pb.EpsilonBound(**vars(bound), exact=exact and is_exact(bound))
 
 
-def run(standing: RunStatus) -> pb.Run:
-    """What one run may still do to an account."""
+def run(status: RunStatus) -> pb.Run:
+    """What line run may still spend of an account."""
     return pb.Run(
-        run=standing.run,
-        plan=standing.plan,
-        coordinator=standing.coordinator,
-        adaptive=standing.adaptive,
-        allotted=_steps(standing.allotted),
-        spent=_steps(standing.spent),
-        left=_steps(standing.left),
-        rounds_left=standing.rounds_left,
+        run=status.run,
+        plan=status.plan,
+        coordinator=status.coordinator,
+        adaptive=status.adaptive,
+        allotted=_steps(status.allotted),
+        spent=_steps(status.spent),
+        left=_steps(status.left),
+        rounds_left=status.rounds_left,
     )
 
 
-def round_of(view: RunView, one: RoundView) -> pb.WatchRoundsResponse:
+def round_of(run: RunView, line: RoundView) -> pb.WatchRoundsResponse:
     """One round of a run."""
     return pb.WatchRoundsResponse(
-        folder=view.folder,
-        run=view.run,
-        state=view.state,
-        round=one.number,
-        rounds=one.rounds,
-        accuracy=one.accuracy,
-        loss=one.loss,
-        guaranteed=one.guaranteed,
-        accrued=one.accrued,
-        bytes_up=one.bytes_up,
-        bytes_down=one.bytes_down,
-        replies=one.replies,
-        refused=one.refused,
-        seconds=one.seconds,
+        folder=run.folder,
+        run=run.run,
+        state=run.state,
+        round=line.round,
+        rounds=line.rounds,
+        metrics={name: value for name, value in line.metrics.items() if value is not None},
+        guaranteed=line.guaranteed,
+        accrued=line.accrued,
+        bytes_up=line.bytes_up,
+        bytes_down=line.bytes_down,
+        replies=line.replies,
+        refused=line.refused,
+        seconds=line.seconds,
     )
 
 
-def forecast(made: Forecast) -> pb.ForecastPlanResponse:
+def forecast(forecast: Forecast) -> pb.ForecastPlanResponse:
     """A forecast."""
     return pb.ForecastPlanResponse(
-        fits=made.fits,
-        fitting_noise_multiplier=made.fitting_noise_multiplier,
-        approved=figure(made.approved) if made.approved else None,
+        fits=forecast.fits,
+        fitting_noise_multiplier=forecast.fitting_noise_multiplier,
+        approved=figure(forecast.approved) if forecast.approved else None,
     )
 
 
@@ -117,7 +116,7 @@ def name_of(message: pb.AccountName) -> AccountName:
 
 
 def time(at: datetime | None) -> Timestamp | None:
-    """A moment."""
+    """A time; None stays unset."""
     if at is None:
         return None
     stamp = Timestamp()

@@ -1,12 +1,12 @@
-"""Everything in Prometheus' words: one prefix, base units, labels that are bounded.
+"""Metrics for Prometheus: one prefix, base units, a bounded set of labels.
 
-``client`` is an account, SITE/DATASET/UNIT. While the ledger cannot be read only
-``dpbitfit_ledger_readable 0``, the certificates and the build are told: no older
-figure is passed off as a present one.
+``client`` is an account, SITE/DATASET/UNIT. While the ledger cannot be read, only
+``dpbitfit_ledger_readable 0``, the certificates and the build are exported: no older
+figure is presented as a current one.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,9 +16,31 @@ from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.status import INFORMATIVE
 from dpbitfit_monitor.activity import ENDS, OTHER
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.views import Overview
+from dpbitfit_monitor.views import AccountView, Overview
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _used(view: AccountView) -> float | None:
+    return view.used_ratio if view.accrued_is_exact else None
+
+
+def _last_seen(view: AccountView) -> float | None:
+    return view.last_seen.timestamp() if view.last_seen else None
+
+
+# Each account's gauges: name, help and value.
+_GAUGES: tuple[tuple[str, str, Callable[[AccountView], float | None]], ...] = (
+    ("epsilon_budget", "Epsilon that may be spent.", lambda view: view.budget),
+    ("budget_used_ratio", "Accrued over budget; absent while only a quick figure is known.", _used),
+    ("rounds_left", "Rounds left of the run requested last.", lambda view: view.rounds_left),
+    ("last_seen_timestamp_seconds", "When the site last replied.", _last_seen),
+    ("silent", "No reply to a request for too long.", lambda view: view.silent),
+    ("drifted", "The site's ledger and this one disagree.", lambda view: bool(view.drift)),
+    ("open_rounds", "Rounds reserved, outcome unknown yet.", lambda view: view.open_rounds),
+    ("orphaned", "The outcome of a round is unknown for too long.", lambda view: view.orphaned),
+    ("readable", "Whether its rows are readable and not corrupt.", lambda _: 1),
+)
 
 
 def exposition(monitor: Monitor) -> bytes:
@@ -27,7 +49,7 @@ def exposition(monitor: Monitor) -> bytes:
 
 
 def collect(monitor: Monitor) -> Iterator[Metric]:
-    """Every metric, from one look."""
+    """Every metric, from one reading of the ledger."""
     try:
         overview = monitor.reader.overview()
     except LedgerError:
@@ -38,13 +60,13 @@ def collect(monitor: Monitor) -> Iterator[Metric]:
         yield from _counts(overview)
         yield _bytes(monitor, overview)
     yield _certificates(monitor)
-    yield _gauge("build_info", "The version that answers.", 1, version=version("dpbitfit"))
+    yield _gauge("build_info", "The version of dpbitfit.", 1, version=version("dpbitfit"))
 
 
 def _lines(metric: Metric) -> Iterator[str]:
     """A metric as the library's ``generate_latest`` writes it.
 
-    That one checks every name again for every sample, most of a scrape's time.
+    The library checks every name again for every sample, most of a scrape's time.
     """
     name = f"{metric.name}_total" if metric.type == "counter" else metric.name
     yield f"# HELP {name} {metric.documentation}\n# TYPE {name} {metric.type}\n"
@@ -77,10 +99,11 @@ def _bytes(monitor: Monitor, overview: Overview) -> Metric:
 
 
 def _certificates(monitor: Monitor) -> Metric:
-    text = "When a certificate ends."
+    text = "When a certificate expires."
     family = _family("certificate_expiry_timestamp_seconds", text, "certificate", "subject")
-    for one in monitor.certificates():
-        family.add_metric([one.file, one.subject], one.not_after.timestamp())
+    for certificate in monitor.certificates():
+        labels = [certificate.file, certificate.subject]
+        family.add_metric(labels, certificate.not_after.timestamp())
     return family
 
 
@@ -89,46 +112,22 @@ def _of_accounts(overview: Overview) -> Iterator[Metric]:
     accrued = _family("client_epsilon_accrued", text, "client", "delta")
     text = "An upper bound at delta, whatever is done with the account."
     guaranteed = _family("client_epsilon_guaranteed", text, "client", "delta")
-    used_text = "Accrued over budget; absent for the moments in which a quick figure is known only."
-    gauges = {
-        "epsilon_budget": _family("client_epsilon_budget", "Epsilon that may be spent.", "client"),
-        "budget_used_ratio": _family("client_budget_used_ratio", used_text, "client"),
-        "rounds_left": _family("client_rounds_left", "Of the run asked last.", "client"),
-        "last_seen": _family(
-            "client_last_seen_timestamp_seconds", "When it last answered.", "client"
-        ),
-        "silent": _family("client_silent", "Asked, and no answer for too long.", "client"),
-        "drifted": _family("client_drifted", "Its ledger and this one disagree.", "client"),
-        "open_rounds": _family("client_open_rounds", "Reserved, without an end yet.", "client"),
-        "orphaned": _family("client_orphaned", "A round has had no end for too long.", "client"),
-        "readable": _family("client_readable", "Whether its rows can be believed.", "client"),
-    }
+    gauges = {name: _family(f"client_{name}", text, "client") for name, text, _ in _GAUGES}
     for view in overview.accounts:
         client, delta = str(view.name), f"{view.delta:g}"
         accrued.add_metric([client, delta], view.accrued.bound.epsilon)
         guaranteed.add_metric([client, delta], view.guaranteed.bound.epsilon)
-        values: dict[str, float | None] = {
-            "epsilon_budget": view.budget,
-            "budget_used_ratio": view.used_ratio if view.accrued_is_exact else None,
-            "rounds_left": view.rounds_left,
-            "last_seen": view.last_seen.timestamp() if view.last_seen else None,
-            "silent": view.silent,
-            "drifted": bool(view.drift),
-            "open_rounds": view.open_rounds,
-            "orphaned": view.orphaned,
-            "readable": 1,
-        }
-        for name, value in values.items():
-            if value is not None:
+        for name, _, measure in _GAUGES:
+            if (value := measure(view)) is not None:
                 gauges[name].add_metric([client], value)
-    for lost in overview.unreadable:
-        gauges["readable"].add_metric([str(lost.name)], 0)
+    for account in overview.unreadable:
+        gauges["readable"].add_metric([str(account.name)], 0)
     yield from (accrued, guaranteed, *gauges.values())
 
 
 def _counts(overview: Overview) -> Iterator[Metric]:
     rounds = _counter("rounds", "Rounds of all accounts, by how they ended.", "outcome")
-    refusals = _counter("refusals", "Rounds without a usable answer.", "client", "reason")
+    refusals = _counter("refusals", "Rounds without a usable reply.", "client", "reason")
     total: Counter[str] = Counter()
     for view in overview.accounts:
         total.update(view.ends)

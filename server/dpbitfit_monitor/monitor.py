@@ -1,4 +1,4 @@
-"""Everything that a surface may show, in one place."""
+"""What the page, gRPC, Prometheus and the command line show: ledger, runs, certificates, alerts."""
 
 import math
 import threading
@@ -13,55 +13,55 @@ from dpbitfit_monitor import alerts
 from dpbitfit_monitor.alerts import Alert, Alerts
 from dpbitfit_monitor.bound_worker import refine_until
 from dpbitfit_monitor.certificates import CertificateView, read_certificates
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 from dpbitfit_monitor.runs import Runs, RunView
 
-RUNS_SECONDS = 1.0  # runs that were read no longer ago are not read again
-_STOP_SECONDS = 5.0  # for a bound that is being made
+RUNS_SECONDS = 1.0  # between two reads of the runs' folders
+_STOP_SECONDS = 5.0  # for a bound that is being computed
 
 
 class Monitor:
     """A ledger, the runs in some folders, and certificates; read-only, for many threads."""
 
     def __init__(
-        self, reader: Reader, runs: Iterable[Path] = (), certificates: Iterable[Path] = ()
+        self, reader: Viewer, runs: Iterable[Path] = (), certificates: Iterable[Path] = ()
     ) -> None:
         self.reader = reader
         self._runs = Runs(runs)
         self._certificates = list(certificates)
         self._alerts = Alerts()
-        self._found: tuple[RunView, ...] = ()
-        self._looked = -math.inf
+        self._views: tuple[RunView, ...] = ()
+        self._read_at = -math.inf
         self._lock = threading.Lock()
 
     def runs(self) -> tuple[RunView, ...]:
         """Every run as it was a second ago at most, the one that changed last first."""
         with self._lock:
-            if time.monotonic() - self._looked >= RUNS_SECONDS:
-                self._found, self._looked = self._runs.all(), time.monotonic()
-            return self._found
+            if time.monotonic() - self._read_at >= RUNS_SECONDS:
+                self._views, self._read_at = self._runs.all(), time.monotonic()
+            return self._views
 
     def certificates(self) -> list[CertificateView]:
         """Every certificate that can be read."""
         return read_certificates(self._certificates)[0]
 
     def alerts(self) -> tuple[Alert, ...]:
-        """What stands now, gravest first.
+        """The active alerts, most severe first.
 
-        A ledger that cannot be read is an alert too; it says nothing of the accounts.
+        A ledger that cannot be read is an alert too; the accounts are then unknown.
         """
         now = datetime.now(UTC)
-        found = alerts.of_certificates(*read_certificates(self._certificates), now)
+        active = alerts.of_certificates(*read_certificates(self._certificates), now)
         try:
-            found += alerts.of_overview(self.reader.overview())
+            active += alerts.of_overview(self.reader.overview())
         except LedgerError as error:
-            found.append(alerts.of_ledger(str(error), now))
+            active.append(alerts.of_ledger(str(error), now))
         with self._lock:
-            return self._alerts.standing(found)
+            return self._alerts.dated(active)
 
     @contextmanager
     def refining(self) -> Iterator[None]:
-        """Has the smallest bounds made by another process while the block runs."""
+        """Compute the smallest bounds in a low-priority process while the block runs."""
         stop = threading.Event()
         thread = threading.Thread(target=refine_until, args=(self.reader.bounds, stop), daemon=True)
         thread.start()

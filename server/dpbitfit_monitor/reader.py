@@ -1,28 +1,28 @@
-"""Reading a ledger again and again, each time only what is new.
+"""A ledger's accounts as views, read again and again, each time only what is new.
 
-The ledger is opened for each look, so that one that is gone, replaced, locked,
+The ledger is opened for each look, so that a ledger that is gone, replaced, locked,
 migrating or newer is noticed at once: then LedgerError says so, and no older
 figure takes its place.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
-import sqlalchemy as sa
-
 from dpbitfit.accounting.composition import Bound, Counts
 from dpbitfit.errors import AccountingError, InputError, LedgerError
-from dpbitfit.ledger import Account, AccountName, Ledger, budget, queries, schema, status
-from dpbitfit.ledger.budget import Holdings
-from dpbitfit.ledger.events import Event
+from dpbitfit.ledger import budget, status
+from dpbitfit.ledger.account import Account, AccountName, check_name
+from dpbitfit.ledger.events import AccountOpened, BudgetSet, CountsRaised, Event
+from dpbitfit.ledger.fold import Allotments
 from dpbitfit.ledger.forecast import Forecast, forecast
-from dpbitfit.ledger.ledger import check_name
+from dpbitfit.ledger.reader import Reader
+from dpbitfit.ledger.snapshot import Snapshot
 from dpbitfit.ledger.status import BudgetStatus
-from dpbitfit.ledger.verify import verify
+from dpbitfit.ledger.verify import History
 from dpbitfit_monitor import series
-from dpbitfit_monitor.account_cache import AccountCache, Kept
+from dpbitfit_monitor.account_cache import AccountCache, CachedAccount
 from dpbitfit_monitor.activity import REFUSALS, Activity
 from dpbitfit_monitor.bounds import Bounds
 from dpbitfit_monitor.views import (
@@ -42,7 +42,7 @@ SILENT_AFTER = timedelta(hours=24)
 ORPHAN_AFTER = timedelta(hours=4)  # four times the longest that a round waits by default
 MOST_EVENTS = 1000  # of one page
 MOST_FORECAST_STEPS = 10**6
-_DECISIONS = ("open", "budget", "rebase")
+_DECISIONS = (AccountOpened.kind, BudgetSet.kind, CountsRaised.kind)
 
 
 class UnknownAccount(InputError):
@@ -50,10 +50,10 @@ class UnknownAccount(InputError):
 
 
 class DamagedAccount(LedgerError):
-    """An account's rows cannot be believed; the ledger can be read."""
+    """An account's rows are corrupt; the rest of the ledger can be read."""
 
 
-class Reader:
+class Viewer:
     """A ledger's accounts as views, for many threads.
 
     ``bounds`` are the figures; until they are refined, some are quick upper bounds.
@@ -72,7 +72,7 @@ class Reader:
         self._orphan_after = orphan_after
         self._now = now
         self._lock = threading.Lock()
-        self._memory = AccountCache(self.bounds)
+        self._cache = AccountCache(self.bounds)
         self._damaged: dict[AccountName, str] = {}
         self._to_verify: list[AccountName] = []
         self._last: Overview | None = None
@@ -82,17 +82,17 @@ class Reader:
 
         Raises LedgerError where the ledger cannot be read.
         """
-        asked = self._now()
+        now = self._now()
         last = self._last
-        if not fresh and last is not None and _is_recent(last, asked):
+        if not fresh and last is not None and _is_recent(last, now):
             return last  # without waiting for a look that is under way
         with self._lock:
             last = self._last
-            if last is None or not (asked < last.at or (not fresh and _is_recent(last, asked))):
+            if last is None or not (now < last.at or (not fresh and _is_recent(last, now))):
                 try:
                     last = self._look(self._now())
                 except LedgerError:
-                    self._last = None  # nobody is shown what was
+                    self._last = None  # an older overview is not shown in its place
                     raise
                 self._last = last
             return last
@@ -100,24 +100,22 @@ class Reader:
     def account(self, name: AccountName) -> AccountDetail:
         """All about one account, from nothing but its rows, its chain of events verified.
 
-        Raises UnknownAccount where there is none, DamagedAccount where it cannot be
-        believed, LedgerError where the ledger cannot be read.
+        Raises UnknownAccount where there is none, DamagedAccount where its rows are
+        corrupt, LedgerError where the ledger cannot be read.
         """
-        with self._opened() as ledger:
-            with ledger.database.read() as connection:
-                account, holdings, events = self._verified(connection, name)
-                witnesses = _witnesses(connection, account.id)
-            runs = status.run_standings(ledger, account)
-        trace = Activity()
-        for event in events:
-            trace.add(event)
+        with self._opened() as ledger, ledger.snapshot() as snapshot:
+            history = self._verified(snapshot, name)
+            witnesses = _witnesses(snapshot, history.account.id)
+            runs = snapshot.runs(history.account.id)
+        account, allotments = history.account, history.state.allotments
+        activity = Activity.of_history(history)
         try:
-            exact = self._is_exact(account, holdings)
-            standing = status.derive(account, holdings, self._urgently)
-            drift = next((one.drift for one in witnesses if one.drift), "")
-            view = self._view(standing, exact, trace, holdings, drift, self._now())
-            curve = tuple(status.curve_of(account, holdings, self._urgently))
-            accrued = series.accrued(account, holdings, events, self._urgently)
+            exact = self._is_exact(account, allotments)
+            figures = status.derive_status(account, allotments, self._urgently)
+            drift = next((witness.drift for witness in witnesses if witness.drift), "")
+            view = self._view(figures, exact, activity, allotments, drift, self._now())
+            curve = tuple(status.guaranteed_curve(account, allotments, self._urgently))
+            accrued = series.accrued(history, self._urgently)
         except AccountingError as error:
             raise DamagedAccount(f"account {name}: {error}") from error
         return AccountDetail(
@@ -126,8 +124,8 @@ class Reader:
             series=accrued,
             curve=curve,
             runs=tuple(runs),
-            open_rounds=tuple(trace.open.values()),
-            decisions=tuple(event for event in events if event.kind in _DECISIONS),
+            open_rounds=tuple(activity.open.values()),
+            decisions=tuple(event for event in history.events if event.kind in _DECISIONS),
             witnesses=witnesses,
         )
 
@@ -136,9 +134,9 @@ class Reader:
 
         Raises UnknownAccount where there is no such account.
         """
-        with self._opened() as ledger, ledger.database.read() as connection:
-            of = _found(connection, name).id
-            return list(queries.events_of(connection, of, after, min(most, MOST_EVENTS)))
+        with self._opened() as ledger, ledger.snapshot() as snapshot:
+            account = _account(snapshot, name)
+            return snapshot.events(account.id, after, min(most, MOST_EVENTS))
 
     def forecast(
         self, name: AccountName, sampling_rate: float, steps: int, noise_multiplier: float = 0.0
@@ -150,15 +148,15 @@ class Reader:
         if not 1 <= steps <= MOST_FORECAST_STEPS:
             raise AccountingError(f"a forecast is of 1 to {MOST_FORECAST_STEPS:,} steps")
         with self._opened() as ledger:
-            with ledger.database.read() as connection:
-                account = _found(connection, name)
+            with ledger.snapshot() as snapshot:
+                account = _account(snapshot, name)
             return forecast(ledger, account, sampling_rate, steps, noise_multiplier)
 
     def verify_next(self) -> None:
         """Verify the whole chain of one account, the next one each time.
 
-        Rows that are changed behind everybody's back are noticed so; from then on
-        the account is shown as unreadable.
+        Rows that another program has changed are noticed so; from then on the account
+        is shown as unreadable.
         """
         if not self._to_verify:
             self._to_verify = [view.name for view in self.overview().accounts]
@@ -166,81 +164,79 @@ class Reader:
             with (
                 suppress(DamagedAccount, UnknownAccount),
                 self._opened() as ledger,
-                ledger.database.read() as connection,
+                ledger.snapshot() as snapshot,
             ):
-                self._verified(connection, self._to_verify.pop())
+                self._verified(snapshot, self._to_verify.pop())
 
-    def _verified(
-        self, connection: sa.Connection, name: AccountName
-    ) -> tuple[Account, Holdings, list[Event]]:
-        account = _found(connection, name)
-        events = list(queries.events_of(connection, account.id))
+    def _verified(self, snapshot: Snapshot, name: AccountName) -> History:
+        _account(snapshot, name)
         try:
-            holdings = verify(connection, name, events).held
+            history = snapshot.history(name)
         except LedgerError as error:
             self._damaged[name] = str(error)
             raise DamagedAccount(str(error)) from error
         self._damaged.pop(name, None)
-        return account, holdings, events
+        return history
 
     def _urgently(self, counts: Counts, delta: float) -> Bound:
         return self.bounds.get(counts, delta, urgency=1)
 
     @contextmanager
-    def _opened(self) -> Iterator[Ledger]:
-        ledger = Ledger(self._url, readonly=True, wait_seconds=WAIT_SECONDS)
+    def _opened(self) -> Iterator[Reader]:
+        ledger = Reader(self._url, readonly=True, wait_seconds=WAIT_SECONDS)
         try:
             yield ledger
         finally:
             ledger.database.close()
 
     def _look(self, now: datetime) -> Overview:
-        with self._opened() as ledger, ledger.database.read() as connection:
-            kept_now = self._memory.refresh(connection)
-            drifts = _drifts(connection)
+        with self._opened() as ledger, ledger.snapshot() as snapshot:
+            cached_accounts = self._cache.refresh(snapshot)
+            drifts = snapshot.drifts()
         accounts: list[AccountView] = []
         unreadable: list[UnreadableAccount] = []
-        for of, kept in kept_now.items():
+        for account_id, cached in cached_accounts.items():
             try:
-                accounts.append(self._view_of(kept, drifts.get(of, ""), now))
+                accounts.append(self._view_of(cached, drifts.get(account_id, ""), now))
             except (LedgerError, AccountingError) as error:
-                unreadable.append(UnreadableAccount(kept.name, str(error)))
+                unreadable.append(UnreadableAccount(cached.name, str(error)))
         accounts.sort(key=lambda view: view.name)
-        unreadable.sort(key=lambda one: one.name)
+        unreadable.sort(key=lambda account: account.name)
         return Overview(now, ledger.id, tuple(accounts), tuple(unreadable))
 
-    def _view_of(self, kept: Kept, drift: str, now: datetime) -> AccountView:
-        problem = kept.problem or self._damaged.get(kept.name)
-        if problem or kept.account is None or kept.trace is None or kept.holdings is None:
+    def _view_of(self, cached: CachedAccount, drift: str, now: datetime) -> AccountView:
+        problem = cached.problem or self._damaged.get(cached.name)
+        account, activity, allotments = cached.account, cached.activity, cached.allotments
+        if problem or account is None or activity is None or allotments is None:
             raise LedgerError(problem)
-        standing, exact = kept.standing, True
-        if standing is None:
-            exact = self._is_exact(kept.account, kept.holdings)
-            standing = status.derive(kept.account, kept.holdings, self.bounds.get)
-            if exact and is_exact(standing.guaranteed.bound):
-                kept.standing = standing
-        return self._view(standing, exact, kept.trace, kept.holdings, drift, now)
+        figures, exact = cached.status, True
+        if figures is None:
+            exact = self._is_exact(account, allotments)
+            figures = status.derive_status(account, allotments, self.bounds.get)
+            if exact and is_exact(figures.guaranteed.bound):
+                cached.status = figures
+        return self._view(figures, exact, activity, allotments, drift, now)
 
-    def _is_exact(self, account: Account, holdings: Holdings) -> bool:
+    def _is_exact(self, account: Account, allotments: Allotments) -> bool:
         """Whether what was spent is known and not only a quick figure; asked before it is used.
 
         A loose one gives way to all that is approved, whose figure does not show it.
         """
-        steps = budget.spent(holdings)
-        return is_exact(budget.accrued(account, holdings, steps, account.delta, self.bounds.get))
+        steps = budget.spent(allotments)
+        return is_exact(budget.accrued(account, allotments, steps, account.delta, self.bounds.get))
 
     def _view(
         self,
-        standing: BudgetStatus,
+        figures: BudgetStatus,
         exact: bool,
-        trace: Activity,
-        holdings: Holdings,
+        activity: Activity,
+        allotments: Allotments,
         drift: str,
         now: datetime,
     ) -> AccountView:
-        account = standing.account
-        open_since = min((one.since for one in trace.open.values()), default=None)
-        accrued = standing.accrued.bound
+        account = figures.account
+        open_since = min((opened.since for opened in activity.open.values()), default=None)
+        accrued = figures.accrued.bound
         reached = threshold(accrued.epsilon / account.budget) if exact else 0.0
         return AccountView(
             name=account.name,
@@ -249,21 +245,21 @@ class Reader:
             head=account.head,
             delta=account.delta,
             budget=account.budget,
-            guaranteed=standing.guaranteed,
-            approved=standing.approved,
-            accrued=standing.accrued,
+            guaranteed=figures.guaranteed,
+            approved=figures.approved,
+            accrued=figures.accrued,
             accrued_is_exact=exact,
-            promised=standing.promised,
-            left=standing.left,
-            run=trace.run,
-            rounds_left=_rounds_left(trace, holdings),
-            last_seen=trace.last_seen,
-            asked_since=trace.asked_since,
-            ends=dict(trace.ends),
-            refusals={end: trace.ends[end] for end in REFUSALS if trace.ends[end]},
-            open_rounds=len(trace.open),
+            promised=figures.promised,
+            left=figures.left,
+            run=activity.run,
+            rounds_left=_rounds_left(activity, allotments),
+            last_seen=activity.last_seen,
+            asked_since=activity.asked_since,
+            ends=dict(activity.ends),
+            refusals={end: activity.ends[end] for end in REFUSALS if activity.ends[end]},
+            open_rounds=len(activity.open),
             open_since=open_since,
-            silent=_is_over(trace.asked_since, self._silent_after, now),
+            silent=_is_over(activity.asked_since, self._silent_after, now),
             orphaned=_is_over(open_since, self._orphan_after, now),
             drift=drift,
         )
@@ -273,43 +269,34 @@ def _is_recent(overview: Overview, now: datetime) -> bool:
     return abs(now - overview.at) < timedelta(seconds=FRESH_SECONDS)
 
 
-def _found(connection: sa.Connection, name: AccountName) -> Account:
+def _account(snapshot: Snapshot, name: AccountName) -> Account:
     try:
         check_name(name)
-        account = queries.find_account(connection, name)
+        return snapshot.account(name)
     except InputError as error:
         raise UnknownAccount(f"there is no such account: {error}") from error
     except LedgerError as error:  # of a row: a database's own failure is another
         raise DamagedAccount(str(error)) from error
-    if account is None:
-        raise UnknownAccount(f"there is no account {name}")
-    return account
 
 
 def _is_over(since: datetime | None, limit: timedelta, now: datetime) -> bool:
     return since is not None and now - since > limit
 
 
-def _drifts(connection: sa.Connection) -> Mapping[int, str]:
-    table = schema.peer.c
-    chosen = sa.select(table.account_id, table.drift).where(table.drift != "")
-    return {row.account_id: row.drift for row in connection.execute(chosen)}
+def _witnesses(snapshot: Snapshot, account_id: int) -> tuple[Witness, ...]:
+    return tuple(
+        Witness(peer.ledger, peer.sequence, peer.head, peer.drift)
+        for peer in snapshot.peers(account_id)
+    )
 
 
-def _witnesses(connection: sa.Connection, account_id: int) -> tuple[Witness, ...]:
-    table = schema.peer.c
-    chosen = sa.select(table.ledger, table.sequence, table.head, table.drift)
-    chosen = chosen.where(table.account_id == account_id).order_by(table.ledger)
-    return tuple(Witness(*row) for row in connection.execute(chosen))
-
-
-def _rounds_left(trace: Activity, holdings: Holdings) -> int | None:
-    """Rounds of the run asked last, each as many steps as its last one."""
-    if not trace.counts:
+def _rounds_left(activity: Activity, allotments: Allotments) -> int | None:
+    """How many more rounds the run that was active last can make, each like its last."""
+    if not activity.counts:
         return None
     left = {
-        mechanism: held.allotted - held.reserved - held.committed - held.voided
-        for (run, mechanism), held in holdings.items()
-        if run == trace.run
+        mechanism: allotment.left
+        for (run, mechanism), allotment in allotments.items()
+        if run == activity.run
     }
-    return min(left.get(mechanism, 0) // steps for mechanism, steps in trace.counts)
+    return min(left.get(mechanism, 0) // steps for mechanism, steps in activity.counts)

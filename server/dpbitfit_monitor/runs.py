@@ -1,41 +1,54 @@
-"""What a run's folder says of it, round by round, while it is being written.
+"""Runs from their folders, round by round, while they are being written.
 
-Only names and numbers that are known here are taken over; what is not one, or
-not yet whole, is passed over.
+Only the fields that are named here are read; a line that is damaged, or not yet
+whole, is left out.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from dpbitfit_monitor.files import Stamp, stamp
 
 PROGRESS, REPORT, ERROR, TRAFFIC = "progress.jsonl", "report.json", "error.json", "traffic.json"
-_LARGEST = 64 * 2**20  # bytes of a file that are read
-_LARGEST_NUMBER = 1e15
+_MOST_BYTES = 64 * 2**20  # of a file that is read
+_LIMIT = 10**15
+
+_Int = Annotated[int, Field(ge=-_LIMIT, le=_LIMIT)]
+_Float = Annotated[float, Field(ge=-_LIMIT, le=_LIMIT, allow_inf_nan=False)]
+_Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True))
 class RoundView:
     """One round of a run; bytes are payload bytes of all sites, seconds wall time.
 
-    Accuracy and loss are those on the public test records. ``guaranteed`` is the
-    largest of the sites' bounds on epsilon, ``accrued``, informative, the most that one
-    had spent; an older run's file has neither. ``number`` 0 is the start.
+    ``metrics`` are those on the public test records, None where one was not computed.
+    ``guaranteed`` is the largest of the sites' bounds on epsilon, ``accrued``,
+    informative, the most that any site has spent; a run may report neither.
+    ``round`` 0 is the start. ``run`` is the run's name in the ledger, "" where unknown.
     """
 
-    number: int
-    rounds: int
-    accuracy: float | None
-    loss: float | None
-    guaranteed: float | None
-    accrued: float | None
-    bytes_up: int
-    bytes_down: int
-    replies: int
-    refused: int
-    seconds: float
+    round: _Int
+    rounds: _Int
+    bytes_up: _Int
+    bytes_down: _Int
+    replies: _Int
+    refused: _Int
+    seconds: _Float
+    metrics: Mapping[_Name, _Float | None] = field(default_factory=dict)
+    guaranteed: _Float | None = None
+    accrued: _Float | None = None
+    run: str = ""
+
+
+_ROUND = TypeAdapter(RoundView)
 
 
 @dataclass(frozen=True)
@@ -66,104 +79,87 @@ class Runs:
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = list(folders)
-        self._kept: dict[Path, tuple[object, RunView]] = {}
+        self._cache: dict[Path, tuple[object, RunView]] = {}
 
     def all(self) -> tuple[RunView, ...]:
         """Every run, the one that changed last first."""
-        kept = {}
-        for folder in self._found():
-            stamp = [_stamp(folder / name) for name in (PROGRESS, REPORT, ERROR, TRAFFIC)]
-            known = self._kept.get(folder)
-            if known is None or known[0] != stamp:
-                known = (stamp, _read(folder))
-            kept[folder] = known
-        self._kept = kept
-        views = [view for _, view in kept.values()]
+        cache = {}
+        for folder in self._run_folders():
+            stamps = [stamp(folder / name) for name in (PROGRESS, REPORT, ERROR, TRAFFIC)]
+            entry = self._cache.get(folder)
+            if entry is None or entry[0] != stamps:
+                entry = (stamps, _read(folder))
+            cache[folder] = entry
+        self._cache = cache
+        views = [view for _, view in cache.values()]
         return tuple(sorted(views, key=lambda view: view.changed, reverse=True))
 
-    def _found(self) -> Iterator[Path]:
+    def _run_folders(self) -> Iterator[Path]:
         for folder in self._folders:
             if (folder / PROGRESS).is_file():
                 yield folder
             elif folder.is_dir():
-                yield from sorted(one for one in folder.iterdir() if (one / PROGRESS).is_file())
+                yield from sorted(path for path in folder.iterdir() if (path / PROGRESS).is_file())
+
+
+def metric_names(rounds: Iterable[RoundView]) -> tuple[str, ...]:
+    """Every metric of these rounds, in the order in which they first appear."""
+    return tuple(dict.fromkeys(name for view in rounds for name in view.metrics))
 
 
 def _read(folder: Path) -> RunView:
-    lines = list(_lines(folder / PROGRESS))
+    lines = list(_rounds(folder / PROGRESS))
     report, error = _json(folder / REPORT), _json(folder / ERROR)
     note, state = _text(report.get("final"), "stopped"), "running"
     if report:
         state = "stopped" if note else "done"
     elif error:
         state, note = "failed", _text(error, "code")  # a message may quote what is private
-    times = [stamp[0] for name in (PROGRESS, REPORT, ERROR) if (stamp := _stamp(folder / name))]
-    rounds = {one.number: one for line in lines if (one := _round(line)) is not None}
+    stamps: list[Stamp | None] = [stamp(folder / name) for name in (PROGRESS, REPORT, ERROR)]
+    changed = max((each.modified_ns for each in stamps if each), default=0)
+    rounds = {line.round: line for line in lines}
     return RunView(
         folder=folder.resolve().name,
-        run=next((text for line in reversed(lines) if (text := _text(line, "run"))), ""),
+        run=next((line.run for line in reversed(lines) if line.run), ""),
         state=state,
         note=note,
-        changed=datetime.fromtimestamp(max(times, default=0) / 1e9, UTC),
+        changed=datetime.fromtimestamp(changed / 1e9, UTC),
         rounds=tuple(rounds[number] for number in sorted(rounds)),
         model=_text(report.get("model"), "name"),
         traffic=dict(_traffic(_json(folder / TRAFFIC))),
     )
 
 
-def _round(line: Mapping[str, Any]) -> RoundView | None:
-    values: dict[str, Any] = {}
-    for field in fields(RoundView):
-        value = line.get("round" if field.name == "number" else field.name)
-        optional = field.name in ("accuracy", "loss", "guaranteed", "accrued")
-        usable = isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER
-        if isinstance(value, bool) or not (usable or (optional and value is None)):
-            return None
-        values[field.name] = int(value) if field.type is int and value is not None else value
-    return RoundView(**values)
-
-
-def _traffic(told: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, int]]]:
-    for name, both in told.items():
-        if isinstance(both, list) and len(both) == 2 and all(type(one) is int for one in both):
-            yield name, (both[0], both[1])
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _rounds(path: Path) -> Iterator[RoundView]:
     for line in _content(path).splitlines():
-        told = _parsed(line)
-        if told:
-            yield told
+        try:
+            yield _ROUND.validate_json(line)
+        except ValidationError:
+            continue
+
+
+def _traffic(content: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, int]]]:
+    for name, sizes in content.items():
+        if isinstance(sizes, list) and [type(size) for size in sizes] == [int, int]:
+            yield name, (sizes[0], sizes[1])
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return _parsed(_content(path))
-
-
-def _parsed(text: str) -> dict[str, Any]:
     try:
-        told = json.loads(text)
+        content = json.loads(_content(path))
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _content(path: Path) -> str:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(_LARGEST)
+            return file.read(_MOST_BYTES)
     except OSError:
         return ""
 
 
-def _text(told: Any, key: str) -> str:
-    value = told.get(key) if isinstance(told, dict) else None
+def _text(content: Any, key: str) -> str:
+    value = content.get(key) if isinstance(content, dict) else None
     return value if isinstance(value, str) else ""
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size

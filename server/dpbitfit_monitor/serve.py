@@ -1,4 +1,4 @@
-"""One process: gRPC and HTTP from one look at the ledger, until it is told to stop."""
+"""One process that serves gRPC and HTTP from the same view of the ledger, until it is stopped."""
 
 import asyncio
 import signal
@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from logging import getLogger
-from typing import NamedTuple
 
 import grpc
 import uvicorn
@@ -17,6 +16,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
+from dpbitfit_monitor.addresses import Address, is_loopback
 from dpbitfit_monitor.generated.monitor_pb2_grpc import add_MonitorServicer_to_server
 from dpbitfit_monitor.malloc import keep_small
 from dpbitfit_monitor.monitor import Monitor
@@ -24,36 +24,18 @@ from dpbitfit_monitor.page.access import Tokens
 from dpbitfit_monitor.service import NAME, Service, TokenInterceptor
 from dpbitfit_monitor.tls import Tls
 from dpbitfit_monitor.web import Protocol, make_app
-from dpbitfit_monitor.webhook import Webhook, is_loopback
+from dpbitfit_monitor.webhook import Webhook
 
-LOOK_SECONDS = 1.0  # so that no question has to wait for a look
+READ_SECONDS = 1.0  # between two reads of the ledger, so that no request has to wait for one
 GRACE_SECONDS = 5.0
 _STATES = {True: HealthCheckResponse.SERVING, False: HealthCheckResponse.NOT_SERVING}
 
 _log = getLogger(__name__)
 
 
-class Address(NamedTuple):
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """HOST:PORT; InputError where it is not."""
-        host, colon, port = text.rpartition(":")
-        if not (host and colon and port.isascii() and port.isdigit() and int(port) < 65536):
-            raise InputError(f"an address is HOST:PORT, not {text!r}")
-        return cls(host.strip("[]"), int(port))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
 @dataclass(frozen=True)
 class Serving:
-    """What to serve, and how. Without ``tls`` only this machine may be served."""
+    """Where and how to serve. Without ``tls`` only this machine may be served."""
 
     grpc: Address
     http: Address
@@ -65,7 +47,7 @@ class Serving:
     webhook: Webhook | None = None
 
     def check(self) -> None:
-        """InputError where somebody else could listen in, or the files are wrong."""
+        """InputError for an unencrypted address that others can reach, or unusable files."""
         for address in (self.grpc, self.http):
             if self.tls is None and not is_loopback(address.host):
                 raise InputError(
@@ -89,14 +71,14 @@ async def serve(monitor: Monitor, serving: Serving, stop: asyncio.Event) -> None
     serving.check()
     config = _http(monitor, serving)
     with _listen(serving.http) as listening, monitor.refining():
-        # Should one of the tasks fail, the others end, too.
+        # If one of the tasks fails, the others end, too.
         async with _grpc(monitor, serving, stop) as state, asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(_watch(monitor, state, serving.webhook))]
+            background = [tasks.create_task(_watch(monitor, state, serving.webhook))]
             if serving.tls and config.ssl:
-                beside.append(tasks.create_task(serving.tls.keep_renewed(config.ssl)))
+                background.append(tasks.create_task(serving.tls.keep_renewed(config.ssl)))
             _log.info("HTTP at %s", serving.http._replace(port=listening.getsockname()[1]))
             await _answer(config, listening, stop)
-            for task in beside:
+            for task in background:
                 task.cancel()
 
 
@@ -104,9 +86,9 @@ async def serve(monitor: Monitor, serving: Serving, stop: asyncio.Event) -> None
 async def _grpc(
     monitor: Monitor, serving: Serving, stop: asyncio.Event
 ) -> AsyncIterator[health.aio.HealthServicer]:
-    guards = [TokenInterceptor(serving.token)] if serving.token and not serving.tls else []
-    options = [("grpc.so_reuseport", 0)]  # else a second monitor would take half of the calls
-    server = grpc.aio.server(interceptors=guards, options=options)
+    interceptors = [TokenInterceptor(serving.token)] if serving.token and not serving.tls else []
+    options = [("grpc.so_reuseport", 0)]  # else a second monitor would be given half of the calls
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     add_MonitorServicer_to_server(Service(monitor, stop), server)  # type: ignore[no-untyped-call]
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
@@ -120,7 +102,7 @@ async def _grpc(
         else:
             port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise InputError(f"{address}: nobody can listen here; is something else?") from error
+        raise InputError(f"{address}: cannot listen here; is the port in use?") from error
     await server.start()
     _log.info("gRPC at %s", serving.grpc._replace(port=port))
     try:
@@ -131,11 +113,11 @@ async def _grpc(
 
 
 class _HttpServer(uvicorn.Server):
-    """Leaves signals to others: uvicorn's own way would end the process on the spot."""
+    """Leaves signals to ``serve_until_signalled``: uvicorn would end the process at once."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Nothing."""
+        """Capture no signal."""
         yield
 
 
@@ -177,14 +159,14 @@ def _listen(address: Address) -> socket.socket:
     try:
         return socket.create_server((address.host, address.port), family=family)
     except OSError as error:
-        raise InputError(f"{address}: nobody can listen here ({error.strerror})") from error
+        raise InputError(f"{address}: cannot listen here ({error.strerror})") from error
 
 
 async def _watch(
     monitor: Monitor, state: health.aio.HealthServicer, webhook: Webhook | None
 ) -> None:
-    """Keep health service, webhook and log told of the ledger and of the alerts."""
-    said = ""
+    """Keep health service, webhook and log up to date with the ledger and the alerts."""
+    logged = ""
     while True:
         try:
             await asyncio.to_thread(monitor.reader.overview, fresh=True)
@@ -194,13 +176,13 @@ async def _watch(
             problem = str(error)
         for service in ("", NAME):
             await state.set(service, _STATES[not problem])
-        if problem != said:
+        if problem != logged:
             _log.warning("%s", problem or "the ledger can be read again")
-            said = problem
+            logged = problem
         if webhook is not None:
             try:
                 alerts = await asyncio.to_thread(monitor.alerts)
-                await asyncio.to_thread(webhook.tell, alerts)
+                await asyncio.to_thread(webhook.post, alerts)
             except DpbitfitError as error:
-                _log.warning("no alerts can be made: %s", error)
-        await asyncio.sleep(LOOK_SECONDS)
+                _log.warning("the alerts cannot be determined: %s", error)
+        await asyncio.sleep(READ_SECONDS)

@@ -1,7 +1,6 @@
 """The gRPC service: views as messages, errors as status codes."""
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import wraps
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from dpbitfit.errors import AccountingError, DpbitfitError, InputError, LedgerError
-from dpbitfit_monitor import cursors, messages
+from dpbitfit_monitor import bearer, cursors, messages
 from dpbitfit_monitor.generated import monitor_pb2 as pb
 from dpbitfit_monitor.generated.monitor_pb2_grpc import MonitorServicer
 from dpbitfit_monitor.monitor import Monitor
@@ -22,7 +21,7 @@ NAME = pb.DESCRIPTOR.services_by_name["Monitor"].full_name
 PAGE, LARGEST_PAGE = 100, 1000
 POLL_SECONDS = 1.0
 
-# The first that applies.
+# The first that applies counts.
 _CODES: tuple[tuple[type[DpbitfitError], grpc.StatusCode], ...] = (
     (UnknownAccount, grpc.StatusCode.NOT_FOUND),
     (InputError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -37,13 +36,13 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-def _answer(
+def _in_thread(
     method: Callable[["Service", Request], Response],
 ) -> Callable[["Service", Request, Context], Awaitable[Response]]:
-    """Answers in a thread, with a deadline only; an error of ours is a status, in plain words."""
+    """Runs a method in a thread, with a deadline only; our errors become status codes."""
 
     @wraps(method)
-    async def answer(self: "Service", request: Request, context: Context) -> Response:
+    async def respond(self: "Service", request: Request, context: Context) -> Response:
         await _require_deadline(context)
         try:
             return await asyncio.to_thread(method, self, request)
@@ -51,47 +50,47 @@ def _answer(
             await _abort(context, error)
             raise
 
-    return answer
+    return respond
 
 
 class Service(MonitorServicer):
-    """Answers from a monitor, until ``stop`` is set."""
+    """Responds from a monitor, until ``stop`` is set."""
 
     def __init__(self, monitor: Monitor, stop: asyncio.Event) -> None:
         self._monitor = monitor
         self._stop = stop
         self._forecasting = asyncio.Semaphore(1)
 
-    @_answer
+    @_in_thread
     def ListAccounts(self, request: pb.ListAccountsRequest) -> pb.ListAccountsResponse:
         """A page of accounts, by name."""
-        behind = cursors.decode("accounts", request.page_token)
-        most = _page_size(request.page_size)
+        after = cursors.decode("accounts", request.page_token)
+        size = _page_size(request.page_size)
         overview = self._monitor.reader.overview()
-        every: list[AccountView | UnreadableAccount] = [*overview.accounts, *overview.unreadable]
-        every.sort(key=lambda one: str(one.name))
-        left = [one for one in every if str(one.name) > behind]
-        more = cursors.encode("accounts", str(left[most - 1].name)) if len(left) > most else ""
-        accounts = map(messages.account, left[:most])
+        views: list[AccountView | UnreadableAccount] = [*overview.accounts, *overview.unreadable]
+        views.sort(key=lambda view: str(view.name))
+        views = [view for view in views if str(view.name) > after]
+        more = cursors.encode("accounts", str(views[size - 1].name)) if len(views) > size else ""
+        accounts = map(messages.account, views[:size])
         at = messages.time(overview.at)
         return pb.ListAccountsResponse(accounts=accounts, next_page_token=more, at=at)
 
-    @_answer
+    @_in_thread
     def GetAccount(self, request: pb.GetAccountRequest) -> pb.GetAccountResponse:
-        """All about one account."""
+        """One account in full."""
         return messages.detail(self._monitor.reader.account(messages.name_of(request.name)))
 
-    @_answer
+    @_in_thread
     def ListEvents(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
         """A page of an account's events, in order."""
         name = messages.name_of(request.name)
         scope = f"events {name}"
         after = _number(cursors.decode(scope, request.page_token))
-        most = _page_size(request.page_size)
-        found = self._monitor.reader.events(name, after, most)
-        more = cursors.encode(scope, str(found[-1].sequence)) if len(found) == most else ""
-        events = (pb.Event(**vars(one)) for one in found)
-        return pb.ListEventsResponse(events=events, next_page_token=more)
+        size = _page_size(request.page_size)
+        events = self._monitor.reader.events(name, after, size)
+        more = cursors.encode(scope, str(events[-1].sequence)) if len(events) == size else ""
+        rows = (pb.Event(**vars(event)) for event in events)
+        return pb.ListEventsResponse(events=rows, next_page_token=more)
 
     async def ForecastPlan(
         self, request: pb.ForecastPlanRequest, context: Context
@@ -100,28 +99,28 @@ class Service(MonitorServicer):
         async with self._forecasting:
             return await self._forecast(request, context)
 
-    @_answer
+    @_in_thread
     def _forecast(self, request: pb.ForecastPlanRequest) -> pb.ForecastPlanResponse:
         name = messages.name_of(request.name)
-        asked = (request.sampling_rate, request.steps, request.noise_multiplier)
-        return messages.forecast(self._monitor.reader.forecast(name, *asked))
+        plan = (request.sampling_rate, request.steps, request.noise_multiplier)
+        return messages.forecast(self._monitor.reader.forecast(name, *plan))
 
     async def WatchRounds(
         self, request: pb.WatchRoundsRequest, context: Context
     ) -> AsyncIterator[pb.WatchRoundsResponse]:
-        """Rounds as they come; ends with the run that was asked for, else with the deadline."""
+        """Rounds as they come; ends with the requested run, else with the deadline."""
         await _require_deadline(context)
-        told: dict[str, tuple[str, int]] = {}
+        sent: dict[str, tuple[str, int]] = {}  # by folder: the run, and how many of its rounds
         while True:
             runs = await asyncio.to_thread(self._monitor.runs)
-            chosen = [one for one in runs if request.run in ("", one.run, one.folder)]
-            if request.run and not chosen:
+            runs = tuple(run for run in runs if request.run in ("", run.run, run.folder))
+            if request.run and not runs:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "no run that is shown has this name")
-            for view in reversed(chosen):
-                for one in view.rounds[_told(told, view) :]:
-                    yield messages.round_of(view, one)
-                told[view.folder] = (view.run, len(view.rounds))
-            if request.run and all(one.state != "running" for one in chosen):
+            for run in reversed(runs):
+                for line in run.rounds[_rounds_sent(sent, run) :]:
+                    yield messages.round_of(run, line)
+                sent[run.folder] = (run.run, len(run.rounds))
+            if request.run and all(run.state != "running" for run in runs):
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), POLL_SECONDS)
@@ -129,16 +128,16 @@ class Service(MonitorServicer):
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Lets nobody in without the token; but whoever asks about health."""
+    """Refuses calls without the token, except to the health service."""
 
     def __init__(self, token: bytes) -> None:
-        self._wanted = b"Bearer " + token
+        self._token = token
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """The call's own handler, or a refusal."""
-        given = dict(details.invocation_metadata).get("authorization", "")
+        authorization = str(dict(details.invocation_metadata).get("authorization", ""))
         is_open = details.method.startswith("/grpc.health.v1.Health/")
-        if is_open or hmac.compare_digest(str(given).encode(), self._wanted):
+        if is_open or bearer.carries(authorization, self._token):
             return await continuation(details)
         return grpc.unary_unary_rpc_method_handler(_refuse)
 
@@ -157,19 +156,19 @@ async def _abort(context: Context, error: DpbitfitError) -> None:
     await context.abort(code, str(error))
 
 
-def _page_size(asked: int) -> int:
-    if not 0 <= asked <= LARGEST_PAGE:
+def _page_size(requested: int) -> int:
+    if not 0 <= requested <= LARGEST_PAGE:
         raise InputError(f"a page has 1 to {LARGEST_PAGE} entries")
-    return asked or PAGE
+    return requested or PAGE
 
 
 def _number(position: str) -> int:
     if position and not (position.isascii() and position.isdigit() and len(position) < 10):
-        raise InputError("a page token is not one of this list")
+        raise InputError("a page token belongs to another list")
     return int(position or 0)
 
 
-def _told(told: dict[str, tuple[str, int]], view: RunView) -> int:
-    """How many rounds of a run were told; none where another run took its folder."""
-    run, rounds = told.get(view.folder, (view.run, 0))
-    return rounds if run == view.run and rounds <= len(view.rounds) else 0
+def _rounds_sent(sent: dict[str, tuple[str, int]], run: RunView) -> int:
+    """How many rounds of a run were sent; none where another run has taken its folder."""
+    name, rounds = sent.get(run.folder, (run.run, 0))
+    return rounds if name == run.run and rounds <= len(run.rounds) else 0

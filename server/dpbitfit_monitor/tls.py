@@ -1,4 +1,4 @@
-"""The monitor's own certificate, from its files; a renewed one is taken up without a restart."""
+"""The monitor's own certificate, from its files; a renewal is used without a restart."""
 
 import asyncio
 import ssl
@@ -10,23 +10,23 @@ from typing import Any
 import grpc
 
 from dpbitfit.errors import InputError
+from dpbitfit_monitor.files import Stamp, stamp
 
-LOOK_SECONDS = 1.0  # from one look at the files to the next
-_Stamp = tuple[int, int, int]  # a file's number, time and size: no two versions share all three
+CHECK_SECONDS = 1.0  # between two checks of the files
 
 _log = getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files: the server's certificate and key, and who signs its clients' certificates."""
+    """PEM files: the server's certificate and key, and the authority of client certificates."""
 
     certificate: Path
     key: Path
     client_ca: Path
 
     def check(self) -> None:
-        """InputError for files that are no certificate and key."""
+        """InputError for files that are not a certificate and its key."""
         try:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
             context.load_cert_chain(self.certificate, self.key)
@@ -34,13 +34,13 @@ class Tls:
             raise InputError(f"certificate, key or authority cannot be used: {error}") from error
 
     def for_grpc(self) -> grpc.ServerCredentials:
-        """Credentials that ask every client for a certificate, and show the newest of ours."""
+        """Credentials that require a client certificate, and present the server's newest."""
 
         def newest() -> Any:
             try:
                 return self._for_grpc()
             except (InputError, OSError) as error:
-                _log.warning("the last good certificate goes on: %s", error)
+                _log.warning("the last valid certificate stays in use: %s", error)
                 return None
 
         return grpc.dynamic_ssl_server_credentials(
@@ -49,32 +49,22 @@ class Tls:
 
     async def keep_renewed(self, context: ssl.SSLContext) -> None:
         """Load certificate and key into a server's context whenever their files have changed."""
-        seen: list[_Stamp | None] = []  # what was loaded first may have changed by now
+        loaded: list[Stamp | None] = []  # the files may have changed since the first load
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            if (stamps := self._stamps()) == seen:
+            await asyncio.sleep(CHECK_SECONDS)
+            stamps = [stamp(path) for path in (self.certificate, self.key)]
+            if stamps == loaded:
                 continue
-            seen = stamps
+            loaded = stamps
             try:
                 self.check()  # a context keeps neither old nor new where the two do not fit
                 context.load_cert_chain(self.certificate, self.key)
             except (InputError, OSError) as error:
-                _log.warning("the last good certificate goes on: %s", error)
+                _log.warning("the last valid certificate stays in use: %s", error)
             else:
-                _log.info("in use from now on: %s", self.certificate)
+                _log.info("certificate in use from now on: %s", self.certificate)
 
     def _for_grpc(self) -> Any:
         self.check()
         pair = (self.key.read_bytes(), self.certificate.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], self.client_ca.read_bytes())
-
-    def _stamps(self) -> list[_Stamp | None]:
-        return [_stamp(path) for path in (self.certificate, self.key)]
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

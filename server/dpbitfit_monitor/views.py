@@ -11,19 +11,21 @@ from enum import StrEnum
 
 from dpbitfit.accounting.composition import Bound
 from dpbitfit.ledger import AccountName
+from dpbitfit.ledger.bounds import is_quick
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.export import STATEMENTS
-from dpbitfit.ledger.status import QUICK, EpsilonBound, RunStatus
+from dpbitfit.ledger.runs import RunStatus
+from dpbitfit.ledger.status import EpsilonBound
 from dpbitfit_monitor.activity import OpenRound
 
-# Parts of a budget at which somebody should look; a figure is told to the percent, so that
+# Parts of a budget at which an operator should look; figures are shown in percent, so that
 # half a percent less than all of it reads as 100 %.
 HALF, NEAR, CLOSE, SPENT = 0.5, 0.8, 0.95, 0.995
 THRESHOLDS = {HALF: "50 %", NEAR: "80 %", CLOSE: "95 %", SPENT: "100 %"}
 
 
 class State(StrEnum):
-    """How an account stands, from well to worst."""
+    """What condition an account is in, from well to worst."""
 
     OK = "ok"
     SILENT = "silent"
@@ -40,8 +42,8 @@ MEANINGS = {
     State.NEAR: "80 % of its budget or more is spent",
     State.SPENT: "its budget is spent",
     State.ORPHANED: "a round was reserved long ago and has no end",
-    State.DRIFTED: "its ledger and the coordinator's disagree: it stands still",
-    State.UNREADABLE: "its rows cannot be believed, so no figure is shown",
+    State.DRIFTED: "its ledger and the coordinator's disagree: it is frozen",
+    State.UNREADABLE: "its rows are corrupt, so no figure is shown",
 }
 
 
@@ -150,7 +152,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Witness:
-    """Where another ledger last said, signed, that it stood on an account.
+    """The last signed head of another ledger on an account.
 
     ``ledger`` is its public key, ``sequence`` and ``head`` its own last event then;
     ``drift`` how it disagrees with this ledger, or "".
@@ -168,7 +170,7 @@ class AccountDetail:
 
     ``series`` rises over its committed rounds, thinned out where they are many;
     ``curve`` is the guaranteed epsilon over delta. ``decisions`` are the events that
-    somebody answers for: opened, another budget, figures taken over.
+    an operator answers for: opened, another budget, counts taken over.
     """
 
     view: AccountView
@@ -183,12 +185,12 @@ class AccountDetail:
 
 def threshold(ratio: float) -> float:
     """The highest of ``THRESHOLDS`` that a part of a budget reaches, 0 for none."""
-    return max((one for one in THRESHOLDS if ratio >= one), default=0.0)
+    return max((part for part in THRESHOLDS if ratio >= part), default=0.0)
 
 
 def is_exact(bound: Bound) -> bool:
     """Whether a figure is the smallest known, not a quick one."""
-    return bound.accountant != QUICK
+    return not is_quick(bound)
 
 
 def plain_sentence(view: AccountView) -> str:

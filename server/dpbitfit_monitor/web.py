@@ -1,11 +1,10 @@
-"""What the monitor answers over HTTP: its page, its metrics, and whether it is well.
+"""The monitor over HTTP: its page, its metrics, and its health.
 
-Nothing is shown without a token or a client certificate; but metrics to this
-machine where no token was asked for. ``/healthz`` says no more than yes or no.
+Nothing is shown without a token or a client certificate, except metrics to this
+machine where they need no token. ``/healthz`` says no more than yes or no.
 """
 
 import asyncio
-import hmac
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dpbitfit.errors import LedgerError
+from dpbitfit_monitor import bearer
 from dpbitfit_monitor.metrics import CONTENT_TYPE, exposition
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page import auth_middleware, static
@@ -25,10 +25,10 @@ from dpbitfit_monitor.page.pages import Pages
 
 
 class Protocol(H11Protocol):
-    """HTTP that knows who is there: a verified client certificate is in the request's state."""
+    """HTTP that puts a verified client certificate in the request's state."""
 
     def connection_made(self, transport: Any) -> None:
-        """A connection, and the certificate that was shown on it."""
+        """Take the certificate that the client presented on its connection."""
         super().connection_made(transport)
         certificate = transport.get_extra_info("peercert") or None
         self.app_state = {**self.app_state, "client_certificate": certificate}
@@ -50,8 +50,7 @@ def make_app(
             return True
         if metrics_token is None:
             return is_local
-        given = request.headers.get("authorization", "").encode()
-        return hmac.compare_digest(given, b"Bearer " + metrics_token)
+        return bearer.carries(request.headers.get("authorization", ""), metrics_token)
 
     async def metrics(request: Request) -> Response:
         if not may_scrape(request):
@@ -75,4 +74,6 @@ def make_app(
         *static.ROUTES,
         *Pages(monitor).routes(),
     ]
-    return auth_middleware.Gate(Starlette(routes=routes, exception_handlers=HANDLERS), sessions)
+    return auth_middleware.AuthMiddleware(
+        Starlette(routes=routes, exception_handlers=HANDLERS), sessions
+    )

@@ -1,7 +1,7 @@
-"""Alerts as signed messages to an address of the operator's.
+"""Alerts as signed messages to an address that the operator names.
 
-A POST of JSON for each alert, once until it clears; a restart sends what still
-stands once more. The body is signed with the secret: the header
+A POST of JSON for each alert, once until it clears; after a restart the active
+alerts are sent once more. The body is signed with the secret: the header
 ``X-Dpbitfit-Signature`` is ``sha256=`` and the HMAC in hexadecimal.
 """
 
@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
-from ipaddress import ip_address
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ from urllib.parse import urlsplit
 
 from dpbitfit.errors import InputError
 from dpbitfit_monitor import describe
+from dpbitfit_monitor.addresses import is_loopback
 from dpbitfit_monitor.alerts import Alert, is_blind
+from dpbitfit_monitor.bearer import read_secret
 
 SIGNATURE = "X-Dpbitfit-Signature"
 TIMEOUT_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 900.0
-SHORTEST_SECRET = 16  # characters
 
 _log = getLogger(__name__)
 
@@ -45,27 +45,29 @@ class Webhook:
         self._not_before = 0.0
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def tell(self, alerts: Iterable[Alert]) -> None:
-        """Post what has not been posted; after a failure only when a while has passed."""
-        standing = list(alerts)
-        if not is_blind(standing):
-            self._sent &= {one.key for one in standing}
-        for alert in standing:
+    def post(self, alerts: Iterable[Alert]) -> None:
+        """Post each alert that has not been posted; after a failure, pause before the next."""
+        active = list(alerts)
+        if not is_blind(active):
+            self._sent &= {alert.key for alert in active}
+        for alert in active:
             if alert.key in self._sent or self._clock() < self._not_before:
                 continue
             try:
-                self._post(alert)
+                self._send(alert)
             except (OSError, HTTPException) as error:  # a URLError is an OSError
                 self._pause = min(max(FIRST_PAUSE_SECONDS, 2 * self._pause), LONGEST_PAUSE_SECONDS)
                 self._not_before = self._clock() + self._pause
                 _log.warning(
-                    "the webhook does not take an alert (%s); again in %.0f s", error, self._pause
+                    "the webhook did not accept an alert (%s); next attempt in %.0f s",
+                    error,
+                    self._pause,
                 )
             else:
                 self._pause = 0.0
                 self._sent.add(alert.key)
 
-    def _post(self, alert: Alert) -> None:
+    def _send(self, alert: Alert) -> None:
         body = json.dumps(describe.alert(alert)).encode()
         signature = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
         headers = {"Content-Type": "application/json", SIGNATURE: f"sha256={signature}"}
@@ -75,30 +77,11 @@ class Webhook:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Another address was not named by the operator."""
+    """A redirect leads to an address that the operator did not name."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Nothing: the answer counts as a failure."""
+        """Follow no redirect: the response counts as a failure."""
         return
-
-
-def read_secret(path: Path) -> bytes:
-    """A secret of at least 16 characters, on the first line of a file."""
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the secret cannot be read") from error
-    if len(secret) < SHORTEST_SECRET:
-        raise InputError(f"{path}: a secret has at least {SHORTEST_SECRET} characters")
-    return secret.encode()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _checked(url: str) -> str:

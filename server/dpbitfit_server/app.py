@@ -10,9 +10,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from dpbitfit.errors import DpbitfitError
 from dpbitfit.ledger import Ledger
-from dpbitfit.protocol import codec
+from dpbitfit.protocol import flower
+from dpbitfit.settings import RunSettings
+from dpbitfit_server.aggregation import STRATEGIES
 from dpbitfit_server.report import describe_run, write_report
-from dpbitfit_server.settings import Settings
 from dpbitfit_server.strategy import PrivateStrategy
 
 if TYPE_CHECKING:
@@ -24,65 +25,66 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the configured plan; a failure is also left in ``OUT/error.json``."""
-    settings = Settings.read(context.run_config)
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    settings = RunSettings.read(context.run_config)
+    folder = settings.run.folder
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         run(grid, settings)
     except DpbitfitError as error:
-        said = {"code": error.code, "message": str(error)}
-        (settings.folder / "error.json").write_text(json.dumps(said))
+        failure = {"code": error.code, "message": str(error)}
+        (folder / "error.json").write_text(json.dumps(failure))
         raise
 
 
-def run(grid: Grid, settings: Settings) -> dict[str, Any]:
+def run(grid: Grid, settings: RunSettings) -> dict[str, Any]:
     """Train, save the model, write the report; returns the report."""
     from dpbitfit_server.central_evaluation import (
         PublicEvaluation,  # torch, which the rest does not need
     )
 
     # Only a run that counts alone makes its ledger: one that was lost is not begun anew.
-    ledger = Ledger(settings.ledger_url, create=not settings.ledger)
+    ledger = Ledger(settings.run.ledger_url, create=not settings.run.ledger)
     with ledger.claim():
         return _run(grid, settings, PublicEvaluation(settings), ledger)
 
 
 def _run(
-    grid: Grid, settings: Settings, evaluation: "PublicEvaluation", ledger: Ledger
+    grid: Grid, settings: RunSettings, evaluation: "PublicEvaluation", ledger: Ledger
 ) -> dict[str, Any]:
-    layout = evaluation.task.layout
+    layout, run = evaluation.task.layout, settings.run
     strategy = PrivateStrategy(
-        inner=settings.strategy(),
+        inner=STRATEGIES[run.server_strategy](run.server_learning_rate),
         plan=settings.plan(layout.digest, evaluation.task.digest),
         parameters=layout.size,
-        budget=settings.budget or settings.target_epsilon,
-        folder=settings.folder,
+        budget=run.budget or run.target_epsilon,
+        folder=run.folder,
         ledger=ledger,
-        min_replies=settings.min_replies,
-        expected_sites=settings.sites,
-        on_round=lambda line: _tell(settings.folder, strategy, line),
+        min_replies=run.min_replies,
+        expected_sites=run.sites,
+        on_round=lambda line: _publish(run.folder, strategy, line),
     )
-    (settings.folder / "progress.jsonl").unlink(missing_ok=True)
-    resumed = settings.resume and strategy.resume()
-    for one in ledger.reservations():
+    (run.folder / "progress.jsonl").unlink(missing_ok=True)
+    resumed = run.resume and strategy.resume()
+    for reservation in ledger.reservations():
         # A dead run's rounds are spent; those of the run that goes on are asked for again.
-        if not (resumed and one.run == strategy.roster.run):
-            ledger.commit({one.key: "its run died"})
+        if not (resumed and reservation.run == strategy.registry.run):
+            ledger.commit({reservation.key: "its run died"})
     result = strategy.start(
         grid,
-        codec.encode(evaluation.initial),
-        timeout=settings.round_timeout,
+        flower.to_arrays(evaluation.task.pretrained),
+        timeout=run.round_timeout,
         evaluate_fn=evaluation,
     )
-    biases = codec.decode(result.arrays, layout.size)
-    evaluation.save(settings.folder, biases)
-    report = describe_run(settings, strategy, evaluation.parameters, evaluation.initial, biases)
-    write_report(settings.folder, report)
+    biases = flower.from_arrays(result.arrays, layout.size)
+    evaluation.save(run.folder, biases)
+    report = describe_run(settings, strategy, evaluation, biases)
+    write_report(run.folder, report)
     return report
 
 
-def _tell(folder: Path, strategy: PrivateStrategy, line: dict[str, Any]) -> None:
+def _publish(folder: Path, strategy: PrivateStrategy, line: dict[str, Any]) -> None:
     """Let others follow the run: a line for each round, and each account's bytes so far."""
-    sites = strategy.roster.sites.values()
+    sites = strategy.registry.sites.values()
     traffic = {str(site.account.name): [site.bytes_down, site.bytes_up] for site in sites}
     draft = folder / "traffic.json.new"
     draft.write_text(json.dumps(traffic))

@@ -10,30 +10,28 @@ from flwr.app import ArrayRecord, MetricRecord
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from dpbitfit.data.partition import hold_out
-from dpbitfit.data.tables import Examples, read_examples, read_labels
-from dpbitfit.engine.biases import read_biases, write_biases
-from dpbitfit.protocol import codec
-from dpbitfit.tasks.text_classification import TextTask
-from dpbitfit_server.settings import Settings
+from dpbitfit.data.run_data import RunData
+from dpbitfit.engine.biases import write_biases
+from dpbitfit.protocol import flower
+from dpbitfit.settings import RunSettings
+from dpbitfit.tasks.attach import attach
+from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
 
 
 class PublicEvaluation:
-    """Accuracy and loss of given biases on the public test records."""
+    """The task's metrics of given biases on the public test records."""
 
-    def __init__(self, settings: Settings) -> None:
-        labels = read_labels(settings.labels)
-        self.task = TextTask.load(
-            settings.model, labels, settings.head, settings.logit_scale, settings.max_length
-        )
-        self._test = self.task.records(_test_records(settings, labels))
-        self.initial = read_biases(self.task.model, self.task.layout)  # [P]
+    def __init__(self, settings: RunSettings) -> None:
+        data = RunData.of(settings.run)
+        kind = resolve(TEXT_CLASSIFICATION, {})
+        self.task = attach(kind, settings.run.model, settings.task, data.label_set())
+        self._test = self.task.records(data.test(kind.columns))
 
     def __call__(self, _round: int, arrays: ArrayRecord) -> MetricRecord:
         """Evaluate one packed vector: Flower's ``evaluate_fn``."""
-        self._load(codec.decode(arrays, self.task.layout.size))
-        correct, losses = self.task.score(self._test)
-        return MetricRecord({"accuracy": correct.mean().item(), "loss": losses.mean().item()})
+        self._load(flower.from_arrays(arrays, self.task.layout.size))
+        values = self.task.evaluate(self._test)
+        return MetricRecord({name: values[name].mean().item() for name in self.task.metrics})
 
     @property
     def parameters(self) -> int:
@@ -51,13 +49,3 @@ class PublicEvaluation:
 
     def _load(self, biases: NDArray[np.float32]) -> None:
         write_biases(self.task.model, self.task.layout, biases)
-
-
-def _test_records(settings: Settings, labels: tuple[str, ...]) -> Examples:
-    columns = (settings.text_column, settings.label_column, labels, settings.unit_column or None)
-    if settings.test_data:
-        return read_examples(settings.test_data, *columns[:3])
-    _, test = hold_out(
-        read_examples(settings.data, *columns), settings.test_fraction, settings.seed
-    )
-    return test

@@ -3,8 +3,11 @@
 import io
 import json
 import os
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -16,8 +19,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dpbitfit.ledger import status
-from dpbitfit_server.settings import Settings
+from dpbitfit.settings import RunSettings
 from dpbitfit_server.strategy import PrivateStrategy
+
+if TYPE_CHECKING:
+    from dpbitfit_server.central_evaluation import PublicEvaluation
 
 BYTES_OF_A_WEIGHT = 4  # float32
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -25,41 +31,39 @@ _BLUE, _GREY, _ORANGE = "#2b6cb0", "#a0aec0", "#c05621"
 
 
 def describe_run(
-    settings: Settings,
+    settings: RunSettings,
     strategy: PrivateStrategy,
-    parameters: int,
-    initial: NDArray[np.float32],
+    evaluation: "PublicEvaluation",
     final: NDArray[np.float32],
 ) -> dict[str, Any]:
     """The report as JSON can hold it; bytes are payload bytes, seconds wall time."""
-    plan = strategy.plan
+    plan, task, parameters = strategy.plan, evaluation.task, evaluation.parameters
     start, rounds = strategy.history[0], strategy.history[1:]
-    sites = [_describe_site(strategy, name) for name in sorted(strategy.roster.sites)]
-    asked = sum(site["steps"] for site in sites)
-    site_rounds = max(1, asked // plan.steps_per_round)
-    answered = max(1, sum(line["replies"] for line in rounds))
-    up = sum(line["bytes_up"] for line in rounds) / answered
+    sites = [_describe_site(strategy, name) for name in sorted(strategy.registry.sites)]
+    spent = map(strategy.registry.rounds_spent, strategy.registry.sites.values())
+    site_rounds = max(1, sum(spent))
+    replies = max(1, sum(line["replies"] for line in rounds))
+    up = sum(line["bytes_up"] for line in rounds) / replies
     down = sum(line["bytes_down"] for line in rounds) / site_rounds
     full = BYTES_OF_A_WEIGHT * parameters
-    last = strategy.history[-1]
     return {
         "model": {
-            "name": settings.model,
+            "name": settings.run.model,
             "parameters": parameters,
             "trained_parameters": len(final),
-            "head": settings.head,
         },
+        "metrics": {name: asdict(metric) for name, metric in task.metrics.items()},
         "privacy": {
             "unit": plan.unit,
             "adjacency": "add or remove one unit",
             "delta": plan.delta,
             "accountant": ", ".join(sorted({site["accountant"] for site in sites})),
             "accrued": status.ACCRUED,
-            "noise": plan.noise,
+            "noise": ", ".join(sorted({phase.noise.kind for phase in plan.phases})),
             "sampling": "Poisson",
-            "clipping": plan.clipping,
-            "clipping_norm": plan.clipping_norm,
-            "declared_size": "given" if settings.declared_size else "from the data, to one digit",
+            "declared_size": "given"
+            if settings.run.declared_size
+            else "from the data, to one digit",
             "not_covered": "public: labels, model, test records, who takes part, timing",
         },
         "sites": sites,
@@ -71,13 +75,13 @@ def describe_run(
             "ratio": full / up if up else 0.0,
         },
         "final": {
-            "accuracy": last["accuracy"],
-            "loss": last["loss"],
-            "initial_accuracy": start["accuracy"],
-            "weights_moved": float(np.linalg.norm(final.astype(np.float64) - initial)),
+            "headline": task.headline,
+            "initial": start["metrics"],
+            "metrics": strategy.history[-1]["metrics"],
+            "weights_moved": float(np.linalg.norm(final.astype(np.float64) - task.pretrained)),
             "stopped": strategy.stopped,
         },
-        "plan": plan.to_config(),
+        "plan": json.loads(plan.encode()),
     }
 
 
@@ -90,7 +94,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     )
     page = environment.get_template("report.html.j2").render(
         report=report,
-        accuracy=_plot(_accuracy, report),
+        metrics={name: _plot(partial(_metric, name), report) for name in report["metrics"]},
         epsilon=_plot(_epsilon, report),
         traffic=_plot(_traffic, report),
     )
@@ -101,8 +105,8 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 
 def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
-    site, plan = strategy.roster.sites[name], strategy.plan
-    standing = strategy.roster.standing(site)
+    site, plan = strategy.registry.sites[name], strategy.plan
+    standing = strategy.registry.standing(site)
     bound, accrued = standing.guaranteed.bound, standing.accrued.bound
     return {
         "name": name,
@@ -115,15 +119,14 @@ def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
         "delta": plan.delta,
         "budget": standing.account.budget,
         "rounds": site.rounds,
-        "steps": strategy.roster.held(site).spent,
-        "noise_multiplier": plan.noise_multiplier,
-        "sampling_rate": plan.sampling_rate,
+        "steps": strategy.registry.steps(site),
+        "mechanisms": status.describe_counts(plan.counts),
         "declared_size": site.declared_size,
         "refused": site.refused,
     }
 
 
-def _plot(draw: Any, report: dict[str, Any]) -> Markup:
+def _plot(draw: Callable[[Axes, dict[str, Any]], None], report: dict[str, Any]) -> Markup:
     """One drawing as inline SVG, in the page's own font."""
     settings = {"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "dpbitfit"}
     with rc_context(settings):
@@ -136,14 +139,16 @@ def _plot(draw: Any, report: dict[str, Any]) -> Markup:
     return Markup(text.getvalue()[text.getvalue().index("<svg") :])
 
 
-def _accuracy(axes: Axes, report: dict[str, Any]) -> None:
+def _metric(name: str, axes: Axes, report: dict[str, Any]) -> None:
     rounds = [0, *(line["round"] for line in report["rounds"])]
-    start = report["final"]["initial_accuracy"]
-    values = [start, *(line["accuracy"] for line in report["rounds"])]
-    axes.axhline(start, color=_GREY, linestyle="--", linewidth=1, label="before training")
+    values = [report["final"]["initial"][name]]
+    values += [line["metrics"][name] for line in report["rounds"]]
+    values = [np.nan if value is None else value for value in values]
+    unit = report["metrics"][name]["unit"]
+    axes.axhline(values[0], color=_GREY, linestyle="--", linewidth=1, label="before training")
     axes.plot(rounds, values, color=_BLUE, marker="o", markersize=4, label="trained")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="round", ylabel="accuracy on public test records")
+    axes.set(xlabel="round", ylabel=f"{name} ({unit})" if unit else name)
     axes.legend(frameon=False)
 
 

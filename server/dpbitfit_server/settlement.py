@@ -1,21 +1,25 @@
-"""One question to many sites, settled when their replies are in.
+"""A round's requests to many sites, settled when their replies are in.
 
-What was asked is spent, unless its site has signed that it touched no data: a
-reply may be missing, late, refused or wrong, and nobody knows how far it came.
+What was requested is spent, unless its site has signed that it touched no data: a
+reply may be missing, late, refused or wrong, and only the site knows how far it came.
 """
 
 from collections.abc import Callable, Iterable
 from logging import WARNING
 from typing import TypeVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.common.logger import log
 
 from dpbitfit.errors import AnswerLost, DpbitfitError, GuardUnavailable, ProtocolError
-from dpbitfit_server import messages
+from dpbitfit.protocol import flower
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import Refusal, RoundReply
+from dpbitfit_server import replies
 from dpbitfit_server.sites import Site, SiteRegistry
 
 Sent = list[tuple[Message, Site]]
+Reply = TypeVar("Reply", bound=RoundReply)
 Value = TypeVar("Value")
 
 
@@ -24,27 +28,30 @@ class Untouched(ProtocolError):
 
 
 def settle(
-    roster: SiteRegistry,
+    registry: SiteRegistry,
     number: int,
     sent: Sent,
-    replies: Iterable[Message],
-    read: Callable[[RecordDict, ConfigRecord, Site], Value],
+    received: Iterable[Message],
+    kind: type[Reply],
+    read: Callable[[Reply, bytes, Site], Value],
 ) -> list[tuple[Message, Site, Value]]:
-    """The good replies with what ``read`` finds in them; the others are charged and noted.
+    """The good replies with what ``read`` makes of them; the others are charged and noted.
 
     A bad reply leaves its site out for the rest of the run; a site whose guard is
-    away, or that has lost an answer in a crash, is asked again in a later round.
+    away, or that has lost an answer in a crash, is in again in a later round.
     """
-    # A failed node's reply names no sender, so the question says who answers.
+    # A failed node's reply names no sender, so the request says which site replies.
     waiting = {message.metadata.message_id: site for message, site in sent}
     outcomes = {site.key: "no reply" for site in waiting.values()}
     clean = []
-    for reply in replies:
-        site = waiting.pop(reply.metadata.reply_to_message_id, None)
-        if site is None or not reply.has_content():
+    for message in received:
+        site = waiting.pop(message.metadata.reply_to_message_id, None)
+        if site is None or not message.has_content():
             continue
         try:
-            found = read(reply.content, _statements(roster, number, site, reply.content), site)
+            envelope = flower.unpack(message.content)
+            reply = _reply(registry, number, site, envelope, kind)
+            value = read(reply, envelope.content, site)
         except GuardUnavailable:
             log(WARNING, "round %d: the guard of %s does not answer", number, site.name)
         except AnswerLost as error:
@@ -58,31 +65,35 @@ def settle(
             _leave_out(site, error)
         else:
             outcomes[site.key] = "reply"
-            clean.append((reply, site, found))
-    roster.ledger.commit(outcomes)
+            clean.append((message, site, value))
+    registry.ledger.commit(outcomes)
     return clean
 
 
-def _statements(roster: SiteRegistry, number: int, site: Site, content: RecordDict) -> ConfigRecord:
-    """What a site states of the round that it was asked for.
+def _reply(
+    registry: SiteRegistry, number: int, site: Site, envelope: Envelope, kind: type[Reply]
+) -> Reply:
+    """A site's reply to the round that was requested of it.
 
     Raises Untouched for a refusal that cost nothing; AnswerLost, GuardUnavailable,
     ProtocolError or LedgerError, with the reason, for a bad reply.
     """
-    said = roster.hear(site, content)
-    if said.get("refused") and roster.release(site, said):
-        raise Untouched(messages.refusal(said))
-    if said.get("refused") == AnswerLost.code:
-        raise AnswerLost("it has lost its answer")
-    messages.accepted(content)
-    for key, wanted in (
-        ("site", site.name),
-        ("plan_digest", roster.plan.digest),
-        ("round", number),
+    reply = registry.receive(site, envelope, kind)
+    if isinstance(reply, Refusal):
+        if registry.release(site, reply):
+            raise Untouched(replies.explain(reply))
+        if reply.code == AnswerLost.code:
+            raise AnswerLost("it has lost its answer")
+        raise ProtocolError(replies.explain(reply))
+    for field, value, expected in (
+        ("site", reply.facts.site, site.name),
+        ("plan", reply.plan_digest, registry.plan.digest),
+        ("round", reply.round, number),
+        ("key", reply.key, site.key),
     ):
-        if said.get(key) != wanted:
-            raise ProtocolError(f"the reply's {key} is not the one that was asked for")
-    return said
+        if value != expected:
+            raise ProtocolError(f"the reply's {field} is not that of the request")
+    return reply
 
 
 def _leave_out(site: Site, error: DpbitfitError) -> None:

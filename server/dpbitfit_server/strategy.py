@@ -1,6 +1,6 @@
 """A private round around any Flower strategy.
 
-    who may take part -> charge them -> send the plan and the biases
+    choose the sites that may take part -> charge them -> send the plan and the biases
                       -> check each reply -> the wrapped strategy aggregates
 
 The wrapped strategy sees clean replies only: the new biases of each site, and
@@ -8,9 +8,10 @@ its declared public size as the weight. It never sees a record count, and a bad
 reply never reaches it.
 """
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any, cast
@@ -26,9 +27,11 @@ from dpbitfit.accounting import composition
 from dpbitfit.errors import BudgetError, ProtocolError
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import codec
+from dpbitfit.protocol import flower
+from dpbitfit.protocol.codec import FLOAT32
+from dpbitfit.protocol.flower import payload_bytes
+from dpbitfit.protocol.messages import TRAIN, TrainReply
 from dpbitfit_server.checkpoint import Checkpoint
-from dpbitfit_server.messages import payload_bytes
 from dpbitfit_server.settlement import settle
 from dpbitfit_server.site_metrics import SiteMetrics
 from dpbitfit_server.sites import Site, SiteRegistry, await_nodes
@@ -56,7 +59,7 @@ class PrivateStrategy(Strategy):
 
     ``parameters`` is P, the length of the packed biases; ``budget`` the epsilon,
     at the plan's delta, of an account that is new to the ``ledger``; ``folder``
-    where the checkpoint is kept;
+    where the checkpoint lies;
     ``min_replies`` the good replies that make a round count; ``expected_sites``
     how many nodes to wait for, a minute at most; ``on_round`` gets a line of
     public figures after each round. Raises BudgetError when the whole
@@ -75,18 +78,18 @@ class PrivateStrategy(Strategy):
         expected_sites: int = 1,
         on_round: Callable[[Line], None] = lambda line: None,
     ) -> None:
-        self.cost = composition.epsilon({plan.mechanism: plan.steps}, plan.delta)
+        self.cost = composition.epsilon(dict(plan.counts), plan.delta)
         if self.cost.epsilon > budget:
             raise BudgetError(
                 f"the plan costs epsilon {self.cost.epsilon:.3f}, above the budget of "
                 f"{budget:g}: more noise, fewer steps or a smaller sampling rate"
             )
         self.inner = inner
-        # Who takes part is decided here; at its defaults a strategy would wait for others for ever.
+        # The sites are chosen here; at its defaults a strategy would wait for more for ever.
         inner.min_train_nodes = inner.min_available_nodes = 1
         self.plan = plan
-        self.roster = SiteRegistry(plan, budget, ledger, os.urandom(16).hex())
-        self.metrics = SiteMetrics(self.roster)
+        self.registry = SiteRegistry(plan, budget, ledger, os.urandom(16).hex())
+        self.metrics = SiteMetrics(self.registry)
         self.history: list[Line] = []
         self.stopped = ""
         self._parameters = parameters
@@ -102,16 +105,16 @@ class PrivateStrategy(Strategy):
     def resume(self) -> bool:
         """Go on from the checkpoint in the folder; False where there is none.
 
-        A round that was reserved but not completed is asked for again under the
+        A round that was reserved but not completed is requested again under the
         same keys: a site that has answered it sends the same bytes, free.
         """
         saved = Checkpoint.load(self._folder, self.plan.digest)
         if saved is None:
             return False
         self._biases, self._completed, self.history = saved.biases, saved.round, saved.history
-        self.roster.restore(saved.run, saved.refused)
+        self.registry.restore(saved.run, saved.refused)
         for name, array in saved.moments.items():
-            setattr(self.inner, name, {codec.KEY: array})
+            setattr(self.inner, name, {flower.BIASES: array})
         for line in self.history:
             self._on_round(line)
         return True
@@ -133,11 +136,11 @@ class PrivateStrategy(Strategy):
         ``stopped``, when too few sites may go on. ``evaluate_config`` has no
         effect: what sites measure is in the plan. Raises ProtocolError when
         no site takes part at all, BudgetError when none of them may spend what the
-        plan costs: then no round was asked for.
+        plan costs: then no round was requested.
         """
         self.summary()
         self._timeout = timeout
-        result = Result(arrays=codec.encode(self._biases))
+        result = Result(arrays=flower.to_arrays(self._biases))
         if not self.history:
             result.arrays = initial_arrays
             self._finish(0, Line(bytes_up=0, bytes_down=0, replies=0), result, evaluate_fn)
@@ -146,11 +149,11 @@ class PrivateStrategy(Strategy):
             began = time.monotonic()
             config = ConfigRecord(dict(train_config or {}))
             messages = list(self.configure_train(number, result.arrays, config, grid))
-            if not messages and not self.roster.sites:
-                reasons = sorted(set(self.roster.turned_away.values())) or ["nobody is online"]
+            if not messages and not self.registry.sites:
+                reasons = sorted(set(self.registry.turned_away.values())) or ["no node is online"]
                 raise ProtocolError(f"no site takes part: {'; '.join(reasons)}")
             if not messages and number == 1:
-                raise BudgetError(self._nobody())
+                raise BudgetError(self._reasons())
             if not messages:
                 break
             replies = list(grid.send_and_receive(messages, timeout=timeout))
@@ -167,10 +170,10 @@ class PrivateStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Charge every site that takes part, durably, and make its message."""
-        if not self.roster.sites:
+        if not self.registry.sites:
             await_nodes(grid, self._expected_sites)
-        self.roster.admit(grid, self._timeout)
-        eligible = self.roster.eligible(grid, server_round)
+        self.registry.admit(grid, self._timeout)
+        eligible = self.registry.eligible(grid, server_round)
         if len(eligible) < self._min_replies:
             self.stopped = (
                 f"before round {server_round}: {len(eligible)} sites may go on, "
@@ -178,20 +181,21 @@ class PrivateStrategy(Strategy):
             )
             log(WARNING, "stopping %s", self.stopped)
             return []
-        self._biases = codec.decode(arrays, self._parameters)
+        self._biases = flower.from_arrays(arrays, self._parameters)
         chosen = cast(Grid, _Chosen(eligible))
         messages = self.inner.configure_train(server_round, arrays, config, chosen)
         self._sent = [(message, eligible[message.metadata.dst_node_id]) for message in messages]
-        counts = self.plan.counts(self.plan.steps_per_round)
+        counts = self.plan.phase(server_round).round_counts
         try:
-            self.roster.reserve(server_round, [site for _, site in self._sent], counts)
+            self.registry.reserve(server_round, [site for _, site in self._sent], counts)
         except BudgetError:
-            # A budget was lowered this moment: nothing is reserved, and the others are asked.
-            if self.roster.eligible(grid, server_round).keys() == eligible.keys():
+            # A budget was lowered this moment: nothing is reserved; go on with the others.
+            if self.registry.eligible(grid, server_round).keys() == eligible.keys():
                 raise
             return self.configure_train(server_round, arrays, config, grid)
+        biases = FLOAT32.encode(self._biases)
         for message, site in self._sent:
-            message.content = self.roster.request("train", server_round, arrays, site)
+            message.content = self.registry.request(TRAIN, server_round, biases, site)
         return [message for message, _ in self._sent]
 
     def aggregate_train(
@@ -200,15 +204,15 @@ class PrivateStrategy(Strategy):
         """Hand clean replies to the wrapped strategy; None with fewer than k of them.
 
         A bad reply leaves its site out for the rest of the run. It is spent, and
-        so is a missing one: nobody knows whether data was touched.
+        so is a missing one: only the site knows whether data was touched.
         """
         clean = []
         for reply, site, change in settle(
-            self.roster, server_round, self._sent, replies, self._read_change
+            self.registry, server_round, self._sent, replies, TrainReply, self._read_change
         ):
             site.rounds += 1
             weight = MetricRecord({self.inner.weighted_by_key: site.declared_size})
-            arrays = codec.encode(self._biases + change)
+            arrays = flower.to_arrays(self._biases + change)
             reply.content = RecordDict({self.inner.arrayrecord_key: arrays, "weight": weight})
             clean.append(reply)
         if len(clean) < self._min_replies:
@@ -217,8 +221,8 @@ class PrivateStrategy(Strategy):
         aggregated, _ = self.inner.aggregate_train(server_round, clean)
         if aggregated is None:
             return None, None
-        biases = aggregated[codec.KEY].numpy().astype(np.float32)
-        return codec.encode(biases), MetricRecord({"replies": len(clean)})
+        biases = aggregated[flower.BIASES].numpy().astype(np.float32)
+        return flower.to_arrays(biases), MetricRecord({"replies": len(clean)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -226,14 +230,15 @@ class PrivateStrategy(Strategy):
         """Charge the sites that measure, where the plan has them measure now."""
         if not self.metrics.is_due(server_round):
             return []
-        return self.metrics.ask(server_round, arrays, self.roster.online(grid))
+        biases = FLOAT32.encode(flower.from_arrays(arrays, self._parameters))
+        return self.metrics.request(server_round, biases, self.registry.online(grid))
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """The sites' noised metrics; None where nobody measured."""
-        found = self.metrics.read(server_round, replies)
-        return MetricRecord(dict(found)) if found else None
+        """The sites' noised metrics; None where no site measured."""
+        metrics = self.metrics.read(server_round, replies)
+        return MetricRecord(dict(metrics)) if metrics else None
 
     def summary(self) -> None:
         """Log what is about to happen."""
@@ -241,26 +246,22 @@ class PrivateStrategy(Strategy):
         text = "%s over %d values; the whole plan costs epsilon %.3f at delta %g (%s)"
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
 
-    def _read_change(
-        self, content: RecordDict, _said: ConfigRecord, site: Site
-    ) -> NDArray[np.float32]:
-        """The change [P] that a site sends; ProtocolError where there is none to believe."""
-        update = content.get("update")
-        if not isinstance(update, ArrayRecord):
-            raise ProtocolError("the reply carries no update")
-        most = self.plan.largest_update(self._parameters, site.declared_size)
-        return codec.decode(update, self._parameters, max_norm=most)
+    def _read_change(self, reply: TrainReply, content: bytes, site: Site) -> NDArray[np.float32]:
+        """The change [P] that a site sends; ProtocolError where it cannot be an honest one."""
+        phase = self.plan.phase(reply.round)
+        most = phase.largest_update(self._parameters, site.declared_size)
+        return FLOAT32.decode(content, self._parameters, max_norm=most)
 
     def _measure(self, number: int, result: Result, grid: Grid) -> dict[str, float]:
         """The sites' own metrics of a round; empty where none are due."""
-        questions = list(self.configure_evaluate(number, result.arrays, ConfigRecord(), grid))
-        if not questions:
+        requests = list(self.configure_evaluate(number, result.arrays, ConfigRecord(), grid))
+        if not requests:
             return {}
-        replies = grid.send_and_receive(questions, timeout=self._timeout)
-        found = self.aggregate_evaluate(number, replies)
-        if found is not None:
-            result.evaluate_metrics_clientapp[number] = found
-        return dict(found or {})  # type: ignore[arg-type]
+        replies = grid.send_and_receive(requests, timeout=self._timeout)
+        metrics = self.aggregate_evaluate(number, replies)
+        if metrics is not None:
+            result.evaluate_metrics_clientapp[number] = metrics
+        return dict(metrics or {})  # type: ignore[arg-type]
 
     def _count_bytes(self, replies: Iterable[Message]) -> Line:
         """Payload bytes of a round; each site's are added to what it had before."""
@@ -278,34 +279,33 @@ class PrivateStrategy(Strategy):
                 sender.bytes_up += size
         return line
 
-    def _nobody(self) -> str:
+    def _reasons(self) -> str:
         """Why no round can begin at all."""
-        reasons = [site.refused for site in self.roster.sites.values() if site.refused]
+        reasons = [site.refused for site in self.registry.sites.values() if site.refused]
         return "; ".join(reasons) or self.stopped
 
     def _finish(
         self, number: int, line: Line, result: Result, evaluate_fn: EvaluateFunction | None
     ) -> None:
-        """Evaluate, remember, and tell: the end of a round, or of the start as round 0."""
+        """Evaluate, save and report: the end of a round, or of the start as round 0."""
         metrics = evaluate_fn(number, result.arrays) if evaluate_fn else None
         if metrics is not None:
             result.evaluate_metrics_serverapp[number] = metrics
-        standings = [self.roster.standing(site) for site in self.roster.sites.values()]
+        statuses = [self.registry.standing(site) for site in self.registry.sites.values()]
         line = (
             Line(
-                run=self.roster.run,
+                run=self.registry.run,
                 round=number,
                 rounds=self.plan.rounds,
-                accuracy=metrics["accuracy"] if metrics else None,
-                loss=metrics["loss"] if metrics else None,
-                guaranteed=max((one.promised for one in standings), default=0.0),
-                accrued=max((one.accrued.bound.epsilon for one in standings), default=0.0),
+                metrics=_finite(metrics or {}),
+                guaranteed=max((status.promised for status in statuses), default=0.0),
+                accrued=max((status.accrued.bound.epsilon for status in statuses), default=0.0),
                 seconds=0.0,
-                refused=len(self.roster.refused),
+                refused=len(self.registry.refused),
             )
             | line
         )
-        self._biases = codec.decode(result.arrays, self._parameters)
+        self._biases = flower.from_arrays(result.arrays, self._parameters)
         self._completed = number
         self.history.append(line)
         self._save()
@@ -314,11 +314,16 @@ class PrivateStrategy(Strategy):
     def _save(self) -> None:
         moments = {name: getattr(self.inner, name, None) for name in MOMENTS}
         Checkpoint(
-            run=self.roster.run,
+            run=self.registry.run,
             plan_digest=self.plan.digest,
             biases=self._biases,
             round=self._completed,
-            refused=self.roster.refused,
+            refused=self.registry.refused,
             history=self.history,
-            moments={name: kept[codec.KEY] for name, kept in moments.items() if kept},
+            moments={name: arrays[flower.BIASES] for name, arrays in moments.items() if arrays},
         ).save(self._folder)
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Metrics as JSON can hold them: None for what is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

@@ -8,8 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Mechanism
-from dpbitfit.ledger import AccountName, Ledger, queries, schema
-from dpbitfit.ledger.events import GENESIS, counts_to_text, make
+from dpbitfit.ledger import AccountName, Ledger, schema
+from dpbitfit.ledger.canonical import counts_to_text
+from dpbitfit.ledger.encoding import read, write
+from dpbitfit.ledger.events import GENESIS, Content, Entry, Event, RoundCommitted, RoundReserved
 
 DELTA, BUDGET, RUN = 1e-5, 8.0, "run"
 STEPS = ((Mechanism(4.0, 0.01), 5),)
@@ -26,7 +28,7 @@ def crowd(url: str, accounts: int, rounds: int, ahead: int = 100, silent: int = 
     ledger.open_account(first, DELTA, BUDGET)
     plan = tuple((mechanism, steps * (rounds + ahead)) for mechanism, steps in STEPS)
     ledger.allot(first, RUN, "plan", plan)
-    bodies = [json.loads(one.body) for one in ledger.events(first)]
+    opening = [read(event) for event in ledger.events(first)]
     with ledger.database.write() as connection:
         account = connection.execute(sa.select(schema.account)).one()._asdict()
         allotment = connection.execute(sa.select(schema.allotment)).one()._asdict()
@@ -34,7 +36,7 @@ def crowd(url: str, accounts: int, rounds: int, ahead: int = 100, silent: int = 
             connection.execute(sa.delete(table))
         for number in range(accounts):
             of = account["id"] + number
-            events = list(_events(of, name_of(number), bodies, rounds, number % silent == 1))
+            events = list(_events(of, name_of(number), opening, rounds, number % silent == 1))
             made = {**account, "id": of, "site": name_of(number).site, "sequence": len(events)}
             connection.execute(sa.insert(schema.account).values({**made, "head": events[-1].hash}))
             spent = {"committed": STEPS[0][1] * rounds, "id": allotment["id"] + number}
@@ -53,29 +55,20 @@ def crowd(url: str, accounts: int, rounds: int, ahead: int = 100, silent: int = 
 
 
 def _events(
-    of: int, name: AccountName, bodies: list[dict[str, Any]], rounds: int, silent: bool
-) -> Iterator[Any]:
+    of: int, name: AccountName, opening: list[Entry], rounds: int, silent: bool
+) -> Iterator[Event]:
     began = datetime.now(UTC) - timedelta(minutes=rounds)
-    head, sequence = GENESIS, 0
-
-    def chained(kind: str, at: str, **facts: Any) -> Any:
-        nonlocal head, sequence
-        sequence += 1
-        event = make(name, sequence, head, kind, at, **facts)
-        head = event.hash
-        return event
-
-    for body in bodies:
-        own = ("account", "sequence", "previous", "kind", "at")
-        facts = {key: value for key, value in body.items() if key not in own}
-        yield chained(body["kind"], body["at"], **facts)
+    contents: list[tuple[datetime, Content]] = [(entry.at, entry.content) for entry in opening]
     for number in range(rounds):
-        at = (began + timedelta(minutes=number)).isoformat(timespec="seconds")
-        key = f"{number}-{of}"
-        counts = queries.triples(STEPS)
-        yield chained("reserve", at, run=RUN, round=number, key=key, counts=counts)
+        at, key = began + timedelta(minutes=number), f"{number}-{of}"
+        contents.append((at, RoundReserved(RUN, number, key, STEPS)))
         outcome = "no reply" if silent and number % 10 == 0 else "reply"
-        yield chained("commit", at, key=key, outcome=outcome)
+        contents.append((at, RoundCommitted(key, outcome)))
+    head = GENESIS
+    for sequence, (at, content) in enumerate(contents, 1):
+        event = write(Entry(name, sequence, head, at, content))
+        head = event.hash
+        yield event
 
 
 def _reservations(of: int, events: list[Any], rounds: int) -> Iterator[dict[str, Any]]:

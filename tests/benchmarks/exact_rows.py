@@ -12,17 +12,21 @@ import argparse
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpbitfit.data.tables import Examples, read_columns
+from dpbitfit.data.tables import read_columns
 from dpbitfit.engine.batches import filled, micro_batches
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.training import gradient_rows
-from dpbitfit.tasks.text_classification import TextRecords, TextTask
+from dpbitfit.tasks.text_classification.records import TextRecords
+from dpbitfit.tasks.text_classification.task import TextClassification
+
+from ..support.tasks import load_text, text_table
 
 TOKEN_BUDGET = 4096
 
@@ -37,7 +41,9 @@ def sorted_batches(sample: NDArray[np.int64], tokens: NDArray[np.int64]) -> list
     return batches
 
 
-def padded_to_longest(task: TextTask, records: TextRecords, batch: list[int]) -> torch.Tensor:
+def padded_to_longest(
+    task: TextClassification, records: TextRecords, batch: list[int]
+) -> torch.Tensor:
     """Losses [B] of records of any lengths."""
     longest = max(len(records.tokens[i]) for i in batch)
     ids = torch.zeros((len(batch), longest), dtype=torch.long)
@@ -49,9 +55,11 @@ def padded_to_longest(task: TextTask, records: TextRecords, batch: list[int]) ->
     return torch.nn.functional.cross_entropy(logits, records.labels[batch], reduction="none")
 
 
-def measure(task: TextTask, texts: list[str], sampled: int, repeats: int) -> dict[str, float]:
+def measure(
+    task: TextClassification, texts: list[str], sampled: int, repeats: int
+) -> dict[str, float]:
     labels = np.arange(len(texts), dtype=np.int64) % len(task.labels)
-    records = task.records(Examples(texts, labels))
+    records = task.records(text_table(texts, labels))
     tokens = np.array([len(ids) for ids in records.tokens])
     generator = np.random.default_rng(0)
     ratios, shapes = [], []
@@ -63,8 +71,8 @@ def measure(task: TextTask, texts: list[str], sampled: int, repeats: int) -> dic
                 pass
             middle = time.process_time()
             for batch in sorted_batches(sample, tokens):
-                with recorder.records(len(batch)):
-                    recorder.rows(padded_to_longest(task, records, batch))
+                loss = partial(padded_to_longest, task, records, batch)
+                recorder.rows(loss, len(batch))
             if repeat:  # the first one warms up
                 ratios.append((middle - began) / (time.process_time() - middle))
             rows = [
@@ -99,7 +107,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    task = TextTask.load("minilm", [f"kind {number}" for number in range(77)], "labels")
+    task = load_text("minilm", [f"kind {number}" for number in range(77)], "labels")
     results = []
     print(f"{'texts':24}{'sampled':>8}{'time':>7}{'padding':>9}{'dummies':>9}{'batches':>9}")
     for source in options.texts:

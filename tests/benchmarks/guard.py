@@ -22,35 +22,33 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from dpbitfit_client import message
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.guard_client import SocketGuardClient
+from dpbitfit_client.message import from_proto, to_proto
 
 from dpbitfit.data.corpus import write_corpus
 from dpbitfit.data.tables import read_labels
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.errors import GuardUnavailable
-from dpbitfit.plan import Plan
 from dpbitfit.tasks.models import model_digest, resolve_model
-from dpbitfit.tasks.text_classification import TextTask
 
+from ..support import plans
 from ..support.coordinators import Coordinator
 from ..support.policies import written
 from ..support.sites import begin
+from ..support.tasks import load_text
 
 SECONDS = 600
-PLAN = Plan(
+PLAN = plans.plan(
     layout_digest="0" * 64,
     model_digest="0" * 64,
     noise_multiplier=4.0,
     sampling_rate=0.05,
     rounds=100,
     steps_per_round=1,
-    delta=1e-5,
     max_length=64,
 )
 
@@ -65,10 +63,10 @@ class Site:
         write_corpus(folder / "letters.csv", records=records)
         labels = folder / "letters.labels.txt"
         where = Path(resolve_model("minilm"))
-        task = TextTask.load(str(where), read_labels(str(labels)), "labels", 20.0, 64)
+        task = load_text(str(where), read_labels(str(labels)), max_length=64)
         self._biases: np.ndarray = read_biases(task.model, task.layout)
         digests = {"layout_digest": task.layout.digest, "model_digest": task.digest}
-        self._plan = replace(PLAN, steps_per_round=steps, **digests)
+        self._plan = plans.plan(PLAN, steps_per_round=steps, **digests)
         for name in ("guard", "peer"):
             begin(self.folder / f"{name}.sqlite")
             self._write_policy(name, records, labels, model_digest(where))
@@ -103,9 +101,11 @@ class Site:
     def request(self) -> Path:
         """A file with the next round's request."""
         self._asked += 1
-        said = self._coordinator.request(self._plan, self._biases, key=f"round-{self._asked:012}")
+        request = self._coordinator.request(
+            self._plan, self._biases, key=f"round-{self._asked:012}"
+        )
         path = self.folder / "request"
-        path.write_bytes(message.request(said).SerializeToString())
+        path.write_bytes(to_proto(request).SerializeToString())
         return path
 
 
@@ -146,7 +146,7 @@ def measure(records: int, steps: int, rounds: int) -> dict[str, float]:
             subprocess.run([*command, str(site.request())], check=True)
 
         def direct() -> None:
-            warm.train(pb.RoundRequest.FromString(site.request().read_bytes()))
+            warm.train(from_proto(pb.Envelope.FromString(site.request().read_bytes())))
 
         ways: dict[str, Callable[[], None]] = {
             "relay": lambda: process("relay", socket),

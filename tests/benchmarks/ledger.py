@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -24,7 +25,9 @@ from dp_accounting.rdp import RdpAccountant
 from dpbitfit.accounting.composition import RDP_ORDERS, Counts, Mechanism, epsilon, event
 from dpbitfit.accounting.renyi import divergences, quick_epsilons
 from dpbitfit.ledger import Account, AccountName, Ledger, budget, schema
-from dpbitfit.ledger.events import GENESIS, canonical, make
+from dpbitfit.ledger.canonical import number_to_text
+from dpbitfit.ledger.encoding import read, write
+from dpbitfit.ledger.events import GENESIS
 
 DELTA = 1e-5
 ROUNDS = 100
@@ -48,7 +51,7 @@ def opened(folder: Path, accounts: int) -> Ledger:
     first = AccountName("site-0", "letters", "patient")
     ledger.open_account(first, DELTA, 8.0)
     ledger.allot(first, "run", "plan", plan)
-    bodies = [json.loads(one.body) for one in ledger.events(first)]
+    entries = [read(event) for event in ledger.events(first)]
     with ledger.database.write() as connection:
         row = connection.execute(sa.select(schema.account)).one()._asdict()
         held = connection.execute(sa.select(schema.allotment)).one()._asdict()
@@ -56,12 +59,10 @@ def opened(folder: Path, accounts: int) -> Ledger:
         for number in range(2, accounts + 1):
             name = first._replace(site=f"site-{number - 1}")
             head = GENESIS
-            for body in bodies:
-                own = ("account", "sequence", "previous", "kind", "at")
-                facts = {key: value for key, value in body.items() if key not in own}
-                one = make(name, body["sequence"], head, body["kind"], body["at"], **facts)
-                head = one.hash
-                made["event"].append({"account_id": number, **vars(one)})
+            for entry in entries:
+                event = write(replace(entry, account=name, previous=head))
+                head = event.hash
+                made["event"].append({"account_id": number, **vars(event)})
             made["account"].append({**row, "id": number, "site": name.site, "head": head})
             made["allotment"].append({**held, "id": number, "account_id": number})
         for table, values in made.items():
@@ -118,7 +119,7 @@ def own_mechanisms(ledger: Ledger, accounts: list[Account]) -> None:
                     "run": "own",
                     "plan": "own",
                     "coordinator": "",
-                    "noise_multiplier": canonical(4 + one.id * 1e-5),
+                    "noise_multiplier": number_to_text(4 + one.id * 1e-5),
                     "sampling_rate": "0.01",
                     "adaptive": 0,
                     "allotted": 5 * ROUNDS,
@@ -130,7 +131,7 @@ def own_mechanisms(ledger: Ledger, accounts: list[Account]) -> None:
 
 
 def spent(ledger: Ledger, ids: list[int]) -> list[Counts]:
-    return [budget.spent(holdings) for holdings in ledger.holdings(ids).values()]
+    return [budget.spent(holdings) for holdings in ledger.allotments(ids).values()]
 
 
 def queries(ledger: Ledger, accounts: list[Account]) -> dict[str, float]:

@@ -192,7 +192,7 @@ def measure(
         stop.set()
         writer.join()
     found["peer: all standings anew"] = statistics.median(
-        milliseconds(lambda: status.standings(ledger)) for _ in range(3)
+        milliseconds(lambda: status.budget_statuses(ledger)) for _ in range(3)
     )
     ledger.database.close()
     return found

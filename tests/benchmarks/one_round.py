@@ -6,6 +6,7 @@ from pathlib import Path
 import dpbitfit_client.app  # noqa: F401  which a process of Flower's imports before all else
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.guard_client import GuardClient, SocketGuardClient
+from dpbitfit_client.message import from_proto
 
 
 def peer(policy: str) -> GuardClient:
@@ -18,5 +19,5 @@ def peer(policy: str) -> GuardClient:
 
 if __name__ == "__main__":
     kind, where, request = sys.argv[1:]
-    desk = SocketGuardClient(where, 600) if kind == "relay" else peer(where)
-    desk.train(pb.RoundRequest.FromString(Path(request).read_bytes()))
+    guard = SocketGuardClient(where, 600) if kind == "relay" else peer(where)
+    guard.train(from_proto(pb.Envelope.FromString(Path(request).read_bytes())))

@@ -58,20 +58,20 @@ def written(folder: Path, corpus: Path, size: int = 100, digest: str = "") -> Pa
     return file
 
 
-Said = dict[str, tuple[str, str]]  # by what was looked at: the state, and the words
+Findings = dict[str, tuple[str, str]]  # by the check's name: its state, and its text
 
 
-def found(policy: Path, superlink: str = "", roots: Path | None = None) -> Said:
-    return {one.what: (one.state, one.text) for one in examine(policy, superlink, roots)}
+def findings_of(policy: Path, superlink: str = "", roots: Path | None = None) -> Findings:
+    return {each.what: (each.state, each.text) for each in examine(policy, superlink, roots)}
 
 
 def test_a_site_that_is_ready_but_for_its_guard(policy: Path, tmp_path: Path) -> None:
-    state, text = found(policy)["ledger"]
+    state, text = findings_of(policy)["ledger"]
     assert (state, "ledger init" in text) == ("wrong", True)
     assert not (tmp_path / "site.sqlite").exists()  # looking makes nothing
     Ledger(str(tmp_path / "site.sqlite"), create=True).database.close()
-    said = found(policy)
-    states = {what: state for what, (state, _) in said.items()}
+    findings = findings_of(policy)
+    states = {what: state for what, (state, _) in findings.items()}
     assert states == {
         "policy": "ok",
         "data set messages": "ok",
@@ -80,26 +80,26 @@ def test_a_site_that_is_ready_but_for_its_guard(policy: Path, tmp_path: Path) ->
         "ledger": "ok",
         "guard": "wrong",
     }
-    assert "start dpbitfit guard serve" in said["guard"][1]
+    assert "start dpbitfit guard serve" in findings["guard"][1]
 
 
 def test_what_is_wrong_is_named_with_what_to_do(corpus: Path, tmp_path: Path) -> None:
-    said = found(written(tmp_path, corpus, size=4000, digest="0" * 64))
-    assert said["data set messages"][0] == said["model minilm"][0] == "wrong"
-    assert "declared-size is off" in said["data set messages"][1]
-    assert "120" not in said["data set messages"][1]  # the count stays here
-    assert "the policy says 0000" in said["model minilm"][1]
+    findings = findings_of(written(tmp_path, corpus, size=4000, digest="0" * 64))
+    assert findings["data set messages"][0] == findings["model minilm"][0] == "wrong"
+    assert "declared-size is off" in findings["data set messages"][1]
+    assert "120" not in findings["data set messages"][1]  # the count stays here
+    assert "the policy says 0000" in findings["model minilm"][1]
     (tmp_path / "policy.toml").write_text("[site]\nname = 4\n")
-    assert list(found(tmp_path / "policy.toml")) == ["policy"]
+    assert list(findings_of(tmp_path / "policy.toml")) == ["policy"]
 
 
 def test_a_ledger_that_does_not_add_up_is_wrong(policy: Path, tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "site.sqlite"), create=True)
     ledger.open_account(AccountName("north", "messages", "record"), 1e-5, 8.0)
-    assert found(policy)["ledger"][0] == "ok"
+    assert findings_of(policy)["ledger"][0] == "ok"
     with ledger.database.write() as connection:
         connection.exec_driver_sql("UPDATE account SET budget = '80'")
-    assert found(policy)["ledger"][0] == "wrong"
+    assert findings_of(policy)["ledger"][0] == "wrong"
 
 
 def certificate(folder: Path, days: int) -> tuple[Path, Path]:
@@ -163,11 +163,11 @@ def superlink(pem: Path, secret: Path, ahead: float = 0) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("days", "state"), [(365, "ok"), (20, "look"), (-1, "wrong")])
-def test_a_certificate_is_good_for_a_month_or_somebody_should_look(
+def test_a_certificate_is_good_for_a_month_or_an_operator_should_look(
     policy: Path, tmp_path: Path, days: int, state: str
 ) -> None:
     pem, _ = certificate(tmp_path, days)
-    assert found(policy, roots=pem)["certificates"][0] == state
+    assert findings_of(policy, roots=pem)["certificates"][0] == state
 
 
 @pytest.mark.parametrize(("ahead", "state"), [(0, "ok"), (-3600, "wrong"), (3600, "wrong")])
@@ -176,14 +176,17 @@ def test_the_connection_and_the_clock(
 ) -> None:
     pem, secret = certificate(tmp_path, 365)
     with superlink(pem, secret, ahead) as address:
-        said = found(policy, address, pem)
-        assert said["connection"][0] == "ok"
-        assert said["clock"][0] == state
+        findings = findings_of(policy, address, pem)
+        assert findings["connection"][0] == "ok"
+        assert findings["clock"][0] == state
         other = tmp_path / "other"
         other.mkdir()
-        assert "no trust" in found(policy, address, certificate(other, 365)[0])["connection"][1]
-    assert found(policy, address, pem)["connection"][0] == "wrong"
-    assert found(policy, "nowhere", pem)["connection"][0] == "wrong"
+        assert (
+            "not trusted"
+            in findings_of(policy, address, certificate(other, 365)[0])["connection"][1]
+        )
+    assert findings_of(policy, address, pem)["connection"][0] == "wrong"
+    assert findings_of(policy, "nowhere", pem)["connection"][0] == "wrong"
 
 
 def test_the_command_says_the_same_and_fails_where_something_is_wrong(policy: Path) -> None:
@@ -191,6 +194,6 @@ def test_the_command_says_the_same_and_fails_where_something_is_wrong(policy: Pa
     words = ["doctor", "--policy", str(policy), "--json"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 2
-    said = {one["what"]: one["state"] for one in json.loads(done.stdout)}
-    assert said["policy"] == "ok"
-    assert said["guard"] == "wrong"
+    findings = {each["what"]: each["state"] for each in json.loads(done.stdout)}
+    assert findings["policy"] == "ok"
+    assert findings["guard"] == "wrong"

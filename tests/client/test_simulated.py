@@ -7,11 +7,11 @@ import pytest
 from dpbitfit_client.policy.policy import Dataset
 from dpbitfit_client.simulated import simulated_site
 
-from dpbitfit.data.tables import Examples
+from dpbitfit.data.tables import Table
 from dpbitfit.errors import InputError
 
 
-def sites(config: dict[str, Any], count: int) -> dict[str, tuple[Dataset, Examples]]:
+def sites(config: dict[str, Any], count: int) -> dict[str, tuple[Dataset, Table]]:
     found = {}
     for index in range(count):
         policy, examples = simulated_site(config, {"partition-id": index})
@@ -25,7 +25,7 @@ def test_simulated_sites_share_the_records_that_are_not_held_out(
 ) -> None:
     parts = sites({**run_config, "sites": 3}, 3)
     assert list(parts) == ["site-1", "site-2", "site-3"]
-    texts = [text for _, examples in parts.values() for text in examples.texts]
+    texts = [text for _, examples in parts.values() for text in examples.columns["text"]]
     assert len(texts) == pytest.approx(96, abs=18)  # 120 less about a fifth that is held out
     assert {dataset.epsilon for dataset, _ in parts.values()} == {8.0}
     with pytest.raises(InputError, match="3 sites"):
@@ -56,7 +56,11 @@ def test_a_record_that_comes_is_the_only_difference(
     more.write_text("\n".join([header, "I have come,card_lost,customer-1", *rows]))
 
     def dealt(config: dict[str, Any]) -> set[tuple[str, str]]:
-        return {(name, text) for name, (_, held) in sites(config, 2).items() for text in held.texts}
+        return {
+            (name, text)
+            for name, (_, held) in sites(config, 2).items()
+            for text in held.columns["text"]
+        }
 
     (came,) = dealt({**run_config, "data": str(more)}) ^ dealt(run_config)
     assert came[1] == "I have come"

@@ -1,6 +1,5 @@
 """The command line and the run configuration say the same."""
 
-import inspect
 import subprocess
 import sys
 from importlib.metadata import EntryPoints
@@ -12,17 +11,17 @@ from typer.testing import CliRunner
 
 from dpbitfit import cli
 from dpbitfit.errors import InputError
+from dpbitfit.simulate_command import FIXED, command
 
 ELSEWHERE = {"data", "labels", "out"}  # a run by hand must be given these
 
 
 def test_the_defaults_are_those_of_the_run_configuration(project_config: dict[str, Any]) -> None:
-    parameters = inspect.signature(cli.simulate).parameters.values()
-    defaults = {parameter.name.replace("_", "-"): parameter.default for parameter in parameters}
+    defaults = {parameter.opts[0][2:]: parameter.default for parameter in command.params}
     shared = defaults.keys() & project_config.keys() - ELSEWHERE
     assert {key: defaults[key] for key in shared} == {key: project_config[key] for key in shared}
-    fixed = {"noise-multiplier", "site-ledgers", "site-metrics", "site-evaluations"}
-    assert project_config.keys() - shared - ELSEWHERE == fixed
+    assert project_config.keys() - shared - ELSEWHERE == FIXED.keys()
+    assert defaults.keys() - project_config.keys() == {"json"}
 
 
 def test_an_error_is_one_line_whatever_it_quotes(

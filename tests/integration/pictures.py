@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.access import Tokens, make_token
 from dpbitfit_monitor.page.urls import account_path
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 
 from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.ledger import AccountName
-from tests.support.ledgers import account, book, run_rounds
+from tests.support.ledgers import account, new_ledger, run_rounds
 from tests.support.monitors import LOCAL, served
 
 from ..support.browser import CHROMIUM, playwright, sign_in, window
@@ -32,14 +32,14 @@ def main() -> None:
     """Take the pictures."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        ledger = book(folder)
+        ledger = new_ledger(folder)
         for site, budget in BUDGETS.items():
-            of = account(ledger, SHOWN._replace(site=site), budget)
-            ledger.allot(of.name, "triage", "plan", ((STEP, PLANNED * STEPS),))
-            run_rounds(ledger, of, "triage", DONE[site], ((STEP, STEPS),))
+            opened = account(ledger, SHOWN._replace(site=site), budget)
+            ledger.allot(opened.name, "triage", "plan", ((STEP, PLANNED * STEPS),))
+            run_rounds(ledger, opened, "triage", DONE[site], ((STEP, STEPS),))
         token, line = make_token("Dr. Jensen")
         (folder / "tokens").write_text(line)
-        monitor = Monitor(Reader(str(folder / "ledger.sqlite")), [], [])
+        monitor = Monitor(Viewer(str(folder / "ledger.sqlite")), [], [])
         serving = replace(LOCAL, page_tokens=Tokens(folder / "tokens"))
         url = f"http://{stack.enter_context(served(monitor, serving)).http}"
         running = stack.enter_context(playwright.sync_playwright())

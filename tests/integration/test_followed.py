@@ -42,8 +42,8 @@ def monitor(tmp_path: Path) -> Iterator[tuple[str, str]]:
     words += ["--page-token-file", str(tmp_path / "tokens")]
     with subprocess.Popen(command("monitor", "serve", *words), stderr=subprocess.PIPE) as running:
         assert running.stderr is not None
-        for said in running.stderr:
-            if b"HTTP at" in said:
+        for line in running.stderr:
+            if b"HTTP at" in line:
                 break
         try:
             yield f"http://{http}", token
@@ -77,21 +77,21 @@ def test_a_simulation_is_followed_from_before_its_ledger_to_a_site_near_its_budg
         assert len(set(seen) & set(range(ROUNDS))) > 1  # it was seen to go on
         report = json.loads((out / "report.json").read_text())
         shown = [row.inner_text().split("\t") for row in page.get_by_role("row").all()[1:]]
-        told = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
-        assert [(row[0], row[1], row[3], row[4]) for row in shown] == [
+        lines = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
+        assert [(row[0], row[1], row[3], row[5]) for row in shown] == [
             (
-                f"{one['round']}",
-                f"{one['accuracy']:.3f}",
-                f"{one['epsilon']:.3f}",
-                f"{one['replies']}",
+                f"{line['round']}",
+                f"{line['metrics']['accuracy']:.3f}",
+                f"{line['guaranteed']:.3f}",
+                f"{line['replies']}",
             )
-            for one in reversed(told)
+            for line in reversed(lines)
         ]
         check_site(page, url, report, Ledger(str(ledger / "coordinator.sqlite"), readonly=True))
 
 
 def follow(page: Any) -> list[int]:
-    """The rounds that the run's page tells, in order, without anybody's doing."""
+    """The rounds that the run's page shows by itself, in order."""
     page.get_by_role("link", name="Runs").click()
     page.get_by_role("rowheader").get_by_role("link").click(timeout=RUN_MS)
     page.evaluate("window.stays = 'this very page'")
@@ -99,8 +99,8 @@ def follow(page: Any) -> list[int]:
     while not re.search(r", (done|stopped|failed)", text):
         expect(status).not_to_have_text(text, timeout=RUN_MS)
         text = status.inner_text()
-        if found := re.search(r"Round (\d+) of", text):
-            seen.append(int(found[1]))
+        if match := re.search(r"Round (\d+) of", text):
+            seen.append(int(match[1]))
     assert f"Round {ROUNDS} of {ROUNDS}, done" in text
     assert page.evaluate("window.stays") == "this very page"
     return seen
@@ -110,11 +110,11 @@ def check_site(page: Any, url: str, report: dict[str, Any], ledger: Ledger) -> N
     """A site at more than 95 % of its budget, as the report of the run and the ledger have it."""
     name = ledger.accounts()[0].name
     page.goto(url)
-    alerts = page.get_by_role("region", name=re.compile("Needs a look"))
+    alerts = page.get_by_role("region", name=re.compile("Needs attention"))
     expect(alerts).to_contain_text(f"{name}: 95 %", timeout=START_MS)
     page.get_by_role("rowheader").get_by_role("link", name=name.site, exact=True).click()
     assert page.url == url + account_path(name)
-    (site,) = (one for one in report["sites"] if one["name"] == name.site)
+    (site,) = (each for each in report["sites"] if each["name"] == name.site)
     percent = f"{100 * site['epsilon'] / BUDGET:.0f}\N{NO-BREAK SPACE}%"
     expect(page.get_by_text(f"{percent} of the budget is accrued")).to_be_visible()
     events = len(ledger.events(name))

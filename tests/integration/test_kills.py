@@ -20,7 +20,7 @@ from dp_accounting.pld import PLDAccountant
 
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import Ledger
-from dpbitfit.ledger.events import Held
+from dpbitfit.ledger.fold import Allotment
 
 from .test_simulation import command
 
@@ -128,9 +128,9 @@ def check_figures(report: dict[str, Any], folder: Path) -> None:
     for ledger in sites:
         (account,) = ledger.accounts()
         theirs = coordinator.account(account.name)
-        ((place, at_server),) = coordinator.holdings([theirs.id])[theirs.id].items()
+        ((place, at_server),) = coordinator.allotments([theirs.id])[theirs.id].items()
         # A site whose worker was dead from the start was never asked.
-        mine = ledger.holdings([account.id])[account.id].get(place, Held())
+        mine = ledger.allotments([account.id])[account.id].get(place, Allotment())
         assert mine.reserved == 0
         # What the site did is in the coordinator's record; beyond it are the unknown rounds.
         assert mine.committed <= at_server.committed <= at_server.allotted == ROUNDS

@@ -2,12 +2,10 @@
 
 import csv
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dpbitfit_client import message as said
 from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy.policy import Policy
@@ -20,11 +18,13 @@ from dpbitfit.data.tables import read_labels
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import codec
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.flower import pack, to_arrays, unpack
 from dpbitfit.tasks.models import model_digest, resolve_model
-from dpbitfit.tasks.text_classification import TextTask
 
+from ..support import plans
 from ..support.grids import LocalGrid
+from ..support.tasks import load_text
 
 POLICY = """\
 [site]
@@ -59,14 +59,13 @@ noise-multiplier = 5.0
 [datasets.messages.evaluation.metrics.loss]
 noise-multiplier = 10.0
 """
-PLAN = Plan(
+PLAN = plans.plan(
     layout_digest="",
     model_digest="",
     noise_multiplier=2.0,
     sampling_rate=0.2,
     rounds=2,
     steps_per_round=1,
-    delta=1e-5,
     max_length=24,
     metrics="accuracy,loss",
     evaluations=1,
@@ -102,16 +101,13 @@ def guard(name: str, coordinator: Ledger, labels: Path, epsilon: float = 4.0) ->
 
 
 def node(site: Guard) -> Callable[[Message], RecordDict]:
+    calls = {"query": site.describe, "train": site.train, "evaluate": site.evaluate}
+
     def answer(message: Message) -> RecordDict:
-        kind, content = message.metadata.message_type, message.content
         try:
-            if kind == "query":
-                return said.content(site.describe(said.question(content)))
-            if kind == "train":
-                return said.content(site.train(said.request(content)))
-            return said.content(site.evaluate(said.request(content)))
+            return pack(calls[message.metadata.message_type](unpack(message.content)))
         except Refused as refused:
-            return said.refusal(refused.refusal)
+            return pack(Envelope(refused.statement))
 
     return answer
 
@@ -119,8 +115,8 @@ def node(site: Guard) -> Callable[[Message], RecordDict]:
 def strategy(
     coordinator: Ledger, labels: Path, folder: Path, plan: Plan = PLAN
 ) -> tuple[PrivateStrategy, np.ndarray]:
-    task = TextTask.load("minilm", read_labels(str(labels)), "labels", max_length=24)
-    plan = replace(plan, layout_digest=task.layout.digest, model_digest=task.digest)
+    task = load_text("minilm", read_labels(str(labels)), "labels", max_length=24)
+    plan = plans.plan(plan, layout_digest=task.layout.digest, model_digest=task.digest)
     made = PrivateStrategy(FedAvg(), plan, task.layout.size, 8.0, folder, coordinator)
     return made, read_biases(task.model, task.layout)
 
@@ -131,9 +127,9 @@ def test_sites_measure_what_their_policies_list_and_both_ledgers_hold_it(
     guards = [guard(name, coordinator, labels) for name in ("north", "south")]
     run, start = strategy(coordinator, labels, tmp_path / "run")
     grid = LocalGrid({number: node(one) for number, one in enumerate(guards)})
-    run.start(grid, codec.encode(start))
+    run.start(grid, to_arrays(start))
     assert run.stopped == ""
-    assert not run.roster.refused
+    assert not run.registry.refused
     assert [line["replies"] for line in run.history[1:]] == [2, 2]
     assert [set(line.get("site_metrics", {})) for line in run.history] == [
         set(),
@@ -147,7 +143,7 @@ def test_sites_measure_what_their_policies_list_and_both_ledgers_hold_it(
         for ledger in (one.ledger, coordinator):
             account = ledger.account(name)
             assert account.budget == 4.0
-            held = ledger.holdings([account.id])[account.id]
+            held = ledger.allotments([account.id])[account.id]
             assert {mechanism: part.committed for (_, mechanism), part in held.items()} == charged
             ledger.verify(account)
 
@@ -158,8 +154,8 @@ def test_a_site_without_budget_for_it_trains_and_does_not_measure(
     guards = [guard("north", coordinator, labels), guard("south", coordinator, labels, 0.1)]
     run, start = strategy(coordinator, labels, tmp_path / "run")
     grid = LocalGrid({number: node(one) for number, one in enumerate(guards)})
-    run.start(grid, codec.encode(start))
-    assert not run.roster.refused
+    run.start(grid, to_arrays(start))
+    assert not run.registry.refused
     assert [line["replies"] for line in run.history[1:]] == [2, 2]
     assert set(run.history[-1]["site_metrics"]) == {"accuracy", "loss"}
     assert [len(one.ledger.reservations(state="committed")) for one in guards] == [3, 2]

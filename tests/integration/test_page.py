@@ -14,13 +14,13 @@ import pytest
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.access import Tokens, make_token
 from dpbitfit_monitor.page.urls import account_path
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 
 from dpbitfit.accounting import composition
 from dpbitfit.ledger import AccountName, Ledger
 from tests.monitor.test_runs import LINE, folder
 from tests.support.certificates import Authority
-from tests.support.ledgers import DELTA, NAME, STEP, account, book, run_rounds, steps
+from tests.support.ledgers import DELTA, NAME, STEP, account, new_ledger, run_rounds, steps
 from tests.support.monitors import LOCAL, served
 
 from ..support.browser import chromium, expect, needs_chromium, sign_in, window
@@ -45,18 +45,20 @@ class Served:
 
     def write_round(self, number: int, last: int = ROUNDS) -> None:
         """What a run does: a round of the ledger, then a line."""
-        of = self.ledger.account(NAME)
+        opened = self.ledger.account(NAME)
         key = f"live-{number}"
-        self.ledger.reserve("live", number, {of.id: key}, steps(1))
+        self.ledger.reserve("live", number, {opened.id: key}, steps(1))
         self.ledger.commit({key: "reply"})
-        lines = [{**LINE, "run": "live", "rounds": last, "round": one} for one in range(number + 1)]
+        lines = [
+            {**LINE, "run": "live", "rounds": last, "round": each} for each in range(number + 1)
+        ]
         done = {"report": {"final": {"stopped": ""}}} if number == last else {}
         folder(self.out, *lines, **done)
 
 
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Served]:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     north = account(ledger)
     ledger.allot(NAME, "one", "plan", steps(40))
     run_rounds(ledger, north, "one", 4, steps(10))
@@ -71,7 +73,7 @@ def at(tmp_path: Path) -> Iterator[Served]:
     (tmp_path / "tokens").write_text(line)
     certificate, _ = Authority(tmp_path, "authority").issue("south", days=20)
     out = folder(tmp_path / "runs" / "live", {**LINE, "run": "live", "rounds": ROUNDS})
-    monitor = Monitor(Reader(str(tmp_path / "ledger.sqlite")), [out.parent], [certificate])
+    monitor = Monitor(Viewer(str(tmp_path / "ledger.sqlite")), [out.parent], [certificate])
     serving = replace(LOCAL, page_tokens=Tokens(tmp_path / "tokens"))
     with ExitStack() as stop:
         address = stop.enter_context(served(monitor, serving)).http
@@ -85,8 +87,8 @@ def own_window(chromium: Any, at: Served) -> Iterator[tuple[Any, list[str]]]:
 
 
 @pytest.fixture
-def asked(own_window: tuple[Any, list[str]]) -> list[str]:
-    """Every address that a page asked for."""
+def requested(own_window: tuple[Any, list[str]]) -> list[str]:
+    """Every address that a page requested."""
     return own_window[1]
 
 
@@ -98,7 +100,7 @@ def page(own_window: tuple[Any, list[str]], at: Served) -> Any:
     return page
 
 
-def test_a_run_is_followed_live_to_its_end(page: Any, at: Served, asked: list[str]) -> None:
+def test_a_run_is_followed_live_to_its_end(page: Any, at: Served, requested: list[str]) -> None:
     page.get_by_role("link", name="Runs").click()
     page.get_by_role("link", name="live", exact=True).click()
     expect(page.get_by_text("Round 0 of 4")).to_be_visible()
@@ -113,9 +115,9 @@ def test_a_run_is_followed_live_to_its_end(page: Any, at: Served, asked: list[st
     expect(page.get_by_role("status")).to_contain_text("Round 4 of 4, done", timeout=20_000)
     assert page.get_by_role("row").count() == ROUNDS + 2
     assert page.evaluate("window.stays") == "this very page"
-    looks = len(asked)
+    looks = len(requested)
     page.wait_for_timeout(3000)
-    assert len(asked) == looks  # nothing more can come
+    assert len(requested) == looks  # nothing more can come
     page.goto(at.url + account_path(NAME))
     expect(page.get_by_text("All 19 events form one unbroken chain")).to_be_visible()
 
@@ -138,7 +140,7 @@ def test_an_open_page_that_gets_no_answer_says_so(page: Any, at: Served) -> None
 
 
 def test_a_site_at_95_percent_on_screen_in_files_and_on_paper(page: Any, tmp_path: Path) -> None:
-    alerts = page.get_by_role("region", name=re.compile("Needs a look"))
+    alerts = page.get_by_role("region", name=re.compile("Needs attention"))
     expect(alerts.get_by_role("listitem").first).to_contain_text(
         "south/letters/person: 95 %", timeout=30_000
     )
@@ -161,7 +163,7 @@ def test_a_site_at_95_percent_on_screen_in_files_and_on_paper(page: Any, tmp_pat
     ] == "budget changed"
 
     page.get_by_role("link", name="Report for print").click()
-    expect(page.get_by_role("heading", name="On what terms")).to_be_visible()
+    expect(page.get_by_role("heading", name="Terms")).to_be_visible()
     printed = page.pdf(prefer_css_page_size=True)
     assert printed.startswith(b"%PDF")
     page.emulate_media(media="print")
@@ -217,6 +219,6 @@ def test_no_barrier_is_found(screen: str, scheme: str, page: Any, at: Served) ->
         if path == "/sign-in":
             page.context.clear_cookies()
         page.goto(at.url + path)
-        found = axe.run(page)
-        assert found.violations_count == 0, found.generate_report()
+        result = axe.run(page)
+        assert result.violations_count == 0, result.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path

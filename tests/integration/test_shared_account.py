@@ -1,6 +1,5 @@
 """One person in two data sets of a site: the losses of both add up, at the site and elsewhere."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,9 @@ from dpbitfit_client.policy.policy import Policy
 
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import AccountName, Ledger
-from dpbitfit.protocol import codec
+from dpbitfit.protocol.flower import to_arrays
 
+from ..support import plans
 from ..support.grids import LocalGrid
 from .test_measured import PLAN, coordinator, guard, labels, node, strategy
 
@@ -38,15 +38,15 @@ def with_two(policy: Path, *accounts: str) -> Policy:
 def run(site: Guard, coordinator: Ledger, labels: Path, dataset: str, rounds: int = 2) -> str:
     """One run on a data set; why it stopped, or was not let in."""
     folder = Path(str(coordinator.database)).parent / dataset
-    plan = replace(PLAN, dataset=dataset, noise_multiplier=1.0, rounds=rounds)
+    plan = plans.plan(PLAN, dataset=dataset, noise_multiplier=1.0, rounds=rounds)
     made, start = strategy(coordinator, labels, folder, plan)
-    made.start(LocalGrid({1: node(site)}), codec.encode(start))
-    return "; ".join(filter(None, [made.stopped, *made.roster.refused.values()]))
+    made.start(LocalGrid({1: node(site)}), to_arrays(start))
+    return "; ".join(filter(None, [made.stopped, *made.registry.refused.values()]))
 
 
 def steps(ledger: Ledger, account: AccountName) -> list[int]:
     """Steps that each run has spent of an account, less its evaluations."""
-    held = ledger.holdings([ledger.account(account).id])[ledger.account(account).id]
+    held = ledger.allotments([ledger.account(account).id])[ledger.account(account).id]
     return sorted(part.committed for part in held.values())
 
 

@@ -24,11 +24,13 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from dpbitfit.ledger import Ledger
 
+from ..support import warm
+
 ROUNDS, STEPS, RATE = 2, 2, 0.2
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from dpbitfit.cli import main; main()", *arguments]
+    return [sys.executable, "-c", warm.MAIN, *arguments]
 
 
 def simulate_arguments(data: Path, out: Path) -> list[str]:
@@ -69,8 +71,9 @@ def test_every_site_is_within_its_budget_and_agrees_with_an_independent_accounta
     assert len(report["sites"]) == 3
     for site in report["sites"]:
         accountant = PLDAccountant()
+        (mechanism,) = site["mechanisms"]
         step = dp_event.PoissonSampledDpEvent(
-            site["sampling_rate"], dp_event.GaussianDpEvent(site["noise_multiplier"])
+            mechanism["sampling_rate"], dp_event.GaussianDpEvent(mechanism["noise_multiplier"])
         )
         accountant.compose(step, site["steps"])
         assert site["steps"] == ROUNDS * STEPS
@@ -83,10 +86,7 @@ def test_two_runs_compose_and_a_third_is_refused_before_any_training(
 ) -> None:
     chosen = [*simulate_arguments(data, tmp_path / "out"), "--ledger", str(tmp_path / "ledger")]
     chosen += ["--target-epsilon", "3", "--budget", "4.7", "--rounds", "1", "--json"]
-    runs = [
-        subprocess.run(command(*chosen), capture_output=True, text=True, timeout=600)
-        for _ in range(3)
-    ]
+    runs = [warm.run(warm.MAIN, *chosen, timeout=600) for _ in range(3)]
     assert [run.returncode for run in runs] == [0, 0, 3], [run.stderr[-2000:] for run in runs]
     first, second = (json.loads(run.stdout)["sites"][0] for run in runs[:2])
     assert 2.9 < first["epsilon"] <= 3 < second["accrued"] <= second["epsilon"] == 4.7
@@ -165,9 +165,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_answers_with_one_line(case: str, data: Path, tmp_path: Path) -> None:
     extra, word = BAD[case]
-    done = subprocess.run(
-        command(*simulate_arguments(data, tmp_path), *extra), capture_output=True, text=True
-    )
+    done = run_simulation(data, tmp_path, *extra)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert word in done.stderr.lower()
@@ -182,9 +180,7 @@ def test_bad_rows_answer_with_one_line(rows: list[list[str]], word: str, tmp_pat
     data = tmp_path / "data.csv"
     write_rows(data, rows)
     (tmp_path / "data.labels.txt").write_text("card_arrival\ncard_lost\n")
-    done = subprocess.run(
-        command(*simulate_arguments(data, tmp_path / "out")), capture_output=True, text=True
-    )
+    done = run_simulation(data, tmp_path / "out")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert word in done.stderr.lower()
@@ -222,5 +218,4 @@ def write_rows(path: Path, rows: list[list[str]]) -> None:
 
 
 def run_simulation(data: Path, out: Path, *extra: str) -> "subprocess.CompletedProcess[str]":
-    arguments = [*simulate_arguments(data, out), *extra]
-    return subprocess.run(command(*arguments), capture_output=True, text=True)
+    return warm.run(warm.MAIN, *simulate_arguments(data, out), *extra)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 
 from dpbitfit.ledger import Account, Ledger
 from tests.dpbitfit.ledger.conftest import ledger, postgresql, reopen, url
@@ -14,7 +14,7 @@ __all__ = ["ledger", "postgresql", "reopen", "url"]
 
 
 class Clock:
-    """The time, and however much later it is said to be."""
+    """The time, moved on by ``later``."""
 
     def __init__(self) -> None:
         self.later = timedelta(0)
@@ -29,33 +29,33 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def reader(ledger: Ledger, url: str, clock: Clock) -> Reader:
-    return Reader(url, now=clock)
+def reader(ledger: Ledger, url: str, clock: Clock) -> Viewer:
+    return Viewer(url, now=clock)
 
 
 @pytest.fixture
 def north(ledger: Ledger) -> Account:
     """A run of 100 steps, two rounds of 10 answered, one refused, one that is open."""
-    made = account(ledger)
+    opened = account(ledger)
     ledger.allot(NAME, "one", "plan", steps(100))
-    run_rounds(ledger, made, "one", 2, steps(10))
-    ledger.reserve("one", 2, {made.id: "third"}, steps(10))
+    run_rounds(ledger, opened, "one", 2, steps(10))
+    ledger.reserve("one", 2, {opened.id: "third"}, steps(10))
     ledger.commit({"third": "refused"})
-    ledger.reserve("one", 3, {made.id: "open"}, steps(10))
-    return made
+    ledger.reserve("one", 3, {opened.id: "open"}, steps(10))
+    return opened
 
 
 @pytest.fixture
 def south(ledger: Ledger) -> Account:
-    """An account that nothing was asked of."""
+    """An account without requests."""
     return account(ledger, OTHER, budget=2.0)
 
 
 @pytest.fixture
-def refined() -> Callable[[Reader], Reader]:
-    """Makes every smallest bound that a reader waits for."""
+def refined() -> Callable[[Viewer], Viewer]:
+    """Computes every smallest bound that a reader waits for."""
 
-    def refine(reader: Reader) -> Reader:
+    def refine(reader: Viewer) -> Viewer:
         reader.overview(fresh=True)
         while reader.bounds.refine():
             pass

@@ -1,4 +1,4 @@
-"""Tokens, sessions and attempts: who is let in, and until when."""
+"""Tokens, sessions and attempts: who may sign in, and until when."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_a_token_that_is_taken_out_of_the_file_ends_its_sessions(tmp_path: Path)
     sessions, session = signed_in(path, Time())
     assert sessions.holder(session) == "Dr. Jensen"
     line = path.read_text()
-    path.write_text("# nobody")
+    path.write_text("# no token")
     assert sessions.holder(session) is None
     path.write_text(line + "\n")
     assert sessions.holder(session) == "Dr. Jensen"
@@ -101,7 +101,7 @@ def test_no_other_value_is_a_session(tmp_path: Path) -> None:
     assert sessions.holder(session) == "Dr. Jensen"
 
 
-def test_too_many_wrong_tokens_close_the_door_to_an_address_for_a_while() -> None:
+def test_too_many_wrong_tokens_block_an_address_for_a_while() -> None:
     clock = Time()
     attempts = Attempts(clock)
     for _ in range(access.MOST_FAILURES):

@@ -24,7 +24,7 @@ from ..support.monitors import LOCAL, served
 
 __all__ = ["monitor", "out", "page", "stranger", "token", "token_file", "url"]
 
-# Of a monitor that nobody asks anything.
+# Of a monitor that is never called.
 PATHS = [route.path for route in Pages(cast(Monitor, None)).routes()]
 REAL = {"{site}/{dataset}/{unit}": "north/letters/person", "{run}": "r1"}
 
@@ -56,7 +56,7 @@ def test_who_has_signed_in_sees_it(path: str, north: Account, page: TestClient) 
     assert page.post(path, headers=OWN).status_code == 405
 
 
-def test_what_anybody_may_see_says_nothing(north: Account, stranger: TestClient) -> None:
+def test_what_needs_no_sign_in_shows_no_account(north: Account, stranger: TestClient) -> None:
     for path in ("/sign-in", "/healthz", "/static/page.css", "/static/page.js", "/static/icon.svg"):
         answer = stranger.get(path)
         assert answer.status_code == 200
@@ -122,7 +122,7 @@ def test_behind_tls_the_cookie_is_for_tls_and_this_host(stranger: TestClient, to
         ({}, False),
     ],
 )
-def test_only_our_own_form_counts(
+def test_only_the_pages_own_form_counts(
     headers: dict[str, str], is_own: bool, page: TestClient, token: str
 ) -> None:
     assert page.post("/sign-out", headers=headers).status_code == (303 if is_own else 403)
@@ -155,7 +155,7 @@ def test_signing_in_leads_nowhere_else(page: TestClient, wanted: str) -> None:
     assert not location.startswith(("//", "/\\", "/%5C"))
 
 
-def test_without_a_token_file_nobody_signs_in(monitor: Monitor) -> None:
+def test_without_a_token_file_no_one_signs_in(monitor: Monitor) -> None:
     client = TestClient(make_app(monitor, None, is_local=True), follow_redirects=False)
     assert "dpbitfit monitor token" in client.get("/sign-in").text
     assert client.post("/sign-in", data={"token": "x"}, headers=OWN).status_code == 403

@@ -18,7 +18,7 @@ from dpbitfit_monitor.bounds import Bounds, Place, smallest
 
 from dpbitfit.accounting.composition import Bound, Mechanism
 from dpbitfit.errors import AccountingError
-from dpbitfit.ledger import status
+from dpbitfit.ledger.bounds import QUICK
 
 SECONDS = 120
 PLACE, OTHER = ((((Mechanism(noise, 0.1), 10),), 1e-5) for noise in (1.0, 2.0))
@@ -31,8 +31,8 @@ class Told(Bounds):
         super().__init__()
         self.news = queue.Queue[tuple[Place, Bound | AccountingError]]()
 
-    def found(self, place: Place, made: Bound | AccountingError) -> None:
-        super().found(place, made)
+    def put(self, place: Place, made: Bound | AccountingError) -> None:
+        super().put(place, made)
         self.news.put((place, made))
 
 
@@ -51,7 +51,7 @@ def refined() -> Iterator[Told]:
 def test_each_bound_that_waits_is_made_elsewhere_and_is_the_smallest() -> None:
     with refined() as bounds:
         for place in (PLACE, OTHER):
-            assert bounds.get(*place).accountant == status.QUICK
+            assert bounds.get(*place).accountant == QUICK
             assert bounds.news.get(timeout=SECONDS) == (place, smallest(place))
             assert bounds.get(*place) == smallest(place)
         (helper,) = active_children()
@@ -68,7 +68,7 @@ def absent(_method: str) -> NoReturn:
     raise OSError("no process can be started")
 
 
-@pytest.mark.parametrize(("what", "fails"), [("_answer", killed), ("get_context", absent)])
+@pytest.mark.parametrize(("what", "fails"), [("_serve", killed), ("get_context", absent)])
 def test_a_bound_that_no_other_process_makes_is_the_smallest_all_the_same(
     what: str, fails: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +89,7 @@ def wait(questions: Connection) -> None:
 def test_nobody_waits_at_the_end_for_a_bound_that_takes_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bound_worker, "_answer", wait)
+    monkeypatch.setattr(bound_worker, "_serve", wait)
     with refined() as bounds:
         bounds.get(*PLACE)
         while not active_children():

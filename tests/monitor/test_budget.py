@@ -1,4 +1,4 @@
-"""``dpbitfit budget`` as its caller sees it."""
+"""``dpbitfit budget``: its output and exit codes."""
 
 import json
 import sys
@@ -24,8 +24,8 @@ def run(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         monkeypatch.setattr(sys, "argv", ["dpbitfit", "budget", "--ledger", url, *words])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
 
     return call
 
@@ -33,8 +33,8 @@ def run(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 def test_every_account_with_its_bar(north: Account, south: Account, run: Run) -> None:
     code, out, _ = run()
     assert code == 0
-    for said in (str(NAME), str(OTHER), "█", "ok", "rounds left", "0 min ago", "never"):
-        assert said in out
+    for text in (str(NAME), str(OTHER), "█", "ok", "rounds left", "just now", "never"):
+        assert text in out
     assert "≤ 0" not in out
     assert "≤ 0" in run("--quick")[1]
 
@@ -49,23 +49,23 @@ def test_eighty_columns_cut_nothing_off(
     assert "…" not in out
     squeezed = "".join(line[:17].strip() for line in out.splitlines()).replace(" ", "")
     assert str(long).replace(" ", "") in squeezed
-    for said in ("12.25", "1e-05", "last seen", "ok", "0 min ago", "never"):
-        assert said in out
+    for text in ("12.25", "1e-05", "last seen", "ok", "just now", "never"):
+        assert text in out
     assert max(map(len, out.splitlines())) <= 80
 
 
 def test_json_says_the_same_and_more(north: Account, south: Account, run: Run) -> None:
     code, out, _ = run("--json")
-    told = json.loads(out)
+    content = json.loads(out)
     assert code == 0
-    first, second = told["accounts"]
+    first, second = content["accounts"]
     assert (first["account"], first["site"], first["state"]) == (str(NAME), "north", "ok")
     bound = composition.epsilon({STEP: 40}, DELTA)
     assert first["accrued"]["epsilon"] == bound.epsilon
     assert first["accrued"]["accountant"] == bound.accountant
     assert "adding or removing one unit" in first["sentence"]
     assert (second["last_seen"], second["rounds_left"]) == (None, None)
-    assert told["alerts"] == told["unreadable"] == []
+    assert content["alerts"] == content["unreadable"] == []
 
 
 def test_a_spent_budget_is_exit_code_3(north: Account, run: Run, ledger: Ledger) -> None:
@@ -79,9 +79,9 @@ def test_a_spent_budget_is_exit_code_3(north: Account, run: Run, ledger: Ledger)
 def test_what_cannot_be_read_is_exit_code_4(
     north: Account, south: Account, run: Run, ledger: Ledger
 ) -> None:
-    of = schema.account.c.id == north.id
+    row = schema.account.c.id == north.id
     with ledger.database.write() as connection:
-        connection.execute(sa.update(schema.account).where(of).values(budget="many"))
+        connection.execute(sa.update(schema.account).where(row).values(budget="many"))
     code, out, _ = run()
     assert code == 4
     assert "unreadable" in out

@@ -16,7 +16,7 @@ def test_a_token_gives_its_position_back(scope: str, position: str) -> None:
 
 
 @given(scope=texts, other=texts, position=texts)
-def test_a_token_is_good_for_its_list_only(scope: str, other: str, position: str) -> None:
+def test_a_token_is_valid_for_its_list_only(scope: str, other: str, position: str) -> None:
     if scope != other:
         with pytest.raises(InputError):
             cursors.decode(other, cursors.encode(scope, position))

@@ -1,4 +1,4 @@
-"""What Prometheus is told: the agreed names, true values, nothing after the ledger has gone."""
+"""What Prometheus scrapes: the agreed names, true values, nothing after the ledger has gone."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor.metrics import collect, exposition
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
@@ -44,49 +44,49 @@ Samples = dict[str, dict[tuple[str, ...], float]]
 
 
 def samples(monitor: Monitor) -> Samples:
-    found: Samples = {}
+    values: Samples = {}
     for family in text_string_to_metric_families(exposition(monitor).decode()):
-        for one in family.samples:
-            found.setdefault(one.name, {})[tuple(one.labels.values())] = one.value
-    return found
+        for sample in family.samples:
+            values.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return values
 
 
 def labels(monitor: Monitor) -> dict[str, set[str]]:
     families = text_string_to_metric_families(exposition(monitor).decode())
-    return {one.name: set(one.labels) for family in families for one in family.samples}
+    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 
 
 @pytest.fixture
-def monitor(reader: Reader, refined: Callable[[Reader], Reader], tmp_path: Path) -> Monitor:
+def monitor(reader: Viewer, refined: Callable[[Viewer], Viewer], tmp_path: Path) -> Monitor:
     out = folder(tmp_path / "out", LINE, traffic={str(NAME): [100, 7], "of/no/account": [1, 1]})
     certificate, _ = Authority(tmp_path, "authority").issue("server")
     return Monitor(refined(reader), [out], [certificate])
 
 
 def test_values_are_those_of_the_views(
-    north: Account, south: Account, monitor: Monitor, refined: Callable[[Reader], Reader]
+    north: Account, south: Account, monitor: Monitor, refined: Callable[[Viewer], Viewer]
 ) -> None:
     refined(monitor.reader)
-    told, name = samples(monitor), str(NAME)
+    values, name = samples(monitor), str(NAME)
     spent = composition.epsilon({STEP: 40}, DELTA).epsilon
-    assert told["dpbitfit_client_epsilon_accrued"][name, "1e-05"] == spent
-    assert told["dpbitfit_client_epsilon_budget"] == {(name,): 8, (str(OTHER),): 2}
-    assert told["dpbitfit_client_budget_used_ratio"][name,] == spent / 8
-    assert told["dpbitfit_client_rounds_left"] == {(name,): 6}
-    assert told["dpbitfit_rounds_total"]["reply",] == 2
-    assert sum(told["dpbitfit_rounds_total"].values()) == 3
-    assert told["dpbitfit_refusals_total"] == {(name, "refused"): 1}
-    assert told["dpbitfit_update_bytes_total"] == {(name, "down"): 100, (name, "up"): 7}
-    assert told["dpbitfit_client_open_rounds"] == {(name,): 1, (str(OTHER),): 0}
-    assert told["dpbitfit_client_readable"] == {(name,): 1, (str(OTHER),): 1}
-    (seen,) = told["dpbitfit_client_last_seen_timestamp_seconds"].values()
+    assert values["dpbitfit_client_epsilon_accrued"][name, "1e-05"] == spent
+    assert values["dpbitfit_client_epsilon_budget"] == {(name,): 8, (str(OTHER),): 2}
+    assert values["dpbitfit_client_budget_used_ratio"][name,] == spent / 8
+    assert values["dpbitfit_client_rounds_left"] == {(name,): 6}
+    assert values["dpbitfit_rounds_total"]["reply",] == 2
+    assert sum(values["dpbitfit_rounds_total"].values()) == 3
+    assert values["dpbitfit_refusals_total"] == {(name, "refused"): 1}
+    assert values["dpbitfit_update_bytes_total"] == {(name, "down"): 100, (name, "up"): 7}
+    assert values["dpbitfit_client_open_rounds"] == {(name,): 1, (str(OTHER),): 0}
+    assert values["dpbitfit_client_readable"] == {(name,): 1, (str(OTHER),): 1}
+    (seen,) = values["dpbitfit_client_last_seen_timestamp_seconds"].values()
     assert seen == monitor.reader.overview().accounts[0].last_seen.timestamp()  # type: ignore[union-attr]
-    (ends,) = told["dpbitfit_certificate_expiry_timestamp_seconds"].values()
+    (ends,) = values["dpbitfit_certificate_expiry_timestamp_seconds"].values()
     assert ends == monitor.certificates()[0].not_after.timestamp()
 
 
 def test_names_and_labels_are_those_agreed_upon(
-    north: Account, monitor: Monitor, refined: Callable[[Reader], Reader]
+    north: Account, monitor: Monitor, refined: Callable[[Viewer], Viewer]
 ) -> None:
     refined(monitor.reader)
     found = labels(monitor)
@@ -94,21 +94,21 @@ def test_names_and_labels_are_those_agreed_upon(
     assert all(name.startswith("dpbitfit_") for name in found)
 
 
-def test_a_loose_bound_gives_no_ratio(north: Account, reader: Reader) -> None:
-    told = samples(Monitor(reader))
-    assert "dpbitfit_client_epsilon_accrued" in told
-    assert "dpbitfit_client_budget_used_ratio" not in told
+def test_a_loose_bound_gives_no_ratio(north: Account, reader: Viewer) -> None:
+    values = samples(Monitor(reader))
+    assert "dpbitfit_client_epsilon_accrued" in values
+    assert "dpbitfit_client_budget_used_ratio" not in values
 
 
 def test_a_name_cannot_break_out_of_its_label(
-    north: Account, reader: Reader, ledger: Ledger
+    north: Account, reader: Viewer, ledger: Ledger
 ) -> None:
     hostile = 'a"} 1\ndpbitfit_ledger_readable 0\\'
     with ledger.database.write() as connection:
         connection.execute(sa.update(schema.account).values(site=hostile))
-    told = samples(Monitor(reader))
-    assert told["dpbitfit_ledger_readable"] == {(): 1}
-    assert {client for client, *_ in told["dpbitfit_client_epsilon_accrued"]} == {
+    values = samples(Monitor(reader))
+    assert values["dpbitfit_ledger_readable"] == {(): 1}
+    assert {client for client, *_ in values["dpbitfit_client_epsilon_accrued"]} == {
         f"{hostile}/letters/person"
     }
 
@@ -135,16 +135,16 @@ def test_the_text_is_what_the_library_writes(
     assert exposition(monitor) == generate_latest(registry)
 
 
-def test_nothing_is_told_of_accounts_that_cannot_be_read(
-    north: Account, south: Account, reader: Reader, ledger: Ledger, tmp_path: Path
+def test_no_figure_is_exported_of_accounts_that_cannot_be_read(
+    north: Account, south: Account, reader: Viewer, ledger: Ledger, tmp_path: Path
 ) -> None:
     with ledger.database.write() as connection:
         of = schema.account.c.id == north.id
         connection.execute(sa.update(schema.account).where(of).values(budget="many"))
-    told = samples(Monitor(reader))
-    assert told["dpbitfit_client_readable"] == {(str(NAME),): 0, (str(OTHER),): 1}
-    assert (str(NAME),) not in told["dpbitfit_client_epsilon_budget"]
-    away = samples(Monitor(Reader(str(tmp_path / "absent"))))
+    values = samples(Monitor(reader))
+    assert values["dpbitfit_client_readable"] == {(str(NAME),): 0, (str(OTHER),): 1}
+    assert (str(NAME),) not in values["dpbitfit_client_epsilon_budget"]
+    away = samples(Monitor(Viewer(str(tmp_path / "absent"))))
     assert away["dpbitfit_ledger_readable"] == {(): 0}
     assert set(away) == {"dpbitfit_ledger_readable", "dpbitfit_build_info"}
 
@@ -158,7 +158,7 @@ def _expressions(panel: Any) -> list[str]:
 
 
 def test_the_dashboard_and_the_rules_name_only_what_is_there(
-    north: Account, monitor: Monitor, refined: Callable[[Reader], Reader]
+    north: Account, monitor: Monitor, refined: Callable[[Viewer], Viewer]
 ) -> None:
     refined(monitor.reader)
     there = set(samples(monitor))

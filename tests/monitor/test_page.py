@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor import describe
 from dpbitfit_monitor.page import urls
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -28,7 +28,7 @@ from .test_runs import LINE, folder
 
 __all__ = ["monitor", "out", "page", "stranger", "token", "token_file", "url"]
 
-Refined = Callable[[Reader], Reader]
+Refined = Callable[[Viewer], Viewer]
 NORTH = urls.account_path(NAME)
 SCRIPT = "<script>alert(1)</script>".replace("/", "\\")
 
@@ -48,37 +48,42 @@ def table(client: TestClient, path: str) -> list[dict[str, str]]:
 
 
 def test_an_overview_says_what_the_reader_says(
-    north: Account, south: Account, reader: Reader, refined: Refined, page: TestClient
+    north: Account, south: Account, reader: Viewer, refined: Refined, page: TestClient
 ) -> None:
     view = refined(reader).overview().accounts[0]
     text = words(page, "/")
-    for told in ("north", "south", f"{view.accrued.bound.epsilon:.3f} of 8", f"{view.left:.3f}"):
-        assert told in text
+    for text_part in (
+        "north",
+        "south",
+        f"{view.accrued.bound.epsilon:.3f} of 8",
+        f"{view.left:.3f}",
+    ):
+        assert text_part in text
     assert "≤ 0" not in text
     assert text.index("north") < text.index("south")
     assert "south" not in words(page, "/?q=nor")
-    assert "No account is like this" in words(page, "/?state=spent")
+    assert "No account matches" in words(page, "/?state=spent")
 
 
 @pytest.mark.parametrize("path", ["/", NORTH, f"{NORTH}/report", "/runs", "/runs/r1"])
 def test_unit_adjacency_delta_accountant_and_limits_stand_on_every_page(
-    path: str, north: Account, reader: Reader, refined: Refined, page: TestClient
+    path: str, north: Account, reader: Viewer, refined: Refined, page: TestClient
 ) -> None:
     view = refined(reader).overview().accounts[0]
     text = words(page, path)
-    for told in (
+    for text_part in (
         "adding or removing one unit",
         NAME.unit,
         f"{DELTA:g}",
         *STATEMENTS["not_covered"],
     ):
-        assert told in text
+        assert text_part in text
     assert view.accrued.bound.accountant in text
     assert view.accrued.bound.version in text
 
 
 def test_a_site_from_its_events(
-    north: Account, reader: Reader, refined: Refined, page: TestClient
+    north: Account, reader: Viewer, refined: Refined, page: TestClient
 ) -> None:
     refined(reader)
     detail = reader.account(NAME)
@@ -98,35 +103,39 @@ def test_a_site_from_its_events(
     assert reader.overview().ledger in paper
 
 
-def test_an_audit_tells_who_decided_what_and_where_the_sites_ledger_stood(
+def test_an_audit_shows_decisions_and_the_head_of_the_sites_ledger(
     north: Account, ledger: Ledger, page: TestClient
 ) -> None:
-    assert "No ledger of the site has told its position yet" in words(page, NORTH)
+    assert "The site's ledger has signed no head yet" in words(page, NORTH)
     peer = {"ledger": "b" * 64, "coordinator": "c" * 64, "sequence": 1234, "head": "d" * 64}
     with ledger.database.write() as connection:
-        told = {**peer, "account_id": north.id, "spent": "[]", "drift": ""}
-        connection.execute(sa.insert(schema.peer).values(**told))
+        row = {**peer, "account_id": north.id, "spent": "[]", "drift": ""}
+        connection.execute(sa.insert(schema.peer).values(**row))
     ledger.set_budget(NAME, 6.5, "agreed with the board")
     for path in (NORTH, f"{NORTH}/report"):
         text = words(page, path)
         audit = text[text.index("Audit") :]
-        for said in (f"The site's ledger {'b' * 64} last signed", "event 1,234", "d" * 64):
-            assert said in audit
+        for text_part in (
+            f"The site's ledger {'b' * 64} last signed a head",
+            "event 1,234",
+            "d" * 64,
+        ):
+            assert text_part in audit
         decisions = audit[audit.index("Decisions") :]
         assert decisions.index("account opened") < decisions.index("budget changed")
         assert "budget 6.5 delta 0.00001 reason agreed with the board" in decisions
-    assert "round asked for" not in decisions
+    assert "round requested" not in decisions
     exported = page.get(f"{NORTH}/export.json").json()
-    assert [one["kind"] for one in exported["decisions"]] == ["open", "budget"]
+    assert [event["kind"] for event in exported["decisions"]] == ["open", "budget"]
     assert exported["witnesses"] == [
         {"ledger": "b" * 64, "sequence": 1234, "head": "d" * 64, "drift": ""}
     ]
 
 
 def test_events_by_pages_newest_first(ledger: Ledger, page: TestClient) -> None:
-    made = account(ledger)
+    opened = account(ledger)
     ledger.allot(NAME, "one", "plan", steps(100))
-    run_rounds(ledger, made, "one", 60, steps(1))
+    run_rounds(ledger, opened, "one", 60, steps(1))
 
     def shown(number: object) -> list[int]:
         text = page.get(f"{NORTH}?page={number}").text
@@ -155,26 +164,47 @@ def test_a_run_is_followed_until_it_ends(north: Account, page: TestClient, out: 
         assert "Smith" not in page.get(path).text
 
 
+def test_a_metric_that_nothing_here_knows_is_shown_like_any_other(
+    north: Account, page: TestClient, out: Path
+) -> None:
+    first = {**LINE, "metrics": {"perplexity": 41.5}}
+    folder(out, first, {**LINE, "round": 1, "metrics": {"perplexity": 12.25, SCRIPT: None}})
+    text = words(page, "/runs/r1")
+    assert f"Round perplexity {SCRIPT} Guaranteed epsilon" in text
+    assert "1 12.250 – 3.000" in text
+    assert "0 41.500 – 3.000" in text
+    assert "accuracy" not in text
+    answer = page.get("/runs/r1").text
+    assert "Round 1 of 3, running: perplexity 12.250." in answer
+    assert 'aria-label="perplexity on public test records. After round 1: perplexity' in answer
+    assert not_ours(Words(answer)) == []
+    assert "perplexity 12.250" in words(page, "/runs")
+    rounds = page.get("/runs/r1/export.json").json()["rounds"]
+    assert rounds[1]["metrics"] == {"perplexity": 12.25, SCRIPT: None}
+    row = table(page, "/runs/r1/export.csv")[0]
+    assert (row["metrics.perplexity"], row[f"metrics.{SCRIPT}"]) == ("41.5", "")
+
+
 def test_files_hold_what_is_shown(
-    north: Account, south: Account, reader: Reader, refined: Refined, page: TestClient
+    north: Account, south: Account, reader: Viewer, refined: Refined, page: TestClient
 ) -> None:
     overview = refined(reader).overview()
-    told = page.get("/export.json").json()
-    assert told["accounts"] == [describe.account(one) for one in overview.accounts]
+    content = page.get("/export.json").json()
+    assert content["accounts"] == [describe.account(view) for view in overview.accounts]
     first, second = table(page, "/export.csv")
     assert (first["site"], second["site"]) == ("north", "south")
     assert float(first["accrued"]) == overview.accounts[0].accrued.bound.epsilon
     assert first["accrued_by"].startswith(overview.accounts[0].accrued.bound.accountant)
     assert (first["adjacency"], first["refusals"]) == ("add or remove one unit", "refused: 1")
 
-    told = page.get(f"{NORTH}/export.json").json()
-    assert told["curve"] == describe.detail(reader.account(NAME))["curve"]
-    assert told["event_log"] == [vars(one) for one in reader.events(NAME)]
+    content = page.get(f"{NORTH}/export.json").json()
+    assert content["curve"] == describe.detail(reader.account(NAME))["curve"]
+    assert content["event_log"] == [vars(event) for event in reader.events(NAME)]
     events = table(page, f"{NORTH}/export.csv")
-    assert [int(one["sequence"]) for one in events] == list(range(1, 10))
+    assert [int(event["sequence"]) for event in events] == list(range(1, 10))
     assert events[-1]["hash"] == reader.events(NAME)[-1].hash
-    assert page.get("/runs/r1/export.json").json()["rounds"][1]["accuracy"] == 0.75
-    assert table(page, "/runs/r1/export.csv")[1]["accuracy"] == "0.75"
+    assert page.get("/runs/r1/export.json").json()["rounds"][1]["metrics"]["accuracy"] == 0.75
+    assert table(page, "/runs/r1/export.csv")[1]["metrics.accuracy"] == "0.75"
 
 
 def test_a_spreadsheet_runs_nothing(ledger: Ledger, page: TestClient) -> None:
@@ -206,21 +236,21 @@ def test_a_name_is_text_wherever_it_stands(
     for shown in (path, f"{path}/report"):
         answer = page.get(shown)
         assert answer.status_code == 200
-        found = Words(answer.text)
-        assert site in found.text
-        assert unit in found.text
-        assert not_ours(found) == []
+        shown_page = Words(answer.text)
+        assert site in shown_page.text
+        assert unit in shown_page.text
+        assert not_ours(shown_page) == []
     assert page.get(f"{path}/export.json").json()["site"] == site
-    found = Words(page.get("/", params={"q": site, "state": unit, "sort": unit}).text)
-    assert not_ours(found) == []
-    assert path in [attributes.get("href") for tag, attributes in found.elements if tag == "a"]
+    shown_page = Words(page.get("/", params={"q": site, "state": unit, "sort": unit}).text)
+    assert not_ours(shown_page) == []
+    assert path in [attributes.get("href") for tag, attributes in shown_page.elements if tag == "a"]
 
 
-def not_ours(found: Words) -> list[tuple[str, dict[str, str | None]]]:
+def not_ours(shown_page: Words) -> list[tuple[str, dict[str, str | None]]]:
     """Elements that only a name could have brought in."""
     return [
         (tag, attributes)
-        for tag, attributes in found.elements
+        for tag, attributes in shown_page.elements
         if (tag == "script" and attributes.get("src") != "/static/page.js")
         or tag in ("img", "iframe", "object", "style")
         or any(key.startswith("on") or key == "style" for key in attributes)
@@ -273,7 +303,7 @@ def test_what_is_not_there_is_not_found(path: str, north: Account, page: TestCli
         assert word not in answer.text
 
 
-def test_an_account_that_cannot_be_believed_has_no_figure(
+def test_a_corrupt_account_has_no_figure(
     north: Account, south: Account, page: TestClient, ledger: Ledger
 ) -> None:
     with ledger.database.write() as connection:
@@ -285,11 +315,11 @@ def test_an_account_that_cannot_be_believed_has_no_figure(
     text = " ".join(Words(answer.text).text.split())
     assert answer.status_code == 503
     assert "No figure of this account can be given" in text
-    assert "The first event that cannot be believed is number 4" in text
+    assert "The first corrupt event is number 4" in text
     assert "epsilon" not in text.lower()
     assert not_ours(Words(answer.text)) == []
     for path in ("report", "export.json", "export.csv"):
-        assert "cannot be believed" in words(page, f"{NORTH}/{path}", 503)
+        assert "unreadable or corrupt" in words(page, f"{NORTH}/{path}", 503)
     assert "No figure can be shown" in words(page, "/")  # from the first look on
     rows = table(page, "/export.csv")
     assert [(row["site"], bool(row["accrued"])) for row in rows] == [
@@ -330,7 +360,7 @@ def version(number: str) -> Callable[[Ledger, str], None]:
         (version("0001"), "run: ledger migrate"),
     ],
 )
-def test_a_ledger_that_cannot_be_read_is_said_to_be(
+def test_a_ledger_that_cannot_be_read_is_reported(
     harm: Callable[[Ledger, str], None],
     advice: str,
     north: Account,
@@ -355,7 +385,7 @@ def test_a_ledger_that_cannot_be_read_is_said_to_be(
     assert "The ledger cannot be read at present" in text
 
 
-def test_a_ledger_that_is_locked_is_said_to_be_and_comes_back(
+def test_a_ledger_that_is_locked_is_reported_and_comes_back(
     north: Account,
     page: TestClient,
     ledger: Ledger,

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 from dpbitfit_monitor.page import charts, formatting, pagination, urls
 from dpbitfit_monitor.page.pagination import Choice, Page
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 from dpbitfit_monitor.runs import RoundView
 from dpbitfit_monitor.views import State, UnreadableAccount
 from hypothesis import example, given
@@ -39,31 +39,31 @@ def test_a_name_that_is_no_text_has_an_address() -> None:
 
 
 @given(st.text(), st.integers(0, 300), st.integers(1, 60))
-def test_a_page_is_always_there(asked: str, total: int, size: int) -> None:
-    page = Page.of(range(total), asked, size)
+def test_a_page_is_always_there(requested: str, total: int, size: int) -> None:
+    page = Page.select(range(total), requested, size)
     assert 1 <= page.number <= page.pages
     assert len(page.entries) == (page.last - page.first + 1 if total else 0)
 
 
 @given(st.dictionaries(st.sampled_from(["q", "state", "sort", "page"]), st.text()))
-def test_a_choice_is_one_of_ours(query: dict[str, str]) -> None:
-    choice = Choice.of(query)
+def test_a_choice_has_known_values_only(query: dict[str, str]) -> None:
+    choice = Choice.from_query(query)
     assert choice.state in ("", *State)
     assert choice.sort.removeprefix("-") in pagination.SORTS
     assert not set(choice.query(page="2")) & set('<>" ')
 
 
 def test_accounts_are_found_filtered_and_sorted(
-    north: Account, south: Account, reader: Reader
+    north: Account, south: Account, reader: Viewer
 ) -> None:
     overview = reader.overview()
-    lost = UnreadableAccount(AccountName("lost", "letters", "person"), "why")
-    overview = replace(overview, unreadable=(lost,))
+    damaged = UnreadableAccount(AccountName("lost", "letters", "person"), "why")
+    overview = replace(overview, unreadable=(damaged,))
 
     def sites(**query: str) -> list[str]:
-        return [row.name.site for row in Choice.of(query).chosen(overview)]
+        return [row.name.site for row in Choice.from_query(query).rows(overview)]
 
-    assert sites() == ["lost", "north", "south"]  # the gravest first
+    assert sites() == ["lost", "north", "south"]  # the most severe first
     assert sites(sort="account") == ["lost", "north", "south"]
     assert sites(sort="-account") == ["south", "north", "lost"]
     assert sites(sort="used") == ["south", "north", "lost"]
@@ -79,10 +79,9 @@ def test_accounts_are_found_filtered_and_sorted(
 VALUES = st.none() | st.floats(-1e15, 1e15)
 ROUNDS = st.builds(
     RoundView,
-    number=st.integers(-5, 10**6),
+    round=st.integers(-5, 10**6),
     rounds=st.integers(0, 10**6),
-    accuracy=VALUES,
-    loss=VALUES,
+    metrics=st.dictionaries(st.sampled_from(["accuracy", "loss", "perplexity"]), VALUES),
     guaranteed=VALUES,
     accrued=VALUES,
     bytes_up=st.integers(-(10**15), 10**15),
@@ -91,16 +90,14 @@ ROUNDS = st.builds(
     refused=st.integers(0, 10**6),
     seconds=st.floats(0, 1e15),
 )
-CLOSE = [
-    RoundView(at, 9, None, loss, None, None, 0, 0, 0, 0, 0.0) for at, loss in enumerate((5e-324, 0))
-]
+CLOSE = [RoundView(at, 9, 0, 0, 0, 0, 0.0, {"loss": loss}) for at, loss in enumerate((5e-324, 0.0))]
 
 
 @example(CLOSE[:1])
 @example(CLOSE)
-@given(st.lists(ROUNDS, max_size=60, unique_by=lambda one: one.number))
+@given(st.lists(ROUNDS, max_size=60, unique_by=lambda line: line.round))
 def test_a_chart_stays_in_its_frame(rounds: list[RoundView]) -> None:
-    rounds.sort(key=lambda one: one.number)
+    rounds.sort(key=lambda line: line.round)
     for chart in charts.of_run(rounds):
         for line in chart.lines:
             places = [pair.split(",") for piece in line.pieces for pair in piece.split()]
@@ -118,7 +115,7 @@ def test_an_event_that_says_nothing_is_still_shown(body: str) -> None:
     assert (line.sequence, line.kind, line.is_bad) == (1, "strange", True)
 
 
-def test_the_first_bad_event_is_found(north: Account, reader: Reader) -> None:
+def test_the_first_bad_event_is_found(north: Account, reader: Viewer) -> None:
     name = north.name
     events = reader.events(name)
     assert formatting.first_bad(name, events) is None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 
 from dpbitfit.accounting import composition
 from dpbitfit.ledger import Account, Ledger, schema
@@ -29,10 +29,10 @@ SECONDS = 60
 
 
 def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         pytest.skip(f"no {name} on the path: it is in Debian's package prometheus")
-    return found
+    return path
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_every_rule_is_tested() -> None:
             assert f"alertname: {line.split()[-1]}" in tests
 
 
-def test_metrics_have_the_form_that_promtool_wants(north: Account, reader: Reader) -> None:
+def test_metrics_have_the_form_that_promtool_wants(north: Account, reader: Viewer) -> None:
     from dpbitfit_monitor.metrics import exposition
 
     command = [program("promtool"), "check", "metrics"]
@@ -68,8 +68,8 @@ def test_metrics_have_the_form_that_promtool_wants(north: Account, reader: Reade
 def test_a_real_prometheus_scrapes_and_alerts(
     north: Account,
     south: Account,
-    reader: Reader,
-    refined: Callable[[Reader], Reader],
+    reader: Viewer,
+    refined: Callable[[Viewer], Viewer],
     ledger: Ledger,
     tmp_path: Path,
 ) -> None:
@@ -108,7 +108,7 @@ def test_a_real_prometheus_scrapes_and_alerts(
             stderr=(tmp_path / "log").open("wb"),
         )
         try:
-            raised = _until(port, "alerts", lambda told: len(_firing(told)) >= 2)
+            raised = _until(port, "alerts", lambda content: len(_firing(content)) >= 2)
             stored = _query(port, "dpbitfit_client_epsilon_accrued")
         finally:
             running.terminate()
@@ -117,22 +117,22 @@ def test_a_real_prometheus_scrapes_and_alerts(
         ("DpbitfitBudgetClose", str(NAME)),
         ("DpbitfitLedgersDisagree", str(OTHER)),
     }
-    values = {one["metric"]["client"]: float(one["value"][1]) for one in stored["result"]}
+    values = {entry["metric"]["client"]: float(entry["value"][1]) for entry in stored["result"]}
     assert values == {str(NAME): spent, str(OTHER): 0.0}
 
 
-def _firing(told: Any) -> set[tuple[str, str]]:
-    firing = [one["labels"] for one in told["alerts"] if one["state"] == "firing"]
-    return {(one["alertname"], one.get("client", "")) for one in firing}
+def _firing(content: Any) -> set[tuple[str, str]]:
+    firing = [entry["labels"] for entry in content["alerts"] if entry["state"] == "firing"]
+    return {(entry["alertname"], entry.get("client", "")) for entry in firing}
 
 
 def _until(port: int, path: str, enough: Callable[[Any], bool]) -> Any:
     deadline = time.monotonic() + SECONDS
     while True:
         try:
-            told = _get(port, path)
-            if enough(told):
-                return told
+            content = _get(port, path)
+            if enough(content):
+                return content
         except OSError:
             pass
         assert time.monotonic() < deadline, "Prometheus did not answer as expected in time"

@@ -12,23 +12,24 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Reader, UnknownAccount
+from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, UnknownAccount, Viewer
 from dpbitfit_monitor.views import AccountView, State, plain_sentence, threshold
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import Bound, Counts
 from dpbitfit.errors import AccountingError, LedgerError
 from dpbitfit.ledger import Account, Ledger, schema, status
-from dpbitfit.ledger.events import counts_to_text
+from dpbitfit.ledger.bounds import QUICK
+from dpbitfit.ledger.canonical import counts_to_text
 from tests.support.ledgers import DELTA, NAME, OTHER, STEP, run_rounds, steps
 
 from .conftest import Clock
 
-Refined = Callable[[Reader], Reader]
+Refined = Callable[[Viewer], Viewer]
 HOUR = timedelta(hours=1)
 
 
-def view(reader: Reader) -> AccountView:
+def view(reader: Viewer) -> AccountView:
     return reader.overview(fresh=True).accounts[0]
 
 
@@ -37,7 +38,7 @@ def edit(ledger: Ledger, table: sa.Table, where: Any = True, **values: Any) -> N
         connection.execute(sa.update(table).where(where).values(**values))
 
 
-def test_an_account_in_figures(north: Account, south: Account, reader: Reader) -> None:
+def test_an_account_in_figures(north: Account, south: Account, reader: Viewer) -> None:
     first, second = reader.overview().accounts
     assert (first.name, second.name) == (NAME, OTHER)
     assert (first.state, first.run, first.rounds_left) == (State.OK, "one", 6)
@@ -51,22 +52,22 @@ def test_an_account_in_figures(north: Account, south: Account, reader: Reader) -
 
 
 def test_figures_are_quick_at_first_and_those_of_the_accountants_soon(
-    north: Account, reader: Reader, refined: Refined, ledger: Ledger, url: str
+    north: Account, reader: Viewer, refined: Refined, ledger: Ledger, url: str
 ) -> None:
     quick = view(reader)
     assert not quick.is_exact
     exact = view(refined(reader))
     assert exact.is_exact
-    standing = status.standing(ledger, ledger.account(NAME))
+    standing = status.budget_status(ledger, ledger.account(NAME))
     assert (exact.guaranteed, exact.accrued) == (standing.guaranteed, standing.accrued)
     assert exact.accrued.bound == composition.epsilon({STEP: 40}, DELTA)
     assert exact.accrued.bound.epsilon < quick.accrued.bound.epsilon
     # What somebody has computed before is taken over.
-    assert view(Reader(url)).is_exact
+    assert view(Viewer(url)).is_exact
 
 
 def test_an_overview_is_some_seconds_old_at_most(
-    north: Account, reader: Reader, ledger: Ledger, clock: Clock
+    north: Account, reader: Viewer, ledger: Ledger, clock: Clock
 ) -> None:
     before = reader.overview()
     assert reader.overview() is before
@@ -76,7 +77,7 @@ def test_an_overview_is_some_seconds_old_at_most(
 
 
 def test_silence_is_a_question_without_an_answer(
-    north: Account, reader: Reader, ledger: Ledger, clock: Clock
+    north: Account, reader: Viewer, ledger: Ledger, clock: Clock
 ) -> None:
     ledger.commit({"open": "no reply"})
     clock.later = SILENT_AFTER - HOUR
@@ -89,14 +90,14 @@ def test_silence_is_a_question_without_an_answer(
     assert view(reader).state == State.OK
 
 
-def test_a_round_without_an_end_is_an_orphan(north: Account, reader: Reader, clock: Clock) -> None:
+def test_a_round_without_an_end_is_an_orphan(north: Account, reader: Viewer, clock: Clock) -> None:
     clock.later = ORPHAN_AFTER + HOUR
     assert view(reader).state == State.ORPHANED
     (one,) = reader.account(NAME).open_rounds
     assert (one.key, one.run, one.round, one.since) == ("open", "one", 3, view(reader).open_since)
 
 
-def test_ledgers_that_disagree(north: Account, reader: Reader, ledger: Ledger) -> None:
+def test_ledgers_that_disagree(north: Account, reader: Viewer, ledger: Ledger) -> None:
     assert view(reader).state == State.OK
     peer = {"ledger": "b" * 64, "coordinator": "b" * 64, "sequence": 9, "head": "d" * 64}
     told = {**peer, "spent": counts_to_text(steps(30)), "drift": "a backup was restored"}
@@ -111,7 +112,7 @@ def test_ledgers_that_disagree(north: Account, reader: Reader, ledger: Ledger) -
     [(0.49, State.OK), (0.8, State.NEAR), (0.951, State.NEAR), (0.996, State.SPENT)],
 )
 def test_a_budget_that_runs_out(
-    part: float, state: State, north: Account, reader: Reader, refined: Refined, ledger: Ledger
+    part: float, state: State, north: Account, reader: Viewer, refined: Refined, ledger: Ledger
 ) -> None:
     spent = composition.epsilon({STEP: 40}, DELTA).epsilon
     ledger.set_budget(NAME, spent / part, "for the test")
@@ -124,19 +125,19 @@ def test_a_budget_that_runs_out(
 
 def test_what_is_guaranteed_is_not_taken_for_what_is_spent(
     north: Account,
-    reader: Reader,
+    reader: Viewer,
     refined: Refined,
     ledger: Ledger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = composition.epsilon({STEP: 100}, DELTA)
     ledger.set_budget(NAME, whole.epsilon, "just the plan")
-    reader.bounds.keep([((steps(100), DELTA), whole)])  # the larger figure is known first
+    reader.bounds.take_over([((steps(100), DELTA), whole)])  # the larger figure is known first
 
     def far_too_high(bags: list[Counts], delta: float) -> list[Bound]:
-        return [replace(whole, epsilon=99.0, accountant=status.QUICK) for _ in bags]
+        return [replace(whole, epsilon=99.0, accountant=QUICK) for _ in bags]
 
-    monkeypatch.setattr(status, "quick", far_too_high)
+    monkeypatch.setattr("dpbitfit_monitor.bounds.quick_bounds", far_too_high)
     for found in (view(reader), reader.account(NAME).view):
         assert found.accrued.bound == whole
         assert (found.accrued_is_exact, found.reached, found.state) == (False, 0, State.OK)
@@ -162,7 +163,7 @@ def test_what_is_reached_is_what_is_read() -> None:
 
 
 def test_all_about_an_account(
-    north: Account, reader: Reader, refined: Refined, ledger: Ledger
+    north: Account, reader: Viewer, refined: Refined, ledger: Ledger
 ) -> None:
     reader.account(NAME)
     found = refined(reader).account(NAME)
@@ -170,7 +171,7 @@ def test_all_about_an_account(
     assert [point.rounds for point in found.series] == [1, 2, 3]
     wanted = [composition.epsilon({STEP: n}, DELTA) for n in (10, 20, 30)]
     assert [point.bound for point in found.series] == wanted
-    assert list(found.curve) == status.curve(ledger, ledger.account(NAME))
+    assert list(found.curve) == status.stored_curve(ledger, ledger.account(NAME))
     assert [run.run for run in found.runs] == ["one"]
     for said in ("person", "adding or removing one unit", "1e-05", "PLD", "Not covered"):
         assert said in found.sentence
@@ -179,7 +180,7 @@ def test_all_about_an_account(
 
 
 def test_a_long_series_is_thinned_out_and_ends_with_now(
-    north: Account, reader: Reader, ledger: Ledger
+    north: Account, reader: Viewer, ledger: Ledger
 ) -> None:
     ledger.allot(NAME, "two", "plan", steps(200))
     run_rounds(ledger, north, "two", 130, steps(1))
@@ -196,7 +197,7 @@ def test_a_long_series_is_thinned_out_and_ends_with_now(
 
 
 def test_the_sentence_of_an_adaptive_account_promises_the_budget(
-    north: Account, reader: Reader, ledger: Ledger
+    north: Account, reader: Viewer, ledger: Ledger
 ) -> None:
     ledger.allot(NAME, "two", "plan", steps(10))
     found = view(reader)
@@ -225,7 +226,7 @@ def test_an_account_that_cannot_be_believed_shows_no_figure(
     values: dict[str, Any],
     north: Account,
     south: Account,
-    reader: Reader,
+    reader: Viewer,
     url: str,
     ledger: Ledger,
 ) -> None:
@@ -239,7 +240,7 @@ def test_an_account_that_cannot_be_believed_shows_no_figure(
                 .where(schema.account.c.id == north.id)
                 .values(sequence=schema.account.c.sequence + 1)
             )
-    for one in (reader, Reader(url)):
+    for one in (reader, Viewer(url)):
         for _ in range(2):
             found = one.overview(fresh=True)
             assert [view.name for view in found.accounts] == [OTHER]
@@ -261,7 +262,7 @@ def test_what_is_changed_behind_everybodys_back_is_noticed_in_time(
     values: dict[str, Any],
     north: Account,
     south: Account,
-    reader: Reader,
+    reader: Viewer,
     ledger: Ledger,
 ) -> None:
     assert len(reader.overview().accounts) == 2
@@ -274,7 +275,7 @@ def test_what_is_changed_behind_everybodys_back_is_noticed_in_time(
     assert [view.name for view in found.accounts] == [OTHER]
 
 
-def test_what_is_mended_is_shown_again(north: Account, reader: Reader, ledger: Ledger) -> None:
+def test_what_is_mended_is_shown_again(north: Account, reader: Viewer, ledger: Ledger) -> None:
     of = schema.allotment.c.account_id == north.id
     for committed, shown in ((0, 0), (30, 1)):
         with ledger.database.write() as connection:
@@ -286,7 +287,7 @@ def test_what_is_mended_is_shown_again(north: Account, reader: Reader, ledger: L
 
 
 def test_a_figure_that_no_accountant_gives_is_not_shown(
-    north: Account, reader: Reader, refined: Refined, monkeypatch: pytest.MonkeyPatch
+    north: Account, reader: Viewer, refined: Refined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def contradict(*_: object) -> None:
         raise AccountingError("the accountants contradict each other")
@@ -301,7 +302,7 @@ def test_a_figure_that_no_accountant_gives_is_not_shown(
 
 
 def test_a_ledger_that_is_migrated_is_not_read_as_it_was(
-    north: Account, reader: Reader, ledger: Ledger
+    north: Account, reader: Viewer, ledger: Ledger
 ) -> None:
     reader.overview()
     with ledger.database.write() as connection:
@@ -316,7 +317,7 @@ def test_a_ledger_that_is_migrated_is_not_read_as_it_was(
 
 
 def test_a_ledger_that_is_locked_is_said_to_be(
-    north: Account, reader: Reader, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    north: Account, reader: Viewer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpbitfit_monitor.reader.WAIT_SECONDS", 0.2)
     reader.overview()
@@ -337,10 +338,10 @@ def test_a_ledger_that_is_locked_is_said_to_be(
 
 def test_a_ledger_that_is_gone_or_damaged_is_not_remembered(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    book = Ledger(str(path), create=True)
-    book.open_account(NAME, DELTA, 8.0)
-    book.database.close()
-    reader = Reader(str(path))
+    new_ledger = Ledger(str(path), create=True)
+    new_ledger.open_account(NAME, DELTA, 8.0)
+    new_ledger.database.close()
+    reader = Viewer(str(path))
     assert reader.overview().accounts
     moved = path.rename(tmp_path / "moved")
     with pytest.raises(LedgerError, match="no ledger here"):
@@ -356,10 +357,10 @@ def test_a_ledger_that_is_gone_or_damaged_is_not_remembered(tmp_path: Path) -> N
 def test_another_ledger_in_the_same_place_is_read_anew(tmp_path: Path) -> None:
     path, other = tmp_path / "ledger.sqlite", tmp_path / "other.sqlite"
     for at, name in ((path, NAME), (other, OTHER)):
-        book = Ledger(str(at), create=True)
-        book.open_account(name, DELTA, 8.0)
-        book.database.close()
-    reader = Reader(str(path))
+        new_ledger = Ledger(str(at), create=True)
+        new_ledger.open_account(name, DELTA, 8.0)
+        new_ledger.database.close()
+    reader = Viewer(str(path))
     assert view(reader).name == NAME
     for leftover in tmp_path.glob("ledger.sqlite*"):
         leftover.unlink()
@@ -367,14 +368,14 @@ def test_another_ledger_in_the_same_place_is_read_anew(tmp_path: Path) -> None:
     assert view(reader).name == OTHER
 
 
-def test_nothing_is_written(north: Account, reader: Reader, refined: Refined, url: str) -> None:
+def test_nothing_is_written(north: Account, reader: Viewer, refined: Refined, url: str) -> None:
     refined(reader).account(NAME)
     reader.forecast(NAME, 0.02, 10)
     with Ledger(url).database.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(schema.figure)) == 0
 
 
-def test_a_forecast_keeps_to_its_limits(north: Account, reader: Reader) -> None:
+def test_a_forecast_keeps_to_its_limits(north: Account, reader: Viewer) -> None:
     made = reader.forecast(NAME, 0.02, 10, 4.0)
     assert made.fits
     assert made.approved is not None
@@ -386,6 +387,6 @@ def test_a_forecast_keeps_to_its_limits(north: Account, reader: Reader) -> None:
         reader.forecast(OTHER, 0.02, 10)
 
 
-def test_views_of_one_moment_are_equal(north: Account, reader: Reader) -> None:
+def test_views_of_one_moment_are_equal(north: Account, reader: Viewer) -> None:
     first, second = reader.overview(fresh=True), reader.overview(fresh=True)
     assert replace(first, at=second.at) == second

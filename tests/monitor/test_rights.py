@@ -10,7 +10,7 @@ import pytest
 from dpbitfit_monitor.client import MonitorClient
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page import urls
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 from starlette.testclient import TestClient
 
 from dpbitfit.cli import main
@@ -48,8 +48,8 @@ def watcher(postgresql: postgres.Server, ledger: Ledger) -> Iterator[str]:
 
 
 @pytest.fixture
-def reader(watcher: str) -> Reader:
-    return Reader(watcher)
+def reader(watcher: str) -> Viewer:
+    return Viewer(watcher)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_it_opens_the_ledger_to_read_and_never_to_write(
 
 
 def test_the_monitors_reader_shows_what_the_owner_sees(
-    north: Account, south: Account, reader: Reader, url: str
+    north: Account, south: Account, reader: Viewer, url: str
 ) -> None:
-    owner = Reader(url)
+    owner = Viewer(url)
     seen, shown = owner.overview(), reader.overview()
     assert (shown.ledger, shown.unreadable) == (seen.ledger, ())
-    assert [one.name for one in shown.accounts] == [NAME, OTHER]
+    assert [account.name for account in shown.accounts] == [NAME, OTHER]
     detail, known = reader.account(NAME), owner.account(NAME)
     assert (detail.curve, detail.runs) == (known.curve, known.runs)
     assert reader.events(NAME) == owner.events(NAME)
@@ -110,12 +110,12 @@ def test_the_monitors_reader_shows_what_the_owner_sees(
     assert not reader.overview(fresh=True).unreadable
 
 
-def test_the_monitor_serves(north: Account, south: Account, ledger: Ledger, reader: Reader) -> None:
+def test_the_monitor_serves(north: Account, south: Account, ledger: Ledger, reader: Viewer) -> None:
     with served(Monitor(reader)) as at, MonitorClient(str(at.grpc)) as client:
-        assert [one.name.site for one in client.accounts()] == ["north", "south"]
+        assert [account.name.site for account in client.accounts()] == ["north", "south"]
         assert client.account(NAME).account.rounds_left == 6
-        events = [one.hash for one in client.events(NAME)]
-        assert events == [one.hash for one in ledger.events(NAME)]
+        events = [event.hash for event in client.events(NAME)]
+        assert events == [event.hash for event in ledger.events(NAME)]
         assert client.forecast(NAME, *PLAN).fits
 
 
@@ -150,14 +150,14 @@ def test_the_commands_that_read_say_what_they_say_to_the_owner(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def said_to(at: str) -> str:
+    def output_of(at: str) -> str:
         monkeypatch.setattr(sys, "argv", ["dpbitfit", *words, "--ledger", at])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        assert ended.value.code in (0, None), said.err
-        return re.sub(r'"at": "[^"]*"', "", said.out)  # when it was asked
+        captured = capsys.readouterr()
+        assert ended.value.code in (0, None), captured.err
+        return re.sub(r'"at": "[^"]*"', "", captured.out)  # when it was asked
 
-    told = said_to(watcher)
-    assert "north" in told
-    assert told == said_to(url)
+    output = output_of(watcher)
+    assert "north" in output
+    assert output == output_of(url)

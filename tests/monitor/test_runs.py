@@ -1,18 +1,17 @@
-"""Runs as their folders tell of them, finished, under way or damaged."""
+"""Runs from their folders, finished, under way or damaged."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dpbitfit_monitor.runs import Runs
+from dpbitfit_monitor.runs import Runs, metric_names
 
 LINE = {
     "run": "r1",
     "round": 0,
     "rounds": 3,
-    "accuracy": 0.5,
-    "loss": None,
+    "metrics": {"accuracy": 0.5, "loss": None},
     "guaranteed": 3.0,
     "accrued": 0.0,
     "bytes_up": 10,
@@ -25,34 +24,39 @@ LINE = {
 
 def folder(at: Path, *lines: Any, **files: Any) -> Path:
     at.mkdir(parents=True, exist_ok=True)
-    texts = [one if isinstance(one, str) else json.dumps(one) for one in lines]
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     (at / "progress.jsonl").write_text("\n".join(texts))
-    for name, told in files.items():
-        (at / f"{name}.json").write_text(told if isinstance(told, str) else json.dumps(told))
+    for name, content in files.items():
+        (at / f"{name}.json").write_text(
+            content if isinstance(content, str) else json.dumps(content)
+        )
     return at
 
 
 def test_a_run_is_followed_while_it_is_written(tmp_path: Path) -> None:
     at = folder(tmp_path / "out", LINE)
     runs = Runs([at])
-    (one,) = runs.all()
-    assert (one.folder, one.run, one.state, len(one.rounds)) == ("out", "r1", "running", 1)
-    assert runs.all()[0] is one
-    folder(at, LINE, {**LINE, "round": 1, "accuracy": 0.75}, '{"round": 2, "acc')
-    (one,) = runs.all()
-    assert [each.number for each in one.rounds] == [0, 1]
-    assert (one.rounds[1].accuracy, one.rounds[1].loss) == (0.75, None)
+    (run,) = runs.all()
+    assert (run.folder, run.run, run.state, len(run.rounds)) == ("out", "r1", "running", 1)
+    assert runs.all()[0] is run
+    folder(at, LINE, {**LINE, "round": 1, "metrics": {"accuracy": 0.75}}, '{"round": 2, "acc')
+    (run,) = runs.all()
+    assert [each.round for each in run.rounds] == [0, 1]
+    assert [each.metrics for each in run.rounds] == [
+        {"accuracy": 0.5, "loss": None},
+        {"accuracy": 0.75},
+    ]
     folder(at, LINE, report={"final": {"stopped": ""}, "model": {"name": "minilm"}})
     assert (runs.all()[0].state, runs.all()[0].model) == ("done", "minilm")
-    folder(at, LINE, report={"final": {"stopped": "nobody is left"}})
-    assert (runs.all()[0].state, runs.all()[0].note) == ("stopped", "nobody is left")
+    folder(at, LINE, report={"final": {"stopped": "no site is left"}})
+    assert (runs.all()[0].state, runs.all()[0].note) == ("stopped", "no site is left")
 
 
 def test_a_failure_is_named_by_its_code_alone(tmp_path: Path) -> None:
     at = folder(tmp_path, LINE, error={"code": "bad-input", "message": "row 7 says: Ms Smith"})
-    (one,) = Runs([at]).all()
-    assert (one.state, one.note) == ("failed", "bad-input")
-    assert "Smith" not in repr(one)
+    (run,) = Runs([at]).all()
+    assert (run.state, run.note) == ("failed", "bad-input")
+    assert "Smith" not in repr(run)
 
 
 def test_a_folder_of_folders_is_searched_one_step_deep(tmp_path: Path) -> None:
@@ -61,9 +65,9 @@ def test_a_folder_of_folders_is_searched_one_step_deep(tmp_path: Path) -> None:
     folder(tmp_path / "c" / "deeper", LINE)
     (tmp_path / "file").touch()
     runs = Runs([tmp_path, tmp_path / "absent"])
-    assert {one.run for one in runs.all()} == {"r1", "r2"}
+    assert {run.run for run in runs.all()} == {"r1", "r2"}
     (tmp_path / "a" / "progress.jsonl").unlink()
-    assert {one.run for one in runs.all()} == {"r2"}
+    assert {run.run for run in runs.all()} == {"r2"}
 
 
 @pytest.mark.parametrize(
@@ -77,22 +81,33 @@ def test_a_folder_of_folders_is_searched_one_step_deep(tmp_path: Path) -> None:
         {**LINE, "round": "1"},
         {**LINE, "replies": True},
         {**LINE, "bytes_up": None},
-        {**LINE, "loss": "0"},
+        {**LINE, "metrics": {"loss": "0"}},
+        {**LINE, "metrics": {"loss": True}},
+        {**LINE, "metrics": {"loss": [1.0]}},
+        {**LINE, "metrics": {"": 1.0}},
+        {**LINE, "metrics": [1.0]},
         {key: LINE[key] for key in LINE if key != "seconds"},
-        json.dumps({**LINE, "loss": float("nan")}),
+        json.dumps({**LINE, "metrics": {"loss": float("nan")}}),
         json.dumps({**LINE, "seconds": float("inf")}),
         json.dumps({**LINE, "bytes_up": 10**400}),
         "\udcff".encode("utf-8", "surrogateescape").decode("latin-1"),
     ],
 )
-def test_a_line_that_is_none_is_passed_over(line: Any, tmp_path: Path) -> None:
+def test_a_damaged_line_is_left_out(line: Any, tmp_path: Path) -> None:
     at = folder(tmp_path, line, {**LINE, "round": 1}, traffic="{}", report="[", error="3")
-    (one,) = Runs([at]).all()
-    assert [each.number for each in one.rounds] == [1]
-    assert one.state == "running"
+    (run,) = Runs([at]).all()
+    assert [each.round for each in run.rounds] == [1]
+    assert run.state == "running"
 
 
 def test_traffic_is_numbers_by_account(tmp_path: Path) -> None:
-    told = {"a/b/c": [1, 2], "wrong": [1], "worse": ["1", 2], "none": None}
-    (one,) = Runs([folder(tmp_path, LINE, traffic=told)]).all()
-    assert one.traffic == {"a/b/c": (1, 2)}
+    content = {"a/b/c": [1, 2], "wrong": [1], "worse": ["1", 2], "none": None}
+    (run,) = Runs([folder(tmp_path, LINE, traffic=content)]).all()
+    assert run.traffic == {"a/b/c": (1, 2)}
+
+
+def test_a_round_without_an_evaluation_has_no_metrics(tmp_path: Path) -> None:
+    line = {key: value for key, value in LINE.items() if key != "metrics"}
+    (run,) = Runs([folder(tmp_path, line, {**LINE, "round": 1})]).all()
+    assert [each.metrics for each in run.rounds] == [{}, LINE["metrics"]]
+    assert metric_names(run.rounds) == ("accuracy", "loss")

@@ -1,4 +1,4 @@
-"""``dpbitfit monitor serve`` as a process: it starts, says why not, and ends when told to."""
+"""``dpbitfit monitor serve`` as a process: it starts, says why not, and ends on a signal."""
 
 import signal
 import subprocess
@@ -7,8 +7,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,22 +17,31 @@ from dpbitfit_monitor.client import MonitorClient
 
 from dpbitfit.cli import main
 from dpbitfit.ledger import Ledger
-from tests.support.ledgers import account, book
+from tests.support.ledgers import account, new_ledger
 
+from ..support import warm
 from ..support.certificates import Authority
 from ..support.monitors import code_of, free_port
 from .test_runs import LINE, folder
 
-COMMAND = "import sys; from dpbitfit.cli import main; sys.argv[0] = 'dpbitfit'; main()"
-
 
 @contextmanager
-def process(*words: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
-    """A monitor of its own; killed with the block where it still runs."""
+def process(*words: str, log: Path, fresh: bool = False) -> Iterator[tuple[Any, int, int]]:
+    """A monitor of its own; killed with the block where it still runs.
+
+    A fresh one is a Python that has imported nothing.
+    """
     grpc_port, http_port = free_port(), free_port()
     addresses = ("--grpc", f"127.0.0.1:{grpc_port}", "--http", f"127.0.0.1:{http_port}")
-    command = [sys.executable, "-c", COMMAND, "monitor", "serve", *addresses, *words]
-    with log.open("wb") as said, subprocess.Popen(command, stdout=said, stderr=said) as running:
+    words = ("monitor", "serve", *addresses, *words)
+    with log.open("wb") as file, ExitStack() as stack:
+        output: Any = {"stdout": file, "stderr": file}
+        running: subprocess.Popen[bytes] | warm.Process
+        if fresh:
+            command = [sys.executable, "-c", warm.MAIN, *words]
+            running = stack.enter_context(subprocess.Popen(command, **output))
+        else:
+            running = stack.enter_context(warm.Process(warm.MAIN, *words, **output))
         try:
             yield running, grpc_port, http_port
         finally:
@@ -53,13 +63,13 @@ def status(port: int) -> int:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    made = book(tmp_path)
+    made = new_ledger(tmp_path)
     account(made)
     return made
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_when_told_to_whoever_is_watching(
+def test_it_ends_on_a_signal_while_clients_watch(
     number: signal.Signals, ledger: Ledger, tmp_path: Path
 ) -> None:
     out, log = folder(tmp_path / "out", LINE), tmp_path / "log"
@@ -80,9 +90,10 @@ def test_it_ends_when_told_to_whoever_is_watching(
 
 def test_a_ledger_may_come_later(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with process("--ledger", str(tmp_path / "ledger.sqlite"), log=log) as (running, _, port):
+    words = ("--ledger", str(tmp_path / "ledger.sqlite"))
+    with process(*words, log=log, fresh=True) as (running, _, port):
         assert status(port) == 503
-        made = book(tmp_path)
+        made = new_ledger(tmp_path)
         account(made)
         while status(port) != 200:
             assert running.poll() is None
@@ -90,7 +101,7 @@ def test_a_ledger_may_come_later(tmp_path: Path) -> None:
     assert "Traceback" not in log.read_text()
 
 
-def test_what_cannot_be_served_is_said_in_a_line(
+def test_what_cannot_be_served_is_an_error_of_one_line(
     ledger: Ledger,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -99,7 +110,7 @@ def test_what_cannot_be_served_is_said_in_a_line(
     secret = tmp_path / "secret"
     secret.write_text("a secret of the operator")
     certificate, key = Authority(tmp_path, "authority").issue("server")
-    for words, said in (
+    for words, expected in (
         (("--http", "0.0.0.0:8443"), "not this machine's own"),
         (("--grpc", "nowhere"), "HOST:PORT"),
         (("--certificate", str(certificate)), "belong together"),
@@ -113,10 +124,10 @@ def test_what_cannot_be_served_is_said_in_a_line(
         with pytest.raises(SystemExit) as ended:
             main()
         error = " ".join(capsys.readouterr().err.split())
-        assert (ended.value.code, said in error) == (2, True), error
+        assert (ended.value.code, expected in error) == (2, True), error
 
 
-def test_an_address_that_is_taken_is_said_to_be(
+def test_an_address_that_is_in_use_is_an_error(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = tmp_path / "first"
@@ -127,5 +138,5 @@ def test_an_address_that_is_taken_is_said_to_be(
             words = ("--ledger", str(ledger.database), word, f"127.0.0.1:{port}")
             with process(*words, log=log) as (running, _, _):
                 assert running.wait(60) == 2
-            assert "nobody can listen here" in log.read_text()
+            assert "cannot listen here" in log.read_text()
             assert "Traceback" not in log.read_text()

@@ -11,11 +11,12 @@ import grpc
 import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor import cursors, service
+from dpbitfit_monitor.addresses import Address
 from dpbitfit_monitor.client import MonitorClient
 from dpbitfit_monitor.generated import monitor_pb2 as pb
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Reader
-from dpbitfit_monitor.serve import Address, Serving
+from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.serve import Serving
 from dpbitfit_monitor.tls import Tls
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -41,13 +42,15 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return folder(tmp_path / "out", LINE, {**LINE, "round": 1, "accuracy": 0.75})
+    return folder(
+        tmp_path / "out", LINE, {**LINE, "round": 1, "metrics": {"accuracy": 0.75, "loss": None}}
+    )
 
 
 @pytest.fixture
-def client(reader: Reader, out: Path) -> Iterator[MonitorClient]:
-    with served(Monitor(reader, [out])) as at, MonitorClient(str(at.grpc)) as made:
-        yield made
+def client(reader: Viewer, out: Path) -> Iterator[MonitorClient]:
+    with served(Monitor(reader, [out])) as at, MonitorClient(str(at.grpc)) as connected:
+        yield connected
 
 
 def ask(client: MonitorClient, method: str, **fields: Any) -> Any:
@@ -67,56 +70,56 @@ def test_accounts_in_pages(
 ) -> None:
     for number in range(5):
         account(ledger, AccountName(f"site-{number}", "letters", "person"))
-    named = [one.name.site for one in client.accounts()]
+    named = [view.name.site for view in client.accounts()]
     assert named == ["north", *(f"site-{n}" for n in range(5)), "south"]
     for size in (1, 2, 6, 7, 1000):
-        assert [one.name.site for one in client.accounts(page_size=size)] == named
+        assert [view.name.site for view in client.accounts(page_size=size)] == named
     first = ask(client, "ListAccounts", page_size=2)
     account(
         ledger, AccountName("again", "letters", "person")
     )  # before the page: nothing comes twice
     second = ask(client, "ListAccounts", page_size=2, page_token=first.next_page_token)
-    assert [one.name.site for one in second.accounts] == ["site-1", "site-2"]
+    assert [view.name.site for view in second.accounts] == ["site-1", "site-2"]
 
 
 def test_an_account_is_what_the_views_say(
-    north: Account, reader: Reader, refined: Callable[[Reader], Reader], client: MonitorClient
+    north: Account, reader: Viewer, refined: Callable[[Viewer], Viewer], client: MonitorClient
 ) -> None:
     client.account(NAME)
     refined(reader)
-    found = client.account(NAME)
+    response = client.account(NAME)
     detail = reader.account(NAME)
-    one = found.account
-    assert (one.name.site, one.state, one.budget, one.delta) == ("north", pb.STATE_OK, 8, DELTA)
+    view = response.account
+    assert (view.name.site, view.state, view.budget, view.delta) == ("north", pb.STATE_OK, 8, DELTA)
     bound = composition.epsilon({STEP: 40}, DELTA)
-    assert (one.accrued.epsilon, one.accrued.accountant) == (bound.epsilon, bound.accountant)
-    assert one.accrued.exact
-    assert (one.rounds_left, one.ends["reply"], one.refusals["refused"]) == (6, 2, 1)
-    assert one.sentence == detail.sentence
-    assert one.last_seen.ToDatetime().isoformat() in str(detail.view.last_seen).replace(" ", "T")
-    assert [point.rounds for point in found.series] == [1, 2, 3]
-    assert [each.epsilon for each in found.curve] == [each.epsilon for each in detail.curve]
-    assert [(run.run, run.left[0].steps) for run in found.runs] == [("one", 60)]
+    assert (view.accrued.epsilon, view.accrued.accountant) == (bound.epsilon, bound.accountant)
+    assert view.accrued.exact
+    assert (view.rounds_left, view.ends["reply"], view.refusals["refused"]) == (6, 2, 1)
+    assert view.sentence == detail.sentence
+    assert view.last_seen.ToDatetime().isoformat() in str(detail.view.last_seen).replace(" ", "T")
+    assert [point.rounds for point in response.series] == [1, 2, 3]
+    assert [each.epsilon for each in response.curve] == [each.epsilon for each in detail.curve]
+    assert [(run.run, run.left[0].steps) for run in response.runs] == [("one", 60)]
 
 
 def test_an_account_without_a_round_leaves_out_what_is_not_known(
     south: Account, client: MonitorClient
 ) -> None:
-    one = client.account(OTHER).account
-    assert not one.HasField("rounds_left")
-    assert not one.HasField("last_seen")
+    view = client.account(OTHER).account
+    assert not view.HasField("rounds_left")
+    assert not view.HasField("last_seen")
 
 
 def test_events_in_pages(north: Account, client: MonitorClient, ledger: Ledger) -> None:
-    wanted = [one.hash for one in ledger.events(NAME)]
+    wanted = [event.hash for event in ledger.events(NAME)]
     for size in (1, 3, len(wanted), 1000):
         events = list(client.events(NAME, page_size=size))
-        assert [one.hash for one in events] == wanted
+        assert [event.hash for event in events] == wanted
     assert json.loads(events[0].body)["kind"] == events[0].kind == "open"
     assert not list(client.events(NAME, page_size=1000))[len(wanted) :]
 
 
-@pytest.mark.parametrize("token", ["x", "!", "AAAA", cursors.encode("events of nobody", "3")])
+@pytest.mark.parametrize("token", ["x", "!", "AAAA", cursors.encode("events of another", "3")])
 def test_a_token_of_another_list_is_refused(
     token: str, north: Account, client: MonitorClient
 ) -> None:
@@ -129,7 +132,7 @@ def test_a_token_of_another_list_is_refused(
         assert refusal == Code.INVALID_ARGUMENT
 
 
-def test_what_cannot_be_asked_is_refused(north: Account, client: MonitorClient) -> None:
+def test_an_invalid_request_is_refused(north: Account, client: MonitorClient) -> None:
     name = pb.AccountName(**NAME._asdict())
     for size in (-1, 1001):
         assert refused(client, "ListAccounts", page_size=size) == Code.INVALID_ARGUMENT
@@ -156,12 +159,12 @@ def test_a_deadline_is_required(north: Account, client: MonitorClient) -> None:
         assert "deadline" in str(raised.value)
 
 
-def test_a_forecast_is_the_ledgers(north: Account, reader: Reader, client: MonitorClient) -> None:
-    made = client.forecast(NAME, 0.02, 10, 4.0)
+def test_a_forecast_is_the_ledgers(north: Account, reader: Viewer, client: MonitorClient) -> None:
+    forecast = client.forecast(NAME, 0.02, 10, 4.0)
     wanted = reader.forecast(NAME, 0.02, 10, 4.0)
     assert wanted.approved is not None
-    assert (made.fits, made.approved.epsilon) == (True, wanted.approved.epsilon)
-    assert made.fitting_noise_multiplier == wanted.fitting_noise_multiplier
+    assert (forecast.fits, forecast.approved.epsilon) == (True, wanted.approved.epsilon)
+    assert forecast.fitting_noise_multiplier == wanted.fitting_noise_multiplier
     assert not client.forecast(NAME, 0.02, 10).HasField("approved")
 
 
@@ -170,47 +173,51 @@ def test_rounds_are_streamed_until_the_run_ends(
 ) -> None:
     stream = client.rounds("r1")
     first, second = next(stream), next(stream)
-    assert [(one.run, one.round) for one in (first, second)] == [("r1", 0), ("r1", 1)]
-    assert second.accuracy == 0.75
-    assert not second.HasField("loss")
+    assert [(line.run, line.round) for line in (first, second)] == [("r1", 0), ("r1", 1)]
+    assert dict(second.metrics) == {"accuracy": 0.75}  # no loss was computed
     lines = [{**LINE, "round": number} for number in range(3)]
     folder(out, *lines, report={"final": {"stopped": ""}})
-    assert [(one.round, one.state) for one in stream] == [(2, "done")]
+    assert [(line.round, line.state) for line in stream] == [(2, "done")]
     with pytest.raises(grpc.RpcError) as raised:
         list(client.rounds("another"))
     assert code_of(raised.value) == Code.NOT_FOUND
 
 
-def test_a_run_that_begins_anew_in_the_same_folder_is_told_from_its_start(
+def test_a_run_that_begins_anew_in_the_same_folder_is_streamed_from_its_start(
     north: Account, client: MonitorClient, out: Path
 ) -> None:
     stream = client.rounds()
     assert [next(stream).round for _ in range(2)] == [0, 1]
     folder(out, {**LINE, "run": "r2"}, {**LINE, "run": "r2", "round": 1})
-    assert [(one.run, one.round) for one in (next(stream), next(stream))] == [("r2", 0), ("r2", 1)]
+    assert [(line.run, line.round) for line in (next(stream), next(stream))] == [
+        ("r2", 0),
+        ("r2", 1),
+    ]
 
 
-def test_many_may_watch_and_ask_at_once(north: Account, client: MonitorClient, out: Path) -> None:
+def test_many_clients_may_watch_and_call_at_once(
+    north: Account, client: MonitorClient, out: Path
+) -> None:
     streams = [client.rounds() for _ in range(50)]
     assert [next(stream).round for stream in streams] == [0] * 50
-    found: list[int] = []
+    counts: list[int] = []
     threads = [
-        threading.Thread(target=lambda: found.append(len(list(client.accounts()))))
+        threading.Thread(target=lambda: counts.append(len(list(client.accounts()))))
         for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [1] * 8
+    assert counts == [1] * 8
 
 
-def test_an_account_that_cannot_be_believed_is_listed_without_figures(
+def test_a_corrupt_account_is_listed_without_figures(
     north: Account, south: Account, client: MonitorClient, ledger: Ledger
 ) -> None:
     with ledger.database.write() as connection:
-        of = schema.event.c.account_id == north.id
-        connection.execute(sa.update(schema.event).where(of).values(body="{"))
+        rows = schema.event.c.account_id == north.id
+        connection.execute(sa.update(schema.event).where(rows).values(body="{"))
     name = pb.AccountName(**NAME._asdict())
     assert refused(client, "GetAccount", name=name) == Code.DATA_LOSS
     first, second = client.accounts()
@@ -221,11 +228,11 @@ def test_an_account_that_cannot_be_believed_is_listed_without_figures(
 
 def test_a_ledger_that_cannot_be_read_is_unavailable_and_comes_back(
     north: Account,
-    reader: Reader,
+    reader: Viewer,
     ledger: Ledger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dpbitfit_monitor.serve.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("dpbitfit_monitor.serve.READ_SECONDS", 0.05)
     name = pb.AccountName(**NAME._asdict())
     with served(Monitor(reader)) as at, MonitorClient(str(at.grpc)) as client:
         health = health_pb2_grpc.HealthStub(client._channel)
@@ -269,8 +276,8 @@ def _key(certificate: Path) -> Path:
     return certificate.with_suffix(".key")
 
 
-def test_only_a_client_of_our_authority_is_answered(
-    north: Account, reader: Reader, tls: Tls, tmp_path: Path
+def test_only_a_client_of_our_authority_is_served(
+    north: Account, reader: Viewer, tls: Tls, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path, "stranger")
     theirs, _ = stranger.issue("client")
@@ -289,7 +296,7 @@ def test_only_a_client_of_our_authority_is_answered(
             assert refused(client, "ListAccounts") == Code.UNAVAILABLE
 
 
-def test_without_certificates_the_token_is_asked_for(north: Account, reader: Reader) -> None:
+def test_without_certificates_the_token_is_required(north: Account, reader: Viewer) -> None:
     with served(Monitor(reader), replace(LOCAL, token=b"our token of 20 chars")) as at:
         with MonitorClient(str(at.grpc), token="our token of 20 chars") as client:
             assert len(list(client.accounts())) == 1
@@ -305,25 +312,25 @@ def test_without_certificates_the_token_is_asked_for(north: Account, reader: Rea
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_the_service_describes_itself_only_when_asked_to(asked: bool, reader: Reader) -> None:
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_service_describes_itself_only_with_reflection(enabled: bool, reader: Viewer) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     with (
-        served(Monitor(reader), replace(LOCAL, reflection=asked)) as at,
+        served(Monitor(reader), replace(LOCAL, reflection=enabled)) as at,
         grpc.insecure_channel(str(at.grpc)) as channel,
     ):
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         calls = stub.ServerReflectionInfo(iter([request]), timeout=10)
-        if asked:
+        if enabled:
             listed = next(calls).list_services_response.service
-            assert service.NAME in [one.name for one in listed]
+            assert service.NAME in [each.name for each in listed]
         else:
             with pytest.raises(grpc.RpcError) as raised:
                 next(calls)
             assert code_of(raised.value) == Code.UNIMPLEMENTED
 
 
-def test_nobody_else_is_served_in_the_clear(tls: Tls, tmp_path: Path) -> None:
+def test_no_other_machine_is_served_unencrypted(tls: Tls, tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "coordinator.example.org"):
         for at in (Serving(Address(host, 1), LOOPBACK), Serving(LOOPBACK, Address(host, 1))):
             with pytest.raises(InputError, match="--certificate"):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from dpbitfit_monitor.addresses import Address
 from dpbitfit_monitor.client import MonitorClient
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Reader
-from dpbitfit_monitor.serve import Address, Serving
+from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.serve import Serving
 from dpbitfit_monitor.tls import Tls
 
 from dpbitfit.ledger import Account
@@ -30,17 +31,17 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-def at(authority: Authority, north: Account, reader: Reader) -> Iterator[Serving]:
+def at(authority: Authority, north: Account, reader: Viewer) -> Iterator[Serving]:
     tls = Tls(*authority.issue("server"), authority.certificate)
     authority.issue("client")
     with served(Monitor(reader), replace(LOCAL, tls=tls)) as at:
-        # Whoever listens may not have read the files yet, which a test is about to change.
+        # The server may not have read the files yet, which a test is about to change.
         assert shown(at.grpc, authority) == shown(at.http, authority)
         yield at
 
 
-def serial(of: Path) -> int:
-    return x509.load_pem_x509_certificate(of.read_bytes()).serial_number
+def serial(path: Path) -> int:
+    return x509.load_pem_x509_certificate(path.read_bytes()).serial_number
 
 
 def shown(address: Address, authority: Authority) -> int:
@@ -64,7 +65,7 @@ def becomes(address: Address, authority: Authority, wanted: int) -> None:
         time.sleep(0.1)
 
 
-def test_a_renewed_certificate_is_shown_and_nobody_is_cut_off(
+def test_a_renewed_certificate_is_shown_and_no_client_is_cut_off(
     at: Serving, authority: Authority
 ) -> None:
     mine, key = authority.folder / "client.crt", authority.folder / "client.key"
@@ -80,19 +81,19 @@ def test_a_renewed_certificate_is_shown_and_nobody_is_cut_off(
         assert len(list(client.accounts())) == 1
 
 
-@pytest.mark.parametrize("lost", ["another key", "cut off", "gone"])
-def test_until_the_files_fit_the_last_good_certificate_goes_on(
-    lost: str, at: Serving, authority: Authority, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("damage", ["another key", "cut off", "gone"])
+def test_until_the_files_fit_the_last_valid_certificate_stays(
+    damage: str, at: Serving, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = serial(authority.folder / "server.crt")
-    key, kept = authority.folder / "server.key", authority.folder / "kept.key"
-    os.replace(key, kept)
-    if lost == "another key":
+    key, saved = authority.folder / "server.key", authority.folder / "saved.key"
+    os.replace(key, saved)
+    if damage == "another key":
         key.write_bytes((authority.folder / "client.key").read_bytes())
-    elif lost == "cut off":
-        key.write_bytes(kept.read_bytes()[:40])
+    elif damage == "cut off":
+        key.write_bytes(saved.read_bytes()[:40])
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while "the last good certificate goes on" not in caplog.text:
+    while "the last valid certificate stays in use" not in caplog.text:
         assert shown(at.http, authority) == first
         assert time.monotonic() < deadline
         time.sleep(0.1)

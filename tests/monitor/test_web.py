@@ -1,4 +1,4 @@
-"""HTTP: who may scrape, and what is said of a ledger that is away."""
+"""HTTP: who may scrape, and what is shown of a ledger that is away."""
 
 import ssl
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 from dpbitfit_monitor.serve import Serving
 from dpbitfit_monitor.tls import Tls
 from dpbitfit_monitor.web import make_app
@@ -43,7 +43,7 @@ def asking(
 )
 @pytest.mark.anyio
 async def test_who_may_scrape(
-    token: str | None, is_local: bool, given: dict[str, str], status: int, reader: Reader
+    token: str | None, is_local: bool, given: dict[str, str], status: int, reader: Viewer
 ) -> None:
     secret = token.encode() if token else None
     async with asking(Monitor(reader), secret, is_local) as client:
@@ -58,8 +58,8 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.anyio
-async def test_a_ledger_that_is_away_is_said_to_be(
-    north: Account, reader: Reader, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+async def test_a_ledger_that_is_away_is_reported(
+    north: Account, reader: Viewer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpbitfit_monitor.reader.FRESH_SECONDS", 0)
     async with asking(Monitor(reader)) as client:
@@ -76,10 +76,10 @@ async def test_a_ledger_that_is_away_is_said_to_be(
 
 
 @pytest.mark.anyio
-async def test_nothing_else_is_there(reader: Reader) -> None:
+async def test_nothing_else_is_there(reader: Viewer) -> None:
     async with asking(Monitor(reader)) as client:
         for path in ("/", "/metrics/..", "/..%2f..%2fetc/passwd", "/metrics/../../etc/passwd"):
-            answer = await client.get(path)  # the page's gate, see test_gate.py
+            answer = await client.get(path)  # see test_auth_middleware.py
             assert (answer.status_code, answer.text) == (401, "sign in first\n")
         assert (await client.post("/metrics")).status_code == 405
 
@@ -93,7 +93,7 @@ def get(at: Serving, authority: Authority, certificate: tuple[Path, Path] | None
 
 
 def test_a_client_certificate_opens_what_a_token_would(
-    north: Account, reader: Reader, tmp_path: Path
+    north: Account, reader: Viewer, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path, "authority")
     tls = Tls(*authority.issue("server"), authority.certificate)

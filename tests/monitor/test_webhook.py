@@ -57,11 +57,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as made:
-        thread = threading.Thread(target=made.serve_forever)
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield made
-        made.shutdown()
+        yield server
+        server.shutdown()
         thread.join()
 
 
@@ -82,31 +82,31 @@ class Time:
 
 def test_an_alert_is_posted_once_until_it_clears(receiver: Receiver, secret: Path) -> None:
     webhook = Webhook(receiver.url, secret)
-    webhook.tell([ONE])
-    webhook.tell([ONE, TWO])
+    webhook.post([ONE])
+    webhook.post([ONE, TWO])
     assert receiver.texts == [ONE.text, TWO.text]
-    webhook.tell([TWO])
-    webhook.tell([ONE, TWO])
+    webhook.post([TWO])
+    webhook.post([ONE, TWO])
     assert receiver.texts == [ONE.text, TWO.text, ONE.text]
 
 
 def test_a_ledger_that_is_away_clears_nothing(receiver: Receiver, secret: Path) -> None:
     webhook = Webhook(receiver.url, secret)
-    webhook.tell([ONE])
-    webhook.tell([BLIND])
-    webhook.tell([ONE])
-    webhook.tell([BLIND])
+    webhook.post([ONE])
+    webhook.post([BLIND])
+    webhook.post([ONE])
+    webhook.post([BLIND])
     assert receiver.texts == [ONE.text, BLIND.text, BLIND.text]
 
 
 def test_the_body_is_signed_and_says_what_the_alert_says(receiver: Receiver, secret: Path) -> None:
-    Webhook(receiver.url, secret).tell([ONE])
+    Webhook(receiver.url, secret).post([ONE])
     ((body, signature),) = receiver.got
     wanted = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
     assert signature == f"sha256={wanted}"
-    told = json.loads(body)
-    assert set(told) == {"kind", "subject", "severity", "since", "text", "advice"}
-    assert (told["kind"], told["severity"]) == ("drift", "critical")
+    content = json.loads(body)
+    assert set(content) == {"kind", "subject", "severity", "since", "text", "advice"}
+    assert (content["kind"], content["severity"]) == ("drift", "critical")
 
 
 @pytest.mark.parametrize("status", [500, 404, 302, 307])
@@ -116,9 +116,9 @@ def test_a_failure_is_tried_again_later_and_later(
     time = Time()
     webhook = Webhook(receiver.url, secret, clock=time)
     receiver.status = status
-    webhook.tell([ONE, TWO])
+    webhook.post([ONE, TWO])
     assert receiver.texts == [ONE.text]  # the other waits, too
-    webhook.tell([ONE, TWO])
+    webhook.post([ONE, TWO])
     assert len(receiver.got) == 1
     pauses = []
     for _ in range(12):
@@ -126,18 +126,18 @@ def test_a_failure_is_tried_again_later_and_later(
         before = len(receiver.got)
         while len(receiver.got) == before:
             time.now += 1
-            webhook.tell([ONE, TWO])
+            webhook.post([ONE, TWO])
         pauses.append(time.now - began)
     assert pauses[:3] == [5, 10, 20]
     assert pauses[-1] == pauses[-2] == 900
     receiver.status = 200
     time.now += 900
-    webhook.tell([ONE, TWO])
+    webhook.post([ONE, TWO])
     assert receiver.texts[-2:] == [ONE.text, TWO.text]
 
 
-def test_nobody_there_is_a_failure_like_any_other(secret: Path) -> None:
-    Webhook("http://127.0.0.1:1/", secret).tell([ONE])
+def test_an_address_where_no_server_listens_is_a_failure_like_any_other(secret: Path) -> None:
+    Webhook("http://127.0.0.1:1/", secret).post([ONE])
 
 
 @pytest.mark.parametrize(

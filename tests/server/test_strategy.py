@@ -10,25 +10,32 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from dpbitfit_server import sites as site_registry
-from dpbitfit_server.messages import payload_bytes
+from dpbitfit_server.central_evaluation import PublicEvaluation
 from dpbitfit_server.report import describe_run, write_report
-from dpbitfit_server.settings import Settings
 from dpbitfit_server.strategy import PrivateStrategy
 from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 from flwr.common import Array
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 
 from dpbitfit.accounting import composition
-from dpbitfit.cli import _print_summary
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
 from dpbitfit.ledger import AccountName, Ledger, budget, repair, status
-from dpbitfit.protocol import codec
+from dpbitfit.protocol.codec import FLOAT32
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.flower import from_arrays, pack, payload_bytes, to_arrays, unpack
+from dpbitfit.protocol.messages import RoundRequest
+from dpbitfit.settings import RunSettings
+from dpbitfit.simulate_command import print_summary
+from dpbitfit.tasks.text_classification.settings import METRICS
 from tests.support.ledgers import numbers
 
+from ..support import plans
+from ..support.coordinators import changed
 from ..support.grids import PARAMETERS, PLAN, LocalGrid, Site
 
+PHASE = PLAN.phases[0]
 EVALUATED = {"accuracy": 0.5, "loss": 1.0}
-START = codec.encode(np.zeros(PARAMETERS, dtype=np.float32))
+START = to_arrays(np.zeros(PARAMETERS, dtype=np.float32))
 
 
 def strategy(folder: Path, inner: FedAvg | None = None, **changes: Any) -> PrivateStrategy:
@@ -39,8 +46,8 @@ def strategy(folder: Path, inner: FedAvg | None = None, **changes: Any) -> Priva
 
 def spent(strategy: PrivateStrategy) -> dict[str, int]:
     """Steps of this run at each site, from the ledger."""
-    roster = strategy.roster
-    return {name: roster.held(site).spent for name, site in roster.sites.items()}
+    registry = strategy.registry
+    return {name: registry.steps(site) for name, site in registry.sites.items()}
 
 
 def sites(*names: str) -> dict[int, Site]:
@@ -48,7 +55,7 @@ def sites(*names: str) -> dict[int, Site]:
 
 
 def final(strategy: PrivateStrategy, grid: LocalGrid, **options: Any) -> np.ndarray:
-    return codec.decode(strategy.start(grid, START, **options).arrays, PARAMETERS)
+    return from_arrays(strategy.start(grid, START, **options).arrays, PARAMETERS)
 
 
 def test_fedavg_weighs_by_declared_size(tmp_path: Path) -> None:
@@ -75,15 +82,15 @@ def test_every_round_is_charged_and_every_site_ends_at_the_plans_epsilon(tmp_pat
     private = strategy(tmp_path)
     nodes = sites("a", "b")
     final(private, LocalGrid(nodes))
-    whole = composition.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
-    for site in private.roster.sites.values():
-        standing = private.roster.standing(site)
+    whole = composition.epsilon({PHASE.mechanism: PHASE.steps}, PLAN.delta).epsilon
+    for site in private.registry.sites.values():
+        standing = private.registry.standing(site)
         assert standing.accrued.bound.epsilon == standing.promised == whole <= 8.0
-    assert spent(private) == {"a": PLAN.steps, "b": PLAN.steps}
-    assert not private.roster.ledger.reservations()
+    assert spent(private) == {"a": PHASE.steps, "b": PHASE.steps}
+    assert not private.registry.ledger.reservations()
     assert [line["round"] for line in private.history] == [0, 1, 2, 3]
     assert [line["replies"] for line in private.history] == [0, 2, 2, 2]
-    keys = [m.content.config_records["request"]["key"] for s in nodes.values() for m in s.asked]
+    keys = [request.key for site in nodes.values() for request in site.requests]
     assert len(set(keys)) == 6
 
 
@@ -91,31 +98,38 @@ def test_a_round_is_on_disk_as_spent_before_any_message_leaves(tmp_path: Path) -
     seen = []
 
     class Watching(Site):
-        def train(self, content: RecordDict) -> RecordDict | Error | None:
+        def train(self, envelope: Envelope) -> Any:
             seen.append(Ledger(str(tmp_path / "coordinator.sqlite")).reservations())
-            return super().train(content)
+            return super().train(envelope)
 
     final(strategy(tmp_path), LocalGrid({1: Watching("a")}), num_rounds=1)
-    assert [(one.round, one.counts) for one in seen[0]] == [(1, PLAN.counts(2))]
+    assert [(one.round, one.counts) for one in seen[0]] == [(1, ((PHASE.mechanism, 2),))]
 
 
 def test_a_message_carries_biases_plan_and_request_only(tmp_path: Path) -> None:
-    nodes = sites("a")
-    final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
-    content = nodes[100].asked[0].content
-    assert set(content) == {"biases", "plan", "request", "position"}
-    assert set(content.config_records["request"]) == {"round", "run", "key", "signature"}
-    assert len(content.array_records["biases"]) == 1
+    grid = LocalGrid(sites("a"))
+    final(strategy(tmp_path), grid, num_rounds=1)
+    (message,) = grid.of("train")
+    assert set(message.content) == {"envelope", "content"}
+    envelope = unpack(message.content)
+    assert set(json.loads(envelope.statement)) == {"plan", "run", "round", "key", "head"}
+    assert json.loads(RoundRequest.decode(envelope.statement).plan) == json.loads(PLAN.encode())
+    assert not FLOAT32.decode(envelope.content, PARAMETERS).any()
 
 
 BAD: dict[str, Callable[[Site], None]] = {
     "NaN": lambda site: site.change.__setitem__(3, np.nan),
     "another shape": lambda site: setattr(site, "change", site.change[:-1]),
     "a huge norm": lambda site: setattr(site, "change", site.change * 1e6),
-    "another site's name": lambda site: site.stated.update(site="b"),
+    "another site's name": lambda site: site.stated.update(facts={**site.facts, "site": "b"}),
     "another plan": lambda site: site.stated.update(plan_digest="x"),
     "another round": lambda site: site.stated.update(round=7),
-    "a refusal": lambda site: site.stated.update(refused="budget"),
+    "another key": lambda site: site.stated.update(key="k" * 16),
+    "a field more": lambda site: site.stated.update(records=60),
+    "a fact more": lambda site: site.stated.update(facts={**site.facts, "records": 60}),
+    "a long text": lambda site: site.stated.update(facts={**site.facts, "version": "x" * 300}),
+    "a number as text": lambda site: site.stated.update(round="1"),
+    "a refusal": lambda site: site.refuse_rounds("budget"),
 }
 
 
@@ -126,60 +140,95 @@ def test_a_bad_reply_is_quarantined_and_the_rest_goes_on(case: str, tmp_path: Pa
     private = strategy(tmp_path)
     biases = final(private, LocalGrid(nodes))
     assert biases == pytest.approx(np.full(PARAMETERS, 3.0))
-    assert set(private.roster.refused) == {"a"}
-    assert [len(site.asked) for site in nodes.values()] == [1, 3, 3]
+    assert set(private.registry.refused) == {"a"}
+    assert [len(site.requests) for site in nodes.values()] == [1, 3, 3]
     # Whatever it sent, it may have touched data: what was charged stays charged.
     assert spent(private) == {"a": 2, "b": 6, "c": 6}
     assert [line["refused"] for line in private.history] == [0, 1, 1, 1]
 
 
-def extra_array(site: Site, content: RecordDict) -> RecordDict:
-    reply = Site.train(site, content)
-    assert isinstance(reply, RecordDict)
-    reply.array_records["update"]["more"] = Array(np.zeros(3))
+def answered(site: Site, request: Envelope) -> Envelope:
+    reply = Site.train(site, request)
+    assert isinstance(reply, Envelope)
     return reply
 
 
-def torn_header(site: Site, content: RecordDict) -> RecordDict:
-    reply = Site.train(site, content)
-    assert isinstance(reply, RecordDict)
-    array = reply.array_records["update"]["biases"]
-    torn = array.data.replace(b" \n", b"(\n", 1)  # NumPy looks for the bracket's end
-    assert torn != array.data
-    reply["update"] = ArrayRecord({"biases": Array(array.dtype, array.shape, array.stype, torn)})
+def extra_array(site: Site, request: Envelope) -> RecordDict:
+    reply = pack(answered(site, request))
+    reply.array_records["content"]["more"] = Array(np.zeros(3))
     return reply
 
 
-def another_change(site: Site, content: RecordDict) -> RecordDict:
-    """A change that whoever carries it has put in place of the site's."""
-    reply = Site.train(site, content)
-    assert isinstance(reply, RecordDict)
-    return RecordDict({**reply, "update": codec.encode(-site.change)})
+def torn_array(site: Site, request: Envelope) -> RecordDict:
+    reply = pack(answered(site, request))
+    array = reply.array_records["content"]["content"]
+    torn = Array(array.dtype, array.shape, array.stype, array.data[:-1])
+    reply["content"] = ArrayRecord({"content": torn})
+    return reply
 
 
-def another_site_signs(site: Site, content: RecordDict) -> RecordDict:
-    reply = Site.train(site, content)
-    assert isinstance(reply, RecordDict)
-    said = dict(reply.config_records["statements"])
-    del said["signature"]
-    forged = Site("a").signed(said, site.change.tobytes())
-    return RecordDict({**reply, "statements": forged})
+def with_metrics(site: Site, request: Envelope) -> RecordDict:
+    """What a relay puts beside the envelope."""
+    reply = pack(answered(site, request))
+    reply["metrics"] = MetricRecord({"records": 60})
+    return reply
 
 
-ODD: dict[str, Callable[[Site, RecordDict], Any]] = {
-    "a torn header": torn_header,
+def with_a_record_count(site: Site, request: Envelope) -> RecordDict:
+    reply = pack(answered(site, request))
+    reply.config_records["envelope"]["records"] = 60
+    return reply
+
+
+def float64(site: Site, request: Envelope) -> RecordDict:
+    reply = pack(answered(site, request))
+    reply["content"] = ArrayRecord({"content": Array(np.zeros(PARAMETERS))})
+    return reply
+
+
+def another_change(site: Site, request: Envelope) -> Envelope:
+    """A change that a relay has put in place of the site's."""
+    return replace(answered(site, request), content=FLOAT32.encode(-site.change))
+
+
+def another_round(site: Site, request: Envelope) -> Envelope:
+    """A field that a relay has changed."""
+    return changed(answered(site, request), round=2)
+
+
+def another_spelling(site: Site, request: Envelope) -> Envelope:
+    """The same values, not in canonical form; signed by the site itself."""
+    reply = answered(site, request)
+    spaced = json.dumps(json.loads(reply.statement), sort_keys=True).encode()
+    return Envelope.sign(site.ledger.signer, "reply", spaced, reply.content)
+
+
+def another_purpose(site: Site, request: Envelope) -> Envelope:
+    reply = answered(site, request)
+    return Envelope.sign(site.ledger.signer, "train", reply.statement, reply.content)
+
+
+def another_site_signs(site: Site, request: Envelope) -> Envelope:
+    reply = answered(site, request)
+    other = Site("a").ledger.signer
+    return Envelope.sign(other, "reply", reply.statement, reply.content)
+
+
+ODD: dict[str, Callable[[Site, Envelope], Any]] = {
+    "a torn array": torn_array,
     "a change that its site did not sign": another_change,
+    "a round that its site did not sign": another_round,
+    "another spelling": another_spelling,
+    "another purpose": another_purpose,
     "a reply that another key signed": another_site_signs,
     "no content": lambda *_: RecordDict(),
     "an array more": extra_array,
-    "float64": lambda site, content: RecordDict(
-        {
-            **Site.train(site, content),  # type: ignore[dict-item]
-            "update": ArrayRecord({"biases": Array(np.zeros(PARAMETERS))}),
-        }
-    ),
-    "no update": lambda site, content: RecordDict(
-        {name: Site.train(site, content)[name] for name in ("statements", "position")}  # type: ignore[index]
+    "a record more": with_metrics,
+    "a field beside the statement": with_a_record_count,
+    "float64": float64,
+    "no update": lambda site, request: replace(answered(site, request), content=b""),
+    "no update, signed": lambda site, request: Envelope.sign(
+        site.ledger.signer, "reply", answered(site, request).statement
     ),
 }
 
@@ -187,10 +236,10 @@ ODD: dict[str, Callable[[Site, RecordDict], Any]] = {
 @pytest.mark.parametrize("case", ODD)
 def test_an_odd_reply_is_quarantined_too(case: str, tmp_path: Path) -> None:
     nodes = sites("a", "b")
-    nodes[100].train = lambda content: ODD[case](nodes[100], content)  # type: ignore[method-assign]
+    nodes[100].train = lambda request: ODD[case](nodes[100], request)  # type: ignore[method-assign]
     private = strategy(tmp_path)
     assert final(private, LocalGrid(nodes), num_rounds=2) == pytest.approx(np.full(PARAMETERS, 2.0))
-    assert set(private.roster.refused) == {"a"}
+    assert set(private.registry.refused) == {"a"}
 
 
 @pytest.mark.parametrize("answer", [None, Error(code=5, reason="node unavailable")])
@@ -200,35 +249,33 @@ def test_a_missing_reply_stays_spent_and_the_site_is_asked_again(
     nodes = sites("a", "b")
     replies = iter([answer])
     usual = nodes[100].train
-    nodes[100].train = lambda content: next(replies, None) or usual(content)  # type: ignore[method-assign]
+    nodes[100].train = lambda request: next(replies, None) or usual(request)  # type: ignore[method-assign]
     private = strategy(tmp_path)
     final(private, LocalGrid(nodes))
     assert spent(private) == {"a": 6, "b": 6}
-    assert not private.roster.refused
-    assert len(nodes[100].asked) == 3
-    assert private.roster.sites["b"].rounds == 3
+    assert not private.registry.refused
+    assert len(nodes[100].requests) == 3
+    assert private.registry.sites["b"].rounds == 3
 
 
 def test_a_lost_answer_stays_spent_and_the_site_is_asked_again(tmp_path: Path) -> None:
     nodes = sites("a", "b")
     usual = nodes[100].train
 
-    def lose_the_first(content: RecordDict) -> RecordDict | Error | None:
-        reply = usual(content)
-        if len(nodes[100].asked) > 1:
+    def lose_the_first(request: Envelope) -> Any:
+        reply = usual(request)
+        if len(nodes[100].requests) > 1:
             return reply
-        assert isinstance(reply, RecordDict)
-        statements = ConfigRecord({**nodes[100].described, "refused": "answer-lost"})
-        return RecordDict({"statements": statements, "position": reply["position"]})
+        return nodes[100].refusal("answer-lost", head=json.loads(reply.statement)["head"])
 
     nodes[100].train = lose_the_first  # type: ignore[method-assign]
     private = strategy(tmp_path)
     final(private, LocalGrid(nodes))
     assert spent(private) == {"a": 6, "b": 6}
-    assert not private.roster.refused
-    keys = [message.content.config_records["request"]["key"] for message in nodes[100].asked]
+    assert not private.registry.refused
+    keys = [request.key for request in nodes[100].requests]
     assert len(set(keys)) == 3
-    outcomes = [r.outcome for r in private.roster.ledger.reservations(state="committed")]
+    outcomes = [r.outcome for r in private.registry.ledger.reservations(state="committed")]
     assert sorted(outcomes) == ["answer-lost", *["reply"] * 5]
 
 
@@ -258,43 +305,52 @@ TURNED_AWAY = [
     {"declared_size": "many"},
     {"site": ""},
     {"site": "a\x00b"},
-    {"refused": "bad-input"},
+    {"records": 60},
+    "bad-input",
 ]
 
 
 @pytest.mark.parametrize("change", TURNED_AWAY, ids=lambda change: repr(change)[:40])
-def test_sites_that_do_not_fit_are_turned_away(change: dict[str, Any], tmp_path: Path) -> None:
+def test_sites_that_do_not_fit_are_turned_away(
+    change: dict[str, Any] | str, tmp_path: Path
+) -> None:
     nodes = sites("a", "b")
-    nodes[100].described.update(change)
+    if isinstance(change, str):
+        nodes[100].refuses = change
+    else:
+        nodes[100].facts.update(change)
     grid = LocalGrid(nodes)
     private = strategy(tmp_path)
     final(private, grid)
-    assert set(private.roster.sites) == {"b"}
-    assert not nodes[100].asked
+    assert set(private.registry.sites) == {"b"}
+    assert not nodes[100].requests
     assert len(grid.of("query")) == 2  # asked once, not again each round
 
 
 @pytest.mark.parametrize("name", ["declared_size", "site", "signature"])
 def test_a_description_that_its_site_did_not_sign_is_turned_away(name: str, tmp_path: Path) -> None:
     nodes = sites("a", "b")
-    usual = nodes[100].signed
+    usual = nodes[100].describe
 
-    def changed(stated: dict[str, Any], content: bytes = b"") -> ConfigRecord:
-        others: dict[str, Any] = {"declared_size": 10**6, "site": "c", "signature": "00" * 64}
-        return ConfigRecord({**usual(stated, content), name: others[name]})
+    def forge(question: Envelope) -> Envelope:
+        reply = usual(question)
+        if name == "signature":
+            return replace(reply, signature="00" * 64)
+        facts = json.loads(reply.statement)["facts"]
+        return changed(reply, facts={**facts, name: {"declared_size": 10**6, "site": "c"}[name]})
 
-    nodes[100].signed = changed  # type: ignore[method-assign]
+    nodes[100].describe = forge  # type: ignore[method-assign]
     private = strategy(tmp_path)
     final(private, LocalGrid(nodes), num_rounds=1)
-    assert set(private.roster.sites) == {"b"}
-    assert not nodes[100].asked
+    assert set(private.registry.sites) == {"b"}
+    assert not nodes[100].requests
 
 
 def test_two_nodes_of_one_name_are_one_site(tmp_path: Path) -> None:
     nodes = {1: Site("a"), 2: Site("a")}
     private = strategy(tmp_path)
     final(private, LocalGrid(nodes))
-    assert sum(len(site.asked) for site in nodes.values()) == 3
+    assert sum(len(site.requests) for site in nodes.values()) == 3
     assert spent(private) == {"a": 6}
 
 
@@ -302,11 +358,11 @@ def test_nobody_at_all_is_an_error_that_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site_registry, "SECONDS_FOR_NODES", 0.0)
-    with pytest.raises(ProtocolError, match="nobody is online"):
+    with pytest.raises(ProtocolError, match="no node is online"):
         final(strategy(tmp_path), LocalGrid({}))
     nodes = sites("a")
     for code, why in (("bad-input", "the code 'bad-input'"), ("policy", "its guard's log names")):
-        nodes[100].described.update(refused=code)
+        nodes[100].refuses = code
         with pytest.raises(ProtocolError, match=why):
             final(strategy(tmp_path), LocalGrid(nodes))
 
@@ -327,7 +383,7 @@ def test_a_resumed_run_goes_on_where_it_stopped(inner: type[FedAvg], tmp_path: P
     second._on_round = lines.append
     assert second.resume()
     assert final(second, LocalGrid(nodes)) == pytest.approx(whole, rel=1e-6)
-    assert [len(site.asked) for site in nodes.values()] == [3, 3]
+    assert [len(site.requests) for site in nodes.values()] == [3, 3]
     assert spent(second) == {"a": 6, "b": 6}
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
 
@@ -338,10 +394,10 @@ def test_a_resumed_run_that_may_spend_nothing_ends_with_its_model(tmp_path: Path
     again = strategy(tmp_path)
     assert again.resume()
     for name in ("a", "b"):
-        again.roster.ledger.void_rest(AccountName(name, "records", "record"), again.roster.run)
+        again.registry.ledger.void_rest(AccountName(name, "records", "record"), again.registry.run)
     assert final(again, LocalGrid(nodes)) == pytest.approx(before)
     assert "before round 3" in again.stopped
-    assert [len(site.asked) for site in nodes.values()] == [2, 2]
+    assert [len(site.requests) for site in nodes.values()] == [2, 2]
 
 
 def test_a_crash_in_a_round_never_gives_the_charge_back(tmp_path: Path) -> None:
@@ -356,13 +412,13 @@ def test_a_crash_in_a_round_never_gives_the_charge_back(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         final(strategy(tmp_path), Crashing(nodes))
     again = strategy(tmp_path)
-    assert [one.round for one in again.roster.ledger.reservations()] == [2, 2]
+    assert [one.round for one in again.registry.ledger.reservations()] == [2, 2]
     assert again.resume()
     biases = final(again, LocalGrid(nodes))
     # The lost round was asked for again under its keys: the same replies, and no second charge.
     assert biases == pytest.approx(np.full(PARAMETERS, 3.0))
     for site in nodes.values():
-        keys = [message.content.config_records["request"]["key"] for message in site.asked]
+        keys = [request.key for request in site.requests]
         assert len(keys) == 4
         assert len(set(keys)) == 3
     assert spent(again) == {"a": 6, "b": 6}
@@ -381,21 +437,20 @@ def test_a_round_that_is_asked_for_again_has_another_key_where_the_answer_was_lo
 
     nodes = sites("a", "b")
     usual = nodes[100].train
-    nodes[100].train = lambda content: usual(content) if len(nodes[100].asked) != 2 else None  # type: ignore[method-assign]
+    nodes[100].train = lambda request: usual(request) if len(nodes[100].requests) != 2 else None  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         final(strategy(tmp_path, Dying()), LocalGrid(nodes))
     again = strategy(tmp_path)
     assert again.resume()
     final(again, LocalGrid(nodes), num_rounds=2)
     (_, lost, anew), (_, first, same) = [
-        [message.content.config_records["request"]["key"] for message in site.asked]
-        for site in nodes.values()
+        [request.key for request in site.requests] for site in nodes.values()
     ]
     assert lost != anew
     assert first == same
     assert spent(again) == {"a": 6, "b": 4}
     assert again.history[-1]["replies"] == 2
-    assert not again.roster.refused
+    assert not again.registry.refused
 
 
 def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
@@ -406,34 +461,34 @@ def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
     for number in (1, 2):
         private = strategy(tmp_path, budget=6.0)
         final(private, LocalGrid(nodes))
-        assert len(nodes[100].asked) == 3 * number
-        bounds.append(private.roster.standing(private.roster.sites["a"]).accrued.bound.epsilon)
-    assert bounds[0] == composition.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
-    order = private.roster.sites["a"].account.filter_order
-    both = budget.filtered(((PLAN.mechanism, 2 * PLAN.steps),), PLAN.delta, order)
+        assert len(nodes[100].requests) == 3 * number
+        bounds.append(private.registry.standing(private.registry.sites["a"]).accrued.bound.epsilon)
+    assert bounds[0] == composition.epsilon({PHASE.mechanism: PHASE.steps}, PLAN.delta).epsilon
+    order = private.registry.sites["a"].account.filter_order
+    both = budget.filtered(((PHASE.mechanism, 2 * PHASE.steps),), PLAN.delta, order)
     assert bounds[1] == both.epsilon
     refused = strategy(tmp_path, budget=6.0)
     for name in ("a", "b"):  # what a third run would fit in, if results did not matter
-        tight = composition.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
-        refused.roster.ledger.set_budget(
+        tight = composition.epsilon({PHASE.mechanism: 2 * PHASE.steps}, PLAN.delta).epsilon
+        refused.registry.ledger.set_budget(
             AccountName(name, "records", "record"), tight + 0.1, "test"
         )
     said = r"a/records/record: with this plan epsilon would be .*; no noise multiplier makes 6 more"
     with pytest.raises(BudgetError, match=said):
         final(refused, LocalGrid(nodes))
-    assert len(nodes[100].asked) == len(nodes[101].asked) == 6
+    assert len(nodes[100].requests) == len(nodes[101].requests) == 6
 
 
 def test_a_site_over_its_budget_is_left_out_and_named(tmp_path: Path) -> None:
     nodes = sites("a", "b")
     first = strategy(tmp_path)
     final(first, LocalGrid(nodes))
-    first.roster.ledger.set_budget(AccountName("a", "records", "record"), 0.1, "enough")
+    first.registry.ledger.set_budget(AccountName("a", "records", "record"), 0.1, "enough")
     second = strategy(tmp_path)
     final(second, LocalGrid(nodes))
-    assert set(second.roster.refused) == {"a"}
-    assert "above its budget of 0.1" in second.roster.refused["a"]
-    assert [len(site.asked) for site in nodes.values()] == [3, 6]
+    assert set(second.registry.refused) == {"a"}
+    assert "above its budget of 0.1" in second.registry.refused["a"]
+    assert [len(site.requests) for site in nodes.values()] == [3, 6]
 
 
 def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
@@ -446,12 +501,14 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
         lines.clear()
         private = strategy(tmp_path, budget=6.0, on_round=lines.append)
         final(private, LocalGrid(nodes), evaluate_fn=lambda *_: MetricRecord(EVALUATED))
-    no_bound = composition.epsilon({PLAN.mechanism: 2 * PLAN.steps}, PLAN.delta).epsilon
-    accrued = private.roster.standing(private.roster.sites["a"]).accrued.bound.epsilon
+    no_bound = composition.epsilon({PHASE.mechanism: 2 * PHASE.steps}, PLAN.delta).epsilon
+    accrued = private.registry.standing(private.registry.sites["a"]).accrued.bound.epsilon
     assert no_bound < accrued < 6.0
-    settings = SimpleNamespace(model="minilm", head="labels", declared_size=0)
+    settings = SimpleNamespace(run=SimpleNamespace(model="minilm", declared_size=0))
     biases = np.zeros(PARAMETERS, dtype=np.float32)
-    report = describe_run(cast(Settings, settings), private, 1000, biases, biases)
+    task = SimpleNamespace(metrics=METRICS, headline="accuracy", pretrained=biases)
+    evaluation = cast(PublicEvaluation, SimpleNamespace(task=task, parameters=1000))
+    report = describe_run(cast(RunSettings, settings), private, evaluation, biases)
     write_report(tmp_path, report)
     (site,) = report["sites"]
     assert (site["epsilon"], site["accrued"], site["budget"]) == (6.0, accrued, 6.0)
@@ -461,7 +518,7 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
     assert {line["guaranteed"] for line in lines[1:]} == {6.0}
     for told in (lines, json.loads((tmp_path / "report.json").read_text())):
         assert no_bound not in numbers(told)
-    _print_summary(report, tmp_path)
+    print_summary(report, tmp_path)
     for page in ((tmp_path / "report.html").read_text(), capsys.readouterr().out):
         assert "6.000" in page
         assert f"{accrued:.3f}" in page
@@ -478,18 +535,18 @@ def test_a_site_whose_budget_is_lowered_here_is_left_out_and_the_rest_goes_on(
 
     def lower(line: dict[str, Any]) -> None:
         if line["round"] == 1:
-            private.roster.ledger.set_budget(name, 0.1, "the board")
+            private.registry.ledger.set_budget(name, 0.1, "the board")
 
     private._on_round = lower
     final(private, LocalGrid(nodes))
-    assert [len(site.asked) for site in nodes.values()] == [1, 3]
-    assert "budget was lowered" in private.roster.refused["a"]
+    assert [len(site.requests) for site in nodes.values()] == [1, 3]
+    assert "budget was lowered" in private.registry.refused["a"]
     assert spent(private) == {"a": 2, "b": 6}
     again = strategy(tmp_path)  # what was taken back stays so, though the budget is raised again
-    again.roster.ledger.set_budget(name, 8.0, "the board")
+    again.registry.ledger.set_budget(name, 8.0, "the board")
     assert again.resume()
     final(again, LocalGrid(nodes))
-    assert [len(site.asked) for site in nodes.values()] == [1, 3]
+    assert [len(site.requests) for site in nodes.values()] == [1, 3]
 
 
 def test_a_budget_that_is_lowered_while_a_round_is_reserved_stops_that_site_alone(
@@ -497,7 +554,7 @@ def test_a_budget_that_is_lowered_while_a_round_is_reserved_stops_that_site_alon
 ) -> None:
     nodes = sites("a", "b")
     private = strategy(tmp_path)
-    ledger, reserve = private.roster.ledger, private.roster.ledger.reserve
+    ledger, reserve = private.registry.ledger, private.registry.ledger.reserve
 
     def late(*asked: Any) -> None:
         if asked[1] == 2:
@@ -507,7 +564,7 @@ def test_a_budget_that_is_lowered_while_a_round_is_reserved_stops_that_site_alon
 
     ledger.reserve = late  # type: ignore[method-assign]
     final(private, LocalGrid(nodes))
-    assert [len(site.asked) for site in nodes.values()] == [1, 3]
+    assert [len(site.requests) for site in nodes.values()] == [1, 3]
     assert spent(private) == {"a": 2, "b": 6}
     assert not ledger.reservations()
 
@@ -522,23 +579,23 @@ def test_a_resumed_run_is_not_asked_for_more_than_the_budget_holds(
     with monkeypatch.context() as older:
         older.setattr(budget, "excess", lambda *_: {})
         for name in ("a", "b"):
-            first.roster.ledger.set_budget(AccountName(name, "records", "record"), 0.1, "the board")
+            first.registry.ledger.set_budget(
+                AccountName(name, "records", "record"), 0.1, "the board"
+            )
     second = strategy(tmp_path)
     assert second.resume()
     final(second, LocalGrid(nodes))
-    assert [len(site.asked) for site in nodes.values()] == [1, 1]
-    assert set(second.roster.refused) == {"a", "b"}
+    assert [len(site.requests) for site in nodes.values()] == [1, 1]
+    assert set(second.registry.refused) == {"a", "b"}
 
 
 def test_a_signed_statement_gives_a_round_back_and_nothing_else_does(tmp_path: Path) -> None:
-    def refuse(site: Site, signed: bool) -> Callable[[RecordDict], RecordDict]:
-        def train(content: RecordDict) -> RecordDict:
-            key = str(content.config_records["request"]["key"])
-            position = content.config_records["position"]
+    def refuse(site: Site, signed: bool) -> Callable[[Envelope], Envelope]:
+        def train(request: Envelope) -> Envelope:
+            key = RoundRequest.decode(request.statement).key
             signature = site.ledger.signer.sign("untouched", {"key": key})
-            said = {"refused": "budget", "untouched": signature if signed else "0" * 128}
-            stands = site.stand(str(position["ledger"]), key)
-            return RecordDict({"statements": ConfigRecord(said), "position": stands})
+            promise = signature if signed else "0" * 128
+            return site.refusal("budget", key, site.head(request.sender, key), promise)
 
         return train
 
@@ -548,7 +605,7 @@ def test_a_signed_statement_gives_a_round_back_and_nothing_else_does(tmp_path: P
     private = strategy(tmp_path)
     final(private, LocalGrid(nodes), num_rounds=1)
     assert spent(private) == {"a": 0, "b": 2, "c": 2}
-    assert set(private.roster.refused) == {"a", "b"}
+    assert set(private.registry.refused) == {"a", "b"}
 
 
 def test_a_site_whose_ledger_was_lost_is_refused_until_it_is_settled(tmp_path: Path) -> None:
@@ -557,23 +614,23 @@ def test_a_site_whose_ledger_was_lost_is_refused_until_it_is_settled(tmp_path: P
     nodes[100] = Site("a")
     private = strategy(tmp_path)
     final(private, LocalGrid(nodes), num_rounds=1)
-    assert set(private.roster.sites) == {"b"}
-    assert not nodes[100].asked
-    ledger = private.roster.ledger
+    assert set(private.registry.sites) == {"b"}
+    assert not nodes[100].requests
+    ledger = private.registry.ledger
     repair.rebase(ledger, ledger.account(AccountName("a", "records", "record")), "looked at it")
     final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
-    assert not nodes[100].asked  # one side alone does not clear it
+    assert not nodes[100].requests  # one side alone does not clear it
     repair.rebase(nodes[100].ledger, nodes[100].account, "begun anew")
     settled = strategy(tmp_path)
     final(settled, LocalGrid(nodes), num_rounds=1)
-    assert len(nodes[100].asked) == 1
-    held = settled.roster.ledger.holdings([1])[1]
-    assert {of[0] for of in nodes[100].ledger.holdings([1])[1]} == {of[0] for of in held}
+    assert len(nodes[100].requests) == 1
+    held = settled.registry.ledger.allotments([1])[1]
+    assert {of[0] for of in nodes[100].ledger.allotments([1])[1]} == {of[0] for of in held}
 
 
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
     final(strategy(tmp_path), LocalGrid(sites("a")), num_rounds=1)
-    other = strategy(tmp_path, plan=replace(PLAN, noise_multiplier=3.0))
+    other = strategy(tmp_path, plan=plans.plan(PLAN, noise_multiplier=3.0))
     with pytest.raises(InputError, match="another plan"):
         other.resume()
     (tmp_path / "checkpoint.npz").write_bytes(b"PK damaged")
@@ -593,18 +650,18 @@ def test_a_site_that_comes_back_as_another_node_keeps_its_account(tmp_path: Path
     private._on_round = move
     final(private, grid)
     assert spent(private) == {"a": 6, "b": 6}
-    assert private.roster.sites["a"].node == 555
+    assert private.registry.sites["a"].node == 555
 
 
 def test_evaluation_is_central_and_its_figures_are_kept(tmp_path: Path) -> None:
     def evaluate(_: int, arrays: ArrayRecord) -> MetricRecord:
-        value = float(codec.decode(arrays, PARAMETERS)[0])
+        value = float(from_arrays(arrays, PARAMETERS)[0])
         return MetricRecord({"accuracy": value, "loss": -value})
 
     grid = LocalGrid(sites("a"))
     private = strategy(tmp_path)
     result = private.start(grid, START, evaluate_fn=evaluate)
-    assert [line["accuracy"] for line in private.history] == [0.0, 1.0, 2.0, 3.0]
+    assert [line["metrics"]["accuracy"] for line in private.history] == [0.0, 1.0, 2.0, 3.0]
     assert result.evaluate_metrics_serverapp[3]["loss"] == -3.0
     assert not grid.of("evaluate")
 

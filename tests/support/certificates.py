@@ -35,7 +35,7 @@ class Authority:
     ) -> Path:
         now = datetime.now(UTC)
         addresses = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
-        made = (
+        signed = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
@@ -48,7 +48,7 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         pem = serialization.Encoding.PEM
-        (self.folder / f"{name}.crt").write_bytes(made.public_bytes(pem))
+        (self.folder / f"{name}.crt").write_bytes(signed.public_bytes(pem))
         form, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         (self.folder / f"{name}.key").write_bytes(key.private_bytes(pem, form, none))
         return self.folder / f"{name}.crt"

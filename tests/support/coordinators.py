@@ -1,5 +1,6 @@
 """A coordinator that signs what it asks, and may ask anything."""
 
+import json
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -7,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, RecordDict
 
 from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import AccountingError
 from dpbitfit.ledger import AccountName, Ledger, exchange
-from dpbitfit.ledger.events import counts_to_text
+from dpbitfit.ledger.canonical import counts_to_text
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import codec, payloads
+from dpbitfit.protocol.codec import FLOAT32
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import canonical
+
+Fields = dict[str, str | int]
 
 # Of the site that it asks.
 ACCOUNTS = {
@@ -33,43 +37,46 @@ class Coordinator:
         self.run = "run-1"
         self.claimed: Counter[Mechanism] = Counter()
 
-    def question(self, plan: Plan) -> RecordDict:
-        signature = self.ledger.signer.sign("describe", payloads.question(plan, self.run))
-        asked = {"run": self.run, "ledger": self.ledger.id, "signature": signature}
-        plan_said = ConfigRecord(plan.to_config())
-        return RecordDict({"asked": ConfigRecord({**asked}), "plan": plan_said})
+    def question(self, plan: Plan, **fields: Any) -> Envelope:
+        """A signed question; ``fields`` replaces some of its own."""
+        values = {"plan": plan.encode().decode(), "run": self.run, "head": None, **fields}
+        return Envelope.sign(self.ledger.signer, "describe", canonical(values))
 
-    def stand(self, counts: dict[Mechanism, int], key: str, purpose: str = "train") -> ConfigRecord:
-        """A position that claims to hold so many steps."""
+    def head(self, counts: dict[Mechanism, int], key: str, purpose: str = "train") -> Fields:
+        """A signed head that claims to hold so many steps."""
         mine = exchange.position(self.ledger, self._account, self.ledger.id, "", key)
         with suppress(AccountingError):
             self.claimed |= Counter(counts)
         steps = counts_to_text(self.claimed)
         account = self.accounts[purpose]
-        claimed = replace(mine, account=account, spent=steps)
-        return ConfigRecord({**claimed.to_config(self.ledger)})
+        return replace(mine, account=account, spent=steps).to_config(self.ledger)
 
     def request(
         self,
         plan: Plan,
+        /,
         biases: np.ndarray,
         key: str = "k" * 16,
         purpose: str = "train",
-        replaced: dict[str, Any] | None = None,
-    ) -> RecordDict:
-        """A signed request; ``replaced`` changes its parts afterwards, None drops one."""
-        packed = biases.astype("<f4").tobytes()
-        said = payloads.request(plan, self.run, 1, key, packed)
-        signature = self.ledger.signer.sign(purpose, said)
-        asked = {"run": self.run, "round": 1, "key": key, "signature": signature}
+        **fields: Any,
+    ) -> Envelope:
+        """A signed request; ``fields`` replaces some of its own, ... drops one."""
         known = {}
         with suppress(AccountingError):
-            known = {plan.mechanism: 10**6, Mechanism(20.0, 1.0): 10**6}
-        content = {
-            "biases": codec.encode(biases),
-            "plan": ConfigRecord(plan.to_config()),
-            "request": ConfigRecord({**asked}),
-            "position": self.stand(known, key, purpose),
-            **(replaced or {}),
+            known = {plan.phases[0].mechanism: 10**6, Mechanism(20.0, 1.0): 10**6}
+        values = {
+            "plan": plan.encode().decode(),
+            "run": self.run,
+            "round": 1,
+            "key": key,
+            "head": self.head(known, key, purpose),
+            **fields,
         }
-        return RecordDict({k: v for k, v in content.items() if v is not None})
+        statement = canonical({k: v for k, v in values.items() if v is not ...})
+        return Envelope.sign(self.ledger.signer, purpose, statement, FLOAT32.encode(biases))
+
+
+def changed(envelope: Envelope, **fields: Any) -> Envelope:
+    """An envelope whose carrier has put other values in its statement."""
+    values = {**json.loads(envelope.statement), **fields}
+    return replace(envelope, statement=canonical(values))

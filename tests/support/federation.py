@@ -27,6 +27,7 @@ from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit import simulate
 from dpbitfit.errors import GuardUnavailable
 
+from . import warm
 from .certificates import Authority
 
 START_SECONDS = 120
@@ -56,13 +57,23 @@ class Guard:
         self.socket = socket
         self.log = home / "site-logs" / f"{policy.stem}.log"
         self._home, self._policy, self._environment = home, policy, environment
-        self.start()
+        words = ("guard", "serve", "--policy", str(policy))
+        command = [sys.executable, "-c", warm.MAIN, *words]
+        self._process: subprocess.Popen[bytes] | warm.Process
+        self._process = _start(command, home, environment, self.log)
+        _await(self._answers, self._process, self.log)
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
-        main = "from dpbitfit.cli import main; main()"
-        command = [sys.executable, "-c", main, "guard", "serve", "--policy", str(self._policy)]
-        self._process = _start(command, self._home, self._environment, self.log)
+        """Start it again, and wait until it answers."""
+        words = ("guard", "serve", "--policy", str(self._policy))
+        with self.log.open("ab") as file:
+            self._process = warm.Process(
+                *(warm.MAIN, *words),
+                stdout=file,
+                stderr=file,
+                cwd=self._home,
+                env=self._environment,
+            )
         _await(self._answers, self._process, self.log)
 
     def send(self, number: signal.Signals) -> None:
@@ -231,7 +242,9 @@ def _start(
         return subprocess.Popen(command, cwd=home, env=environment, stdout=file, stderr=file)
 
 
-def _await(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _await(
+    ready: Callable[[], bool], process: "subprocess.Popen[bytes] | warm.Process", log: Path
+) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not ready():
         assert process.poll() is None, log.read_text()

@@ -1,32 +1,35 @@
 """A grid in this process, whose nodes do what a test tells them."""
 
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import AccountName, Ledger, exchange
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import codec, payloads
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.flower import pack, unpack
+from dpbitfit.protocol.messages import Head, Question, RoundRequest, canonical
+
+from . import plans
 
 PARAMETERS = 50
-PLAN = Plan(
-    layout_digest="0" * 64,
-    model_digest="1" * 64,
+PLAN = plans.plan(
     noise_multiplier=2.0,
     sampling_rate=0.2,
     rounds=3,
     steps_per_round=2,
-    delta=1e-5,
     learning_rate=0.1,
 )
 
+Fields = dict[str, str | int]
 Answer = Callable[[Message], RecordDict | Error | None]
 
 
@@ -77,7 +80,7 @@ class LocalGrid(Grid):
 
 
 class Site:
-    """A well-behaved site that adds ``change`` to every bias; tests change what it says.
+    """A well-behaved site that adds ``change`` to every bias; tests change what it states.
 
     Its ledger is real; it answers the same key with the same reply.
     """
@@ -88,74 +91,91 @@ class Site:
         self.account = self.ledger.open_account(
             AccountName(name, "records", "record"), PLAN.delta, 8.0
         )
-        self.described: dict[str, Any] = {
+        self.facts: dict[str, Any] = {
             "site": name,
             "dataset": "records",
             "unit": "record",
             "declared_size": size,
-            "layout_digest": PLAN.layout_digest,
-            "model_digest": PLAN.model_digest,
-            "refused": "",
+            "layout_digest": PLAN.model.layout,
+            "model_digest": PLAN.model.digest,
+            "parameters": PARAMETERS,
+            "version": "0.1.0",
         }
         self.change = np.full(PARAMETERS, change, dtype=np.float32)
-        self.stated: dict[str, Any] = {}
-        self.asked: list[Message] = []
-        self._replies: dict[str, RecordDict] = {}
+        self.stated: dict[str, Any] = {}  # in a round's reply, in place of its own fields
+        self.refuses = ""  # a code for every question
+        self.requests: list[RoundRequest] = []
+        self._replies: dict[str, Envelope] = {}
 
     def __call__(self, message: Message) -> RecordDict | Error | None:
+        envelope = unpack(message.content)
         if message.metadata.message_type == "query":
-            coordinator = str(message.content.config_records["asked"]["ledger"])
-            said = message.content.config_records.get("position")
-            if said is not None:
-                self.hear(said, coordinator)
-            described = self.signed(self.described)
-            return RecordDict({"statements": described, "position": self.stand(coordinator)})
-        self.asked.append(message)
-        return self.train(message.content)
+            return pack(self.describe(envelope))
+        self.requests.append(envelope.read(RoundRequest, "train"))
+        reply = self.train(envelope)
+        return pack(reply) if isinstance(reply, Envelope) else reply
 
-    def hear(self, said: ConfigRecord, coordinator: str) -> None:
-        """Where the coordinator's ledger stands, told to a site that does not agree with it."""
-        theirs = SignedHead.from_config(dict(said), str(self.stand(coordinator)["head"]))
+    def describe(self, envelope: Envelope) -> Envelope:
+        question = envelope.read(Question, "describe")
+        if question.head is not None:
+            self.receive(question.head, envelope.sender)
+        if self.refuses:
+            return self.refusal(self.refuses)
+        return self.signed(
+            {"labels": [], "rounds_left": -1, "evaluation": None}, self.head(envelope.sender)
+        )
+
+    def receive(self, head: Head, coordinator: str) -> None:
+        """The head of a coordinator's ledger, for a site that does not agree with it."""
+        key = str(self.head(coordinator)["head"])
+        theirs = SignedHead.from_config(head.model_dump(), key)
         with suppress(LedgerError):
             exchange.check(self.ledger, self.account, theirs, coordinator)
 
-    def stand(self, coordinator: str, key: str = "") -> ConfigRecord:
-        stands = exchange.position(self.ledger, self.account, coordinator, coordinator, key)
-        return ConfigRecord({**stands.to_config(self.ledger)})
+    def head(self, coordinator: str, key: str = "") -> Fields:
+        head = exchange.position(self.ledger, self.account, coordinator, coordinator, key)
+        return head.to_config(self.ledger)
 
-    def train(self, content: RecordDict) -> RecordDict | Error | None:
-        request = content.config_records["request"]
-        key, run = str(request["key"]), str(request["run"])
+    def train(self, envelope: Envelope) -> Envelope | RecordDict | Error | None:
+        request = envelope.read(RoundRequest, "train")
+        key, run = request.key, request.run
         if key in self._replies:
             return self._replies[key]
-        theirs = SignedHead.from_config(dict(content.config_records["position"]), key)
-        counts = PLAN.counts(PLAN.steps_per_round)
+        theirs = SignedHead.from_config(request.head.model_dump(), key)
+        counts = PLAN.phases[0].round_counts
         exchange.check(self.ledger, self.account, theirs, theirs.ledger, counts)
         name = self.account.name
-        plan = Plan.from_config(content.config_records["plan"]).digest
-        self.ledger.allot(name, run, plan, PLAN.counts(PLAN.steps), theirs.ledger)
-        self.ledger.reserve(run, int(str(request["round"])), {self.account.id: key}, counts)
+        plan = Plan.decode(request.plan.encode()).digest
+        self.ledger.allot(name, run, plan, PLAN.counts, theirs.ledger)
+        self.ledger.reserve(run, request.round, {self.account.id: key}, counts)
         self.ledger.commit({key: "reply"})
-        self._replies[key] = reply = RecordDict(
-            {
-                "statements": self.signed(
-                    {
-                        "site": self.described["site"],
-                        "plan_digest": plan,
-                        "round": request["round"],
-                        "refused": "",
-                        **self.stated,
-                    },
-                    self.change.tobytes(),
-                ),
-                "position": self.stand(theirs.ledger, key),
-                "update": codec.encode(self.change),
-            }
-        )
+        head = self.head(theirs.ledger, key)
+        fields = {"plan_digest": plan, "round": request.round, "key": key, **self.stated}
+        self._replies[key] = reply = self.signed(fields, head, self.change.tobytes())
         return reply
 
-    def signed(self, stated: dict[str, Any], content: bytes = b"") -> ConfigRecord:
-        """Statements with the site's signature."""
-        said = {key: value for key, value in stated.items() if key != "refused"}
-        signature = self.ledger.signer.sign("reply", payloads.reply(said, content))
-        return ConfigRecord({**stated, "signature": signature})
+    def refuse_rounds(self, code: str) -> None:
+        """Refuse every round after it has touched data."""
+        usual = self.train
+
+        def train(envelope: Envelope) -> Envelope:
+            reply = usual(envelope)
+            assert isinstance(reply, Envelope)
+            return self.refusal(code, head=json.loads(reply.statement)["head"])
+
+        self.train = train  # type: ignore[method-assign]
+
+    def signed(self, fields: dict[str, Any], head: Fields, content: bytes = b"") -> Envelope:
+        """A reply with the site's signature."""
+        values = {"facts": self.facts, "head": head, **fields}
+        return Envelope.sign(self.ledger.signer, "reply", canonical(values), content)
+
+    def refusal(
+        self,
+        code: str,
+        key: str = "",
+        head: Fields | None = None,
+        untouched: str = "",
+    ) -> Envelope:
+        values = {"code": code, "key": key, "untouched": untouched, "head": head}
+        return Envelope(canonical(values))

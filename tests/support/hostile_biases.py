@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from dpbitfit.engine.biases import read_biases
-from dpbitfit.tasks.text_classification import TextTask
+from dpbitfit.tasks.text_classification.task import TextClassification
 
 WIDTH, HEADS = 384, 12  # MiniLM's
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def cancelling(task: TextTask, scale: float) -> NDArray[np.float32]:
+def cancelling(task: TextClassification, scale: float) -> NDArray[np.float32]:
     """``scale`` times a sign on each LayerNorm's bias, taken back by the biases that read it.
 
     What is left of the sums' rounding is that much larger.
@@ -41,7 +41,7 @@ def cancelling(task: TextTask, scale: float) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
-def overflowing_at_padding(task: TextTask, texts: list[str]) -> NDArray[np.float32]:
+def overflowing_at_padding(task: TextClassification, texts: list[str]) -> NDArray[np.float32]:
     """A query bias of the first layer with which scores overflow at padding, and only there.
 
     ``texts`` are public ones that the coordinator knows.
@@ -50,7 +50,7 @@ def overflowing_at_padding(task: TextTask, texts: list[str]) -> NDArray[np.float
     key = backbone.encoder.layer[0].attention.self.key
     with torch.no_grad():
         real = [
-            key(backbone.embeddings(input_ids=torch.tensor([t])))[0] for t in task._tokens(texts)
+            key(backbone.embeddings(input_ids=torch.tensor([t])))[0] for t in task.tokens(texts)
         ]
         padding = key(backbone.embeddings(input_ids=torch.zeros((1, 64), dtype=torch.long)))[0]
     words, pads = (

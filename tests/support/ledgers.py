@@ -18,7 +18,7 @@ def steps(count: int, mechanism: Mechanism = STEP) -> Counts:
     return ((mechanism, count),)
 
 
-def book(folder: Path, name: str = "ledger.sqlite") -> Ledger:
+def new_ledger(folder: Path, name: str = "ledger.sqlite") -> Ledger:
     return Ledger(str(folder / name), create=True)
 
 
@@ -27,12 +27,12 @@ def account(ledger: Ledger, name: AccountName = NAME, budget: float = 8.0) -> Ac
 
 
 def run_rounds(
-    ledger: Ledger, of: Account, run: str, rounds: int, bag: Counts, outcome: str = "reply"
+    ledger: Ledger, account: Account, run: str, rounds: int, counts: Counts, outcome: str = "reply"
 ) -> None:
     """Reserve rounds of a run and commit them; an empty outcome leaves them reserved."""
     for number in range(rounds):
-        key = f"{run}-{number}-{of.id}"
-        ledger.reserve(run, number, {of.id: key}, bag)
+        key = f"{run}-{number}-{account.id}"
+        ledger.reserve(run, number, {account.id: key}, counts)
         if outcome:
             ledger.commit({key: outcome})
 
@@ -46,11 +46,11 @@ def adaptive(ledger: Ledger) -> Account:
 
     A tight composition of them is 75 % of the budget, the filter's figure 83 %.
     """
-    of = account(ledger, NAME, ADAPTIVE_BUDGET)
+    opened = account(ledger, NAME, ADAPTIVE_BUDGET)
     ledger.allot(NAME, "one", "first", steps(40, NOISY))
-    run_rounds(ledger, of, "one", 4, steps(10, NOISY))
+    run_rounds(ledger, opened, "one", 4, steps(10, NOISY))
     ledger.allot(NAME, "two", "second", steps(70, NOISY))
-    run_rounds(ledger, of, "two", 6, steps(10, NOISY))
+    run_rounds(ledger, opened, "two", 6, steps(10, NOISY))
     return ledger.account(NAME)
 
 
@@ -59,10 +59,10 @@ def no_bound() -> float:
     return composition.epsilon({NOISY: 100}, DELTA).epsilon
 
 
-def numbers(told: Any) -> Iterator[float]:
+def numbers(value: Any) -> Iterator[float]:
     """Every number in what JSON holds."""
-    if isinstance(told, dict | list):
-        for each in told.values() if isinstance(told, dict) else told:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
             yield from numbers(each)
-    elif isinstance(told, int | float):
-        yield told
+    elif isinstance(value, int | float):
+        yield value

@@ -14,7 +14,7 @@ def held_out() -> dict[str, list[str]]:
 
 
 def many_held_out() -> dict[str, list[str]]:
-    """So many that a measurement takes seconds."""
+    """So many that an evaluation takes seconds."""
     return {name: values * 300 for name, values in held_out().items()}
 
 

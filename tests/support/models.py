@@ -90,8 +90,8 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 def losses(model: nn.Module, name: str) -> Callable[[Sequence[int]], Tensor]:
     data = inputs(name)
 
-    def of(records: Sequence[int]) -> Tensor:
+    def per_record(records: Sequence[int]) -> Tensor:
         logits = model(data[list(records)]).logits
         return functional.cross_entropy(logits, LABELS[list(records)], reduction="none")
 
-    return of
+    return per_record

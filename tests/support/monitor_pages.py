@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.access import Tokens, make_token
-from dpbitfit_monitor.reader import Reader
+from dpbitfit_monitor.reader import Viewer
 from dpbitfit_monitor.web import make_app
 from starlette.testclient import TestClient
 
@@ -47,18 +47,22 @@ def token_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def token(token_file: Path) -> str:
-    made, line = make_token("Dr. Jensen")
+    secret, line = make_token("Dr. Jensen")
     token_file.write_text(f"# who may look\n{line}\n")
-    return made
+    return secret
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    return folder(tmp_path / "runs" / "out", LINE, {**LINE, "round": 1, "accuracy": 0.75})
+    return folder(
+        tmp_path / "runs" / "out",
+        LINE,
+        {**LINE, "round": 1, "metrics": {"accuracy": 0.75, "loss": None}},
+    )
 
 
 @pytest.fixture
-def monitor(reader: Reader, out: Path, monkeypatch: pytest.MonkeyPatch) -> Monitor:
+def monitor(reader: Viewer, out: Path, monkeypatch: pytest.MonkeyPatch) -> Monitor:
     monkeypatch.setattr("dpbitfit_monitor.reader.FRESH_SECONDS", 0)
     monkeypatch.setattr("dpbitfit_monitor.monitor.RUNS_SECONDS", 0)
     return Monitor(reader, [out.parent])
@@ -66,7 +70,7 @@ def monitor(reader: Reader, out: Path, monkeypatch: pytest.MonkeyPatch) -> Monit
 
 @pytest.fixture
 def stranger(monitor: Monitor, token: str, token_file: Path) -> Iterator[TestClient]:
-    """Somebody who has not signed in."""
+    """A viewer who has not signed in."""
     app = make_app(monitor, None, is_local=True, page_tokens=Tokens(token_file))
     with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
         yield client
@@ -74,6 +78,6 @@ def stranger(monitor: Monitor, token: str, token_file: Path) -> Iterator[TestCli
 
 @pytest.fixture
 def page(stranger: TestClient, token: str) -> TestClient:
-    """Somebody who has."""
+    """A viewer who has signed in."""
     assert stranger.post("/sign-in", data={"token": token}, headers=OWN).status_code == 303
     return stranger

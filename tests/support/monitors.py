@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import grpc
+from dpbitfit_monitor.addresses import Address
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.serve import Address, Serving, serve
+from dpbitfit_monitor.serve import Serving, serve
 
 LOOPBACK = Address("127.0.0.1", 0)
 LOCAL = Serving(LOOPBACK, LOOPBACK)
@@ -22,7 +23,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(monitor: Monitor, serving: Serving = LOCAL) -> Iterator[Serving]:
-    """Serves until the block ends, at the ports of what it gives."""
+    """Serves until the block ends, on the ports of the result."""
     serving = replace(
         serving,
         grpc=serving.grpc._replace(port=free_port()),

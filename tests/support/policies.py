@@ -23,9 +23,11 @@ POLICY: dict[str, Any] = {
     },
     "coordinators": {"trial-office": {"public-key": PUBLIC}},
     "models": {"minilm": {"path": "minilm", "digest": "cd" * 32}},
+    "tasks": {"triage": "hospital.tasks:Triage"},
     "datasets": {
         "letters": {
             "path": "/srv/letters.csv",
+            "task": "text-classification",
             "text-column": "body",
             "label-column": "topic",
             "labels": "/srv/letters.labels.txt",
@@ -69,12 +71,12 @@ def changed(key: Key, value: Any, values: Mapping[str, Any] = POLICY) -> dict[st
 
 def keys(values: Mapping[str, Any] = POLICY, table: Key = ()) -> list[Key]:
     """Every key, tables too."""
-    found = []
+    names = []
     for name, value in values.items():
-        found.append((*table, name))
+        names.append((*table, name))
         if isinstance(value, dict):
-            found += keys(value, (*table, name))
-    return found
+            names += keys(value, (*table, name))
+    return names
 
 
 def written(values: Mapping[str, Any]) -> tuple[str, dict[Key, int]]:

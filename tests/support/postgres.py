@@ -32,7 +32,7 @@ class Server:
         self._folder = folder
 
     def empty(self) -> str:
-        """The URL of a database without tables; whoever still used it is cut off."""
+        """The URL of a database without tables; its last clients are cut off."""
         self.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -70,10 +70,10 @@ def serve(programs: Path) -> Iterator[Server]:
     def run(program: str, *options: str) -> None:
         command = [str(programs / program), "-D", str(data), *options]
         # The server outlives pg_ctl: a pipe of ours in its hands would never end.
-        with tempfile.TemporaryFile() as said:
-            done = subprocess.run(command, user=user, cwd=folder, stdout=said, stderr=said)
-            said.seek(0)
-            assert done.returncode == 0, said.read().decode()
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(command, user=user, cwd=folder, stdout=output, stderr=output)
+            output.seek(0)
+            assert done.returncode == 0, output.read().decode()
 
     try:
         run("initdb", "-U", "ledger", "--auth=trust", "--encoding=UTF8", "--locale=C")

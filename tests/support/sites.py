@@ -13,44 +13,40 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dpbitfit_client import message
-from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy.policy import model_digest
-from flwr.app import RecordDict
 
 from dpbitfit.errors import GuardUnavailable
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import Description, Facts, Refusal, RoundRequest
 from dpbitfit.tasks.models import resolve_model
-from dpbitfit.tasks.text_classification import TextTask
 
 from ..conftest import ROOT
+from . import plans, warm
 from .coordinators import Coordinator
 from .policies import changed, written
+from .tasks import load_text
 
 SERVE = "from dpbitfit_client.cli import app; app()"
 SECONDS = 180.0  # for anything on a slow machine
 
 # So little is spent by each that there are many good questions in a budget.
-GOOD = Plan(
-    layout_digest="0" * 64,
-    model_digest="1" * 64,
+GOOD = plans.plan(
     noise_multiplier=20.0,
     sampling_rate=0.1,
     rounds=200,
     steps_per_round=1,
-    delta=1e-5,
     max_length=24,
 )
 # The same, but asked for so many steps that it is still at work when something happens to it.
-LONG = replace(GOOD, rounds=2, steps_per_round=5000)
+LONG = plans.plan(GOOD, rounds=2, steps_per_round=5000)
 
 _keys = (f"key-{number:012}" for number in itertools.count())
 
@@ -62,13 +58,17 @@ def fresh_key() -> str:
 @functools.cache
 def pretrained() -> np.ndarray:
     """Where a run begins: the packed biases of the model, whatever its labels."""
-    return TextTask.load("minilm", ("a", "b"), "labels").pretrained
+    return load_text("minilm", ("a", "b"), "labels").pretrained
+
+
+def key_of(request: Envelope) -> str:
+    return RoundRequest.decode(request.statement).key
 
 
 class Site:
     """A folder with policy, ledger and socket, the guard's process, and who asks it."""
 
-    def __init__(self, folder: Path, corpus: Path, command: list[str] | None = None) -> None:
+    def __init__(self, folder: Path, corpus: Path, code: str = SERVE, fresh: bool = False) -> None:
         self.folder = folder
         self.policy = folder / "policy.toml"
         self.touched = folder / "touched"
@@ -81,16 +81,16 @@ class Site:
         self.office = Coordinator(folder / "office")
         self.other = Coordinator(folder / "other")
         self.values = policy(self, corpus)
-        self.command = command or [sys.executable, "-c", SERVE]
+        self._code, self._fresh = code, fresh
         self.environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "client", ROOT / "server"))),
             "DPBITFIT_TOUCHED": str(self.touched),
             "DPBITFIT_LETTERS": str(corpus),
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | warm.Process | None = None
         self.begun = False
-        self._plans: dict[str, pb.Statements] = {}
+        self._plans: dict[str, Facts] = {}
 
     def write(self, *changes: tuple[tuple[str, ...], Any]) -> None:
         """The policy file, with some keys set."""
@@ -102,18 +102,20 @@ class Site:
     def start(self, umask: int = -1) -> None:
         """Start the guard, under this process's umask or another, and wait until it answers.
 
-        The first time with a ledger that its user has made.
+        The first time with a ledger that its user has made. A fresh guard is a Python
+        that has imported nothing.
         """
         if not self.begun:
             self.begun = True
             begin(self.ledger_file)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.command, "serve", "--policy", str(self.policy)],
-                env=self.environment,
-                stderr=log,
-                umask=umask,
-            )
+            words = ("serve", "--policy", str(self.policy))
+            given: Any = {"env": self.environment, "stderr": log, "umask": umask}
+            if self._fresh:
+                command = [sys.executable, "-c", self._code, *words]
+                self.process = subprocess.Popen(command, **given)
+            else:
+                self.process = warm.Process(self._code, *words, **given)
         last = time.monotonic() + SECONDS
         while True:
             with suppress(GuardUnavailable):
@@ -134,31 +136,29 @@ class Site:
 
     def plan(self, plan: Plan = GOOD) -> Plan:
         """The plan with the digests of this site."""
-        settings = f"{plan.head} {plan.logit_scale} {plan.max_length}"
+        settings = plan.task.model_dump_json()
         if settings not in self._plans:
-            asked = message.question(self.office.question(plan))
-            self._plans[settings] = self.relay().describe(asked).statements
-        said = self._plans[settings]
-        return replace(plan, layout_digest=said.layout_digest, model_digest=said.model_digest)
+            reply = self.relay().describe(self.office.question(plan))
+            self._plans[settings] = Description.decode(reply.statement).facts
+        facts = self._plans[settings]
+        return plans.plan(plan, layout_digest=facts.layout_digest, model_digest=facts.model_digest)
 
     def biases(self) -> np.ndarray:
         return pretrained()
 
     def request(
         self, plan: Plan, purpose: str = "train", by: Coordinator | None = None, **options: Any
-    ) -> pb.RoundRequest:
+    ) -> Envelope:
         options = {"key": fresh_key(), "biases": self.biases(), **options}
-        content = (by or self.office).request(plan, purpose=purpose, **options)
-        assert isinstance(content, RecordDict)
-        return message.request(content)
+        return (by or self.office).request(plan, purpose=purpose, **options)
 
-    def train(self, plan: Plan | None = None, **options: Any) -> pb.TrainReply:
+    def train(self, plan: Plan | None = None, **options: Any) -> Envelope:
         return self.relay().train(self.request(plan or self.plan(), **options))
 
-    def evaluate(self, plan: Plan, **options: Any) -> pb.EvaluateReply:
+    def evaluate(self, plan: Plan, **options: Any) -> Envelope:
         return self.relay().evaluate(self.request(plan, purpose="evaluate", **options))
 
-    def refused(self, plan: Plan, **options: Any) -> pb.Refusal:
+    def refused(self, plan: Plan, **options: Any) -> Refusal:
         """How it refuses to train a plan."""
         try:
             self.train(plan, **options)
@@ -176,7 +176,7 @@ class Site:
         for one in ledger.accounts():
             if one.name.dataset == account:
                 ledger.verify(one)
-                for held in ledger.holdings([one.id])[one.id].values():
+                for held in ledger.allotments([one.id])[one.id].values():
                     found.update(reserved=held.reserved, committed=held.committed)
         ledger.database.close()
         return +found

@@ -23,29 +23,31 @@ channel.close()
 """
 # A round of public text, so that whatever a guard imports late is imported now.
 _GUARD_NEEDED = """
-import numpy as np
-from dpbitfit_client import service, cli
-from dpbitfit.plan import Plan
-from dpbitfit.tables import Examples, read_examples
-from dpbitfit.tasks import TextTask
-from dpbitfit.ledger import Ledger, Name
-from dpbitfit import accounting, bias
-from dpbitfit.accounting import Mechanism
-from dpbitfit.training import OptimizerState, train_round
+from dpbitfit_client import cli
+from dpbitfit_client.guard import service
+from tests.support import plans
+from dpbitfit.data.tables import read_table
+from dpbitfit.tasks.attach import attach
+from dpbitfit.tasks.text_classification.settings import TextSettings
+from dpbitfit.tasks.text_classification.task import TextClassification
+from dpbitfit.ledger import AccountName, Ledger
+from dpbitfit.accounting import composition
+from dpbitfit.engine.optimizers import OptimizerState
+from dpbitfit.engine.training import train_round
 import csv, tempfile
 from pathlib import Path
 with tempfile.TemporaryDirectory() as folder:
     data = Path(folder, "a.csv")
     data.write_text("text,label\\nhello there,a\\ngood bye,b\\n")
-    examples = read_examples(str(data), "text", "label", ("a", "b"))
-    Ledger(str(Path(folder, "l.sqlite")), create=True).open_account(Name("a", "b", "c"), 1e-5, 1.0)
-task = TextTask.load("minilm", ("a", "b"), "labels", max_length=8)
-plan = Plan("", "", 1.0, 0.5, 1, 1, 1e-5, max_length=8)
-start = bias.pack(task.model, task.layout)
+    table = read_table(str(data), TextClassification.columns, ("a", "b"))
+    ledger = Ledger(str(Path(folder, "l.sqlite")), create=True)
+    ledger.open_account(AccountName("a", "b", "c"), 1e-5, 1.0)
+task = attach(TextClassification, "minilm", TextSettings(max_length=8), ("a", "b"))
+phase = plans.phase(sampling_rate=0.5, rounds=1, steps_per_round=1)
 train_round(
-    task.model, task.layout, task.records(examples), plan, 2, start, OptimizerState()
+    task.model, task.layout, task.records(table), phase, 2, task.pretrained, OptimizerState()
 )
-accounting.epsilon({Mechanism(20.0, 0.1): 3}, 1e-5)
+composition.epsilon({composition.Mechanism(20.0, 0.1): 3}, 1e-5)
 """
 _BECOME = """
 import os
@@ -73,9 +75,9 @@ def command(user: str, code: str, *groups: int, needed: str = _NEEDED) -> list[s
     return [sys.executable, "-c", needed + become + code]
 
 
-def guard_command(*groups: int) -> list[str]:
-    """The guard, run as its own user."""
-    return command(GUARD, "cli.app()", *groups, needed=_GUARD_NEEDED)
+def guard_code(*groups: int) -> str:
+    """Python code of the guard, which runs as its own user."""
+    return command(GUARD, "cli.app()", *groups, needed=_GUARD_NEEDED)[-1]
 
 
 _FRONT = """

@@ -24,43 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%dpbitfit_client/generated/guard.proto\x12\x11\x64pbitfit.guard.v1\"\x89\x03\n\x04Plan\x12\x15\n\rlayout_digest\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x18\n\x10noise_multiplier\x18\x03 \x01(\x01\x12\x15\n\rsampling_rate\x18\x04 \x01(\x01\x12\x0e\n\x06rounds\x18\x05 \x01(\x03\x12\x17\n\x0fsteps_per_round\x18\x06 \x01(\x03\x12\r\n\x05\x64\x65lta\x18\x07 \x01(\x01\x12\x10\n\x08\x63lipping\x18\x08 \x01(\t\x12\x15\n\rclipping_norm\x18\t \x01(\x01\x12\r\n\x05noise\x18\n \x01(\t\x12\x11\n\toptimizer\x18\x0b \x01(\t\x12\x15\n\rlearning_rate\x18\x0c \x01(\x01\x12\x0c\n\x04unit\x18\r \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x0e \x01(\t\x12\r\n\x05model\x18\x0f \x01(\t\x12\x0c\n\x04head\x18\x10 \x01(\t\x12\x13\n\x0blogit_scale\x18\x11 \x01(\x01\x12\x12\n\nmax_length\x18\x12 \x01(\x03\x12\x0f\n\x07metrics\x18\x13 \x01(\t\x12\x13\n\x0b\x65valuations\x18\x14 \x01(\x03\"\xda\x01\n\nSignedHead\x12\x0e\n\x06ledger\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0c\n\x04head\x18\x03 \x01(\t\x12\r\n\x05spent\x18\x04 \x01(\t\x12\x15\n\rseen_sequence\x18\x05 \x01(\x03\x12\x11\n\tseen_head\x18\x06 \x01(\t\x12\x0b\n\x03key\x18\x07 \x01(\t\x12\x11\n\tsignature\x18\x08 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\t \x01(\t\x12\x13\n\x0b\x63oordinator\x18\n \x01(\t\x12\x0c\n\x04runs\x18\x0b \x01(\t\x12\x0f\n\x07rebased\x18\x0c \x01(\x03\"\x9e\x01\n\x0f\x44\x65scribeRequest\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.dpbitfit.guard.v1.Plan\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\t\x12/\n\x08position\x18\x05 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.SignedHead\"\xa2\x01\n\nStatements\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x15\n\rdeclared_size\x18\x04 \x01(\x03\x12\x15\n\rlayout_digest\x18\x05 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\x12\x12\n\nparameters\x18\x07 \x01(\x03\x12\x0f\n\x07version\x18\x08 \x01(\t\"0\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10noise_multiplier\x18\x02 \x01(\x01\"\x93\x01\n\x0f\x45valuationOffer\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x15\n\rdeclared_size\x18\x03 \x01(\x03\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x01\x12\x0f\n\x07\x65psilon\x18\x05 \x01(\x01\x12*\n\x07metrics\x18\x06 \x03(\x0b\x32\x19.dpbitfit.guard.v1.Metric\"\xe3\x01\n\rDescribeReply\x12\x31\n\nstatements\x18\x01 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.Statements\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x13\n\x0brounds_left\x18\x03 \x01(\x03\x12/\n\x08position\x18\x04 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.SignedHead\x12\x36\n\nevaluation\x18\x05 \x01(\x0b\x32\".dpbitfit.guard.v1.EvaluationOffer\x12\x11\n\tsignature\x18\x06 \x01(\t\"\xb2\x01\n\x0cRoundRequest\x12%\n\x04plan\x18\x01 \x01(\x0b\x32\x17.dpbitfit.guard.v1.Plan\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x03\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x0e\n\x06\x62iases\x18\x05 \x01(\x0c\x12/\n\x08position\x18\x06 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.SignedHead\x12\x11\n\tsignature\x18\x07 \x01(\t\"\xc4\x01\n\nTrainReply\x12\x31\n\nstatements\x18\x01 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.Statements\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x03\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x0e\n\x06update\x18\x05 \x01(\x0c\x12/\n\x08position\x18\x06 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.SignedHead\x12\x11\n\tsignature\x18\x07 \x01(\t\"\xa7\x02\n\rEvaluateReply\x12\x31\n\nstatements\x18\x01 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.Statements\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x03\x12\x0b\n\x03key\x18\x04 \x01(\t\x12>\n\x07metrics\x18\x05 \x03(\x0b\x32-.dpbitfit.guard.v1.EvaluateReply.MetricsEntry\x12/\n\x08position\x18\x06 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.SignedHead\x12\x11\n\tsignature\x18\x07 \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x0f\n\rStatusRequest\"L\n\x0bStatusReply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61tasets\x18\x03 \x03(\t\x12\x0c\n\x04\x62usy\x18\x04 \x01(\x08\"h\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x11\n\tuntouched\x18\x03 \x01(\t\x12/\n\x08position\x18\x04 \x01(\x0b\x32\x1d.dpbitfit.guard.v1.SignedHead2\xbd\x02\n\x05Guard\x12P\n\x08\x44\x65scribe\x12\".dpbitfit.guard.v1.DescribeRequest\x1a .dpbitfit.guard.v1.DescribeReply\x12G\n\x05Train\x12\x1f.dpbitfit.guard.v1.RoundRequest\x1a\x1d.dpbitfit.guard.v1.TrainReply\x12M\n\x08\x45valuate\x12\x1f.dpbitfit.guard.v1.RoundRequest\x1a .dpbitfit.guard.v1.EvaluateReply\x12J\n\x06Status\x12 .dpbitfit.guard.v1.StatusRequest\x1a\x1e.dpbitfit.guard.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%dpbitfit_client/generated/guard.proto\x12\x11\x64pbitfit.guard.v1\"Q\n\x08\x45nvelope\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\"\x0f\n\rStatusRequest\"L\n\x0bStatusReply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61tasets\x18\x03 \x03(\t\x12\x0c\n\x04\x62usy\x18\x04 \x01(\x08\x32\xa2\x02\n\x05Guard\x12\x44\n\x08\x44\x65scribe\x12\x1b.dpbitfit.guard.v1.Envelope\x1a\x1b.dpbitfit.guard.v1.Envelope\x12\x41\n\x05Train\x12\x1b.dpbitfit.guard.v1.Envelope\x1a\x1b.dpbitfit.guard.v1.Envelope\x12\x44\n\x08\x45valuate\x12\x1b.dpbitfit.guard.v1.Envelope\x1a\x1b.dpbitfit.guard.v1.Envelope\x12J\n\x06Status\x12 .dpbitfit.guard.v1.StatusRequest\x1a\x1e.dpbitfit.guard.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dpbitfit_client.generated.guard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVALUATEREPLY_METRICSENTRY']._loaded_options = None
-  _globals['_EVALUATEREPLY_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_PLAN']._serialized_start=61
-  _globals['_PLAN']._serialized_end=454
-  _globals['_SIGNEDHEAD']._serialized_start=457
-  _globals['_SIGNEDHEAD']._serialized_end=675
-  _globals['_DESCRIBEREQUEST']._serialized_start=678
-  _globals['_DESCRIBEREQUEST']._serialized_end=836
-  _globals['_STATEMENTS']._serialized_start=839
-  _globals['_STATEMENTS']._serialized_end=1001
-  _globals['_METRIC']._serialized_start=1003
-  _globals['_METRIC']._serialized_end=1051
-  _globals['_EVALUATIONOFFER']._serialized_start=1054
-  _globals['_EVALUATIONOFFER']._serialized_end=1201
-  _globals['_DESCRIBEREPLY']._serialized_start=1204
-  _globals['_DESCRIBEREPLY']._serialized_end=1431
-  _globals['_ROUNDREQUEST']._serialized_start=1434
-  _globals['_ROUNDREQUEST']._serialized_end=1612
-  _globals['_TRAINREPLY']._serialized_start=1615
-  _globals['_TRAINREPLY']._serialized_end=1811
-  _globals['_EVALUATEREPLY']._serialized_start=1814
-  _globals['_EVALUATEREPLY']._serialized_end=2109
-  _globals['_EVALUATEREPLY_METRICSENTRY']._serialized_start=2063
-  _globals['_EVALUATEREPLY_METRICSENTRY']._serialized_end=2109
-  _globals['_STATUSREQUEST']._serialized_start=2111
-  _globals['_STATUSREQUEST']._serialized_end=2126
-  _globals['_STATUSREPLY']._serialized_start=2128
-  _globals['_STATUSREPLY']._serialized_end=2204
-  _globals['_REFUSAL']._serialized_start=2206
-  _globals['_REFUSAL']._serialized_end=2310
-  _globals['_GUARD']._serialized_start=2313
-  _globals['_GUARD']._serialized_end=2630
+  _globals['_ENVELOPE']._serialized_start=60
+  _globals['_ENVELOPE']._serialized_end=141
+  _globals['_STATUSREQUEST']._serialized_start=143
+  _globals['_STATUSREQUEST']._serialized_end=158
+  _globals['_STATUSREPLY']._serialized_start=160
+  _globals['_STATUSREPLY']._serialized_end=236
+  _globals['_GUARD']._serialized_start=239
+  _globals['_GUARD']._serialized_end=529
 # @@protoc_insertion_point(module_scope)

@@ -36,18 +36,18 @@ class GuardStub:
         """
         self.Describe = channel.unary_unary(
                 '/dpbitfit.guard.v1.Guard/Describe',
-                request_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.DescribeRequest.SerializeToString,
-                response_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.DescribeReply.FromString,
+                request_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
+                response_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
                 _registered_method=True)
         self.Train = channel.unary_unary(
                 '/dpbitfit.guard.v1.Guard/Train',
-                request_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.RoundRequest.SerializeToString,
-                response_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.TrainReply.FromString,
+                request_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
+                response_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
                 _registered_method=True)
         self.Evaluate = channel.unary_unary(
                 '/dpbitfit.guard.v1.Guard/Evaluate',
-                request_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.RoundRequest.SerializeToString,
-                response_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.EvaluateReply.FromString,
+                request_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
+                response_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
                 _registered_method=True)
         self.Status = channel.unary_unary(
                 '/dpbitfit.guard.v1.Guard/Status',
@@ -67,7 +67,7 @@ class GuardServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Train(self, request, context):
-        """One round of a plan, trained once: asked again, the same bytes.
+        """One round of a plan, trained once: the same bytes when requested again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,18 +92,18 @@ def add_GuardServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
-                    request_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.DescribeRequest.FromString,
-                    response_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.DescribeReply.SerializeToString,
+                    request_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
+                    response_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
             ),
             'Train': grpc.unary_unary_rpc_method_handler(
                     servicer.Train,
-                    request_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.RoundRequest.FromString,
-                    response_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.TrainReply.SerializeToString,
+                    request_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
+                    response_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
             ),
             'Evaluate': grpc.unary_unary_rpc_method_handler(
                     servicer.Evaluate,
-                    request_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.RoundRequest.FromString,
-                    response_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.EvaluateReply.SerializeToString,
+                    request_deserializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
+                    response_serializer=dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -136,8 +136,8 @@ class Guard:
             request,
             target,
             '/dpbitfit.guard.v1.Guard/Describe',
-            dpbitfit__client_dot_generated_dot_guard__pb2.DescribeRequest.SerializeToString,
-            dpbitfit__client_dot_generated_dot_guard__pb2.DescribeReply.FromString,
+            dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
+            dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
             options,
             channel_credentials,
             insecure,
@@ -163,8 +163,8 @@ class Guard:
             request,
             target,
             '/dpbitfit.guard.v1.Guard/Train',
-            dpbitfit__client_dot_generated_dot_guard__pb2.RoundRequest.SerializeToString,
-            dpbitfit__client_dot_generated_dot_guard__pb2.TrainReply.FromString,
+            dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
+            dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
             options,
             channel_credentials,
             insecure,
@@ -190,8 +190,8 @@ class Guard:
             request,
             target,
             '/dpbitfit.guard.v1.Guard/Evaluate',
-            dpbitfit__client_dot_generated_dot_guard__pb2.RoundRequest.SerializeToString,
-            dpbitfit__client_dot_generated_dot_guard__pb2.EvaluateReply.FromString,
+            dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.SerializeToString,
+            dpbitfit__client_dot_generated_dot_guard__pb2.Envelope.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,120 +1,112 @@
-"""The one object that touches a site's records. It answers what the site's policy allows.
+"""The only object that touches a site's records. It does what the site's policy allows.
 
-    signed by somebody the policy knows -> within the policy's limits -> asked before?
-        -> the ledgers agree -> the plan fits the share and the budget -> reserved, durably
-        -> trained -> answer and commit in one transaction -> signed
+    signed by a coordinator that the policy lists -> within the policy's limits
+        -> answered before? -> the ledgers agree -> the plan fits the share and the budget
+        -> reserved, durably -> trained -> reply and commit in one transaction -> signed
 
-Whoever carries the messages is not trusted: not the coordinator, and not Flower's
-process beside it. A refusal says a fixed code, and where no record was touched
+Neither the coordinator is trusted nor the relay, Flower's process beside the guard.
+A refusal is a fixed code, and where no record was touched
 the site's signature that this is so.
 
-What has had its turn leaves at the policy's next slot (see ``ReplySlot``). What is
-refused before that has touched nothing, and leaves at once.
+A reply leaves at the policy's next slot (see ``ReplySlot``), and so does a refusal that
+has waited for its turn. What is refused before that has touched nothing, and leaves
+at once.
 """
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpbitfit.accounting.composition import Counts
 from dpbitfit.errors import (
     AnswerLost,
     DpbitfitError,
     IdentityError,
-    InputError,
     LedgerError,
     PolicyError,
     ProtocolError,
 )
-from dpbitfit.ledger import Account, AccountName, Ledger, exchange, status
-from dpbitfit.ledger.heads import Heads
+from dpbitfit.ledger import Account
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import payloads
-from dpbitfit.tasks.text_classification import Progress
-from dpbitfit_client import message
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import REPLY, TRAIN, Description, EvaluationOffer, Facts, Refusal
+from dpbitfit.protocol.signing import untouched
+from dpbitfit.tasks.base import Progress
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.guard.operations import EvaluateRound, Operation, Round_co, TrainRound
+from dpbitfit_client.guard.accounts import Accounts
+from dpbitfit_client.guard.operations import EvaluateRound, Operation, TrainRound
 from dpbitfit_client.guard.records import Read, Records, read_part
 from dpbitfit_client.guard.reply_slot import ReplySlot
-from dpbitfit_client.guard.request import Request, read_position, read_question
+from dpbitfit_client.guard.request import Request, read_head, read_question
 from dpbitfit_client.guard.task_cache import LoadedTask, TaskCache
 from dpbitfit_client.message import Refused
-from dpbitfit_client.policy.policy import Dataset, Evaluation, Policy
+from dpbitfit_client.policy.policy import Dataset, Policy
 
 WAIT_SECONDS = 600  # for a round that this process or another one of the site still trains
 
 
-def go_on(_done: int, _of: int) -> None:
+def go_on(_done: int, _total: int) -> None:
     """Progress that ends nothing."""
 
 
 class Guard:
-    """A site's policy and ledger, and the rooms in which its records are trained on."""
+    """A site's policy and ledger, and the tasks that its records are trained on."""
 
     def __init__(self, policy: Policy, read: Read = read_part) -> None:
         """Read every record that the policy names; InputError where one is unusable."""
         self.policy = policy
         self.records = Records(policy, read)
-        self.ledger = Ledger(policy.site.ledger)
-        self._heads = Heads(policy.site.state_directory)
-        self._heads.check(self.ledger)
-        self._accounts = {}
-        for name, one in policy.datasets.items():
-            self._refuse_forgetting(one)
-            shares = self._shares(one.account)
-            self._accounts["train", name] = self._open(one.account, one, shares)
-            if one.evaluation is not None:
-                account = self._open(one.evaluation_name, one.evaluation, shares)
-                self._accounts["evaluate", name] = account
-        self._heads.write(self.ledger)
-        self._rooms = TaskCache(policy.folder, self.records)
-        self._turn = ReplySlot(policy.site.reply_slot_seconds)
+        self._accounts = Accounts(policy)
+        self.ledger = self._accounts.ledger
+        self._tasks = TaskCache(policy.folder, self.records, policy.tasks)
+        self._slot = ReplySlot(policy.site.reply_slot_seconds)
 
     def close(self) -> None:
-        """Let nobody begin any more, and hold no reply back."""
-        self._turn.close()
+        """Let no call begin any more, and hold no reply back."""
+        self._slot.close()
 
-    def describe(self, asked: pb.DescribeRequest) -> pb.DescribeReply:
-        """What this site is, for a plan: public constants only. Raises Refused."""
+    def describe(self, envelope: Envelope) -> Envelope:
+        """A Question's Description: public constants only. Raises Refused."""
         began = time.monotonic()
-        with _refusing(lambda code: pb.Refusal(code=code)):
-            plan = read_question(asked)
-            dataset = self._known(plan, asked.coordinator)
+        with _refusing(lambda code: Refusal(code=code)):
+            question, plan = read_question(envelope)
+            coordinator = envelope.sender
+            dataset = self._dataset(plan, coordinator)
             with self._alone(began):
-                room = self._enter(dataset, plan, asked.coordinator)
-            account = self._accounts["train", dataset.name]
-            if asked.HasField("position"):
-                self._compare(account, asked)
-            reply = pb.DescribeReply(
-                statements=self._statements(dataset, room),
-                labels=room.task.labels,
+                loaded = self._load(dataset, plan, coordinator)
+            account = self._accounts.find(TRAIN, dataset)
+            if question.head is not None:
+                mine = self._accounts.head(account, coordinator, "")
+                # A head that was sent before is for another head of this ledger.
+                theirs = read_head(question.head, mine.head, coordinator)
+                self._accounts.compare(account, coordinator, theirs)
+            description = Description(
+                facts=self._facts(dataset, loaded),
+                labels=tuple(loaded.task.labels),
+                rounds_left=self._accounts.rounds_left(account, question.run, coordinator),
                 evaluation=_offer(dataset),
-                rounds_left=self._rounds_left(account, asked.run, asked.coordinator),
-                position=self._position(account, asked.coordinator, ""),
+                head=self._accounts.head(account, coordinator, ""),
             )
-            message.sign(self.ledger.signer, reply)
-        return reply
+            return Envelope.sign(self.ledger.signer, REPLY, description.encode())
 
-    def train(self, asked: pb.RoundRequest, progress: Progress = go_on) -> pb.TrainReply:
-        """One round of a plan, trained once: asked again, it is the same bytes.
+    def train(self, envelope: Envelope, progress: Progress = go_on) -> Envelope:
+        """A RoundRequest's TrainReply: trained once, the same bytes when requested again.
 
-        ``progress`` is told of each step; what it raises ends the round, which
+        ``progress`` is called before each step; what it raises ends the round, which
         stays spent. Raises Refused.
         """
-        return self._round(asked, TrainRound(progress))
+        return self._round(envelope, TrainRound(progress))
 
-    def evaluate(self, asked: pb.RoundRequest, progress: Progress = go_on) -> pb.EvaluateReply:
-        """A plan's metrics on records kept for that, noised and charged.
+    def evaluate(self, envelope: Envelope, progress: Progress = go_on) -> Envelope:
+        """A RoundRequest's EvaluateReply: a plan's metrics, noised and charged.
 
-        ``progress`` is told of each batch, as for a round. Raises Refused.
+        ``progress`` is called before each batch, as for a round. Raises Refused.
         """
-        return self._round(asked, EvaluateRound(progress))
+        return self._round(envelope, EvaluateRound(progress))
 
     def status(self) -> pb.StatusReply:
         """Whether the guard is at work, and on behalf of which site."""
@@ -122,56 +114,28 @@ class Guard:
             site=self.policy.site.name,
             version=importlib.metadata.version("dpbitfit"),
             datasets=self.policy.datasets,
-            busy=self._turn.busy,
+            busy=self._slot.busy,
         )
 
-    def _refuse_forgetting(self, dataset: Dataset) -> None:
-        """InputError where losses of a data set lie in another account than it has now."""
-        if dataset.account == dataset.name:
-            return
-        for account in self.ledger.accounts():
-            site, name, _ = account.name
-            own = name.removesuffix(":evaluation") == dataset.name
-            if (
-                own
-                and site == self.policy.site.name
-                and self.ledger.holdings([account.id])[account.id]
-            ):
-                raise InputError(
-                    f"datasets.{dataset.name}.account: the ledger's {account.name} holds losses "
-                    f"that {dataset.account!r} would not: let the others name {dataset.name!r}"
-                )
+    def _round(self, envelope: Envelope, operation: Operation) -> Envelope:
+        """Authorise, reserve, work once, reply."""
+        began = time.monotonic()
+        with _refusing(lambda code: Refusal(code=code)):
+            request = Request.read(envelope, operation.purpose)
+        with _refusing(lambda code: Refusal(code=code, key=request.key)):
+            dataset = self._dataset(request.plan, request.coordinator)
+            operation.part(dataset)
+            account = self._accounts.find(operation.purpose, dataset)
+        with _refusing(lambda code: self._refusal(code, account, request)), self._alone(began):
+            loaded = self._load(dataset, request.plan, request.coordinator)
+            payload = self._stored(request)
+            if payload is None:
+                biases = self._reserve(operation, request, dataset, account, loaded)
+                payload = self._work(operation, request, dataset, account, loaded, biases)
+            return self._reply(operation, request, dataset, account, loaded, payload)
 
-    def _shares(self, account: str) -> dict[str, float]:
-        """By public key, each coordinator's share of an account: the largest that is named."""
-        shares: dict[str, float] = {}
-        for one in self.policy.datasets.values():
-            if one.account == account:
-                for who, limits in one.limits.items():
-                    key = self.policy.coordinators[who]
-                    shares[key] = max(limits.epsilon, shares.get(key, 0.0))
-        return shares
-
-    def _open(self, name: str, part: Dataset | Evaluation, shares: Mapping[str, float]) -> Account:
-        """The account of some records, with the budget that the policy says.
-
-        What an earlier policy approved and this one's budget or a share of it does not
-        hold is taken back.
-        """
-        account, reason = (
-            AccountName(self.policy.site.name, name, part.unit),
-            "the policy file says so",
-        )
-        found = self.ledger.open_account(account, part.delta, part.epsilon)
-        if found.budget != part.epsilon:
-            found = self.ledger.set_budget(account, part.epsilon, reason)
-        self.ledger.enforce(account, reason)
-        for coordinator, share in shares.items():
-            self.ledger.enforce(account, reason, coordinator, share)
-        return found
-
-    def _known(self, plan: Plan, coordinator: str) -> Dataset:
-        """The data set that is asked for, by a coordinator whom the policy knows."""
+    def _dataset(self, plan: Plan, coordinator: str) -> Dataset:
+        """The data set that a plan is for, by a coordinator whom the policy lists."""
         if self.policy.coordinator(coordinator) is None:
             raise IdentityError("the policy knows no such coordinator")
         names = [plan.dataset] if plan.dataset else list(self.policy.datasets)
@@ -179,173 +143,146 @@ class Guard:
             raise PolicyError("the plan names none of this site's data sets")
         return self.policy.datasets[names[0]]
 
-    def _enter(self, dataset: Dataset, plan: Plan, coordinator: str) -> LoadedTask:
-        """The room for a plan that is within the policy's limits."""
-        self.policy.limits(dataset.name, coordinator).check(plan)
+    def _load(self, dataset: Dataset, plan: Plan, coordinator: str) -> LoadedTask:
+        """The task of a plan that is within the policy's limits."""
+        limits = self.policy.limits(dataset.name, coordinator)
         dataset.check(plan)
-        return self._rooms.enter(dataset, plan)
+        limits.check(plan, self._tasks.settings(dataset, plan))
+        return self._tasks.find(dataset, plan)
 
-    def _round(self, asked: pb.RoundRequest, work: Operation[Round_co]) -> Round_co:
-        """Check, charge, do the work once, answer."""
-        began = time.monotonic()
-        with _refusing(lambda code: pb.Refusal(code=code, key=asked.key)):
-            request = Request.read(asked, work.purpose)
-            dataset = self._known(request.plan, request.coordinator)
-            work.part(dataset)
-            account = self._accounts[work.purpose, dataset.name]
-        refusing = _refusing(lambda code: self._refusal(code, account, request))
-        with refusing, self._alone(began):
-            room = self._enter(dataset, request.plan, request.coordinator)
-            payload = self._kept(request)
-            if payload is None:
-                room.agree(request.plan)
-                limits = self.policy.limits(dataset.name, request.coordinator)
-                distance = limits.bias_distance(request.plan, dataset.declared_size)
-                biases = room.biases(request.biases, distance)
-                once, whole = work.steps(request.plan, dataset)
-                self._approve(request, dataset, account, once, whole)
-                self.ledger.reserve(request.run, request.round, {account.id: request.key}, once)
-                self._heads.write(self.ledger)
-                payload = self._do(work, request, dataset, account, room, biases)
-            reply = work.reply(payload)
-            reply.statements.CopyFrom(self._statements(dataset, room))
-            reply.plan_digest, reply.round = request.plan.digest, request.round
-            reply.key = request.key
-            position = self._position(account, request.coordinator, request.key)
-            reply.position.CopyFrom(position)
-            message.sign(self.ledger.signer, reply)
-        return reply
-
-    def _kept(self, request: Request) -> bytes | None:
-        """The answer that was given to this request before."""
-        kept = self.ledger.reply(request.key)
-        # Fresh noise for the same question would be a second release.
-        if kept is not None and kept.request != request.digest:
+    def _stored(self, request: Request) -> bytes | None:
+        """The payload of the reply that was given to this request before."""
+        reply = self.ledger.reply(request.key)
+        # Fresh noise for the same request would be a second release.
+        if reply is not None and reply.request != request.digest:
             raise ProtocolError("this key was used for another request")
-        if kept is not None and kept.payload is None:
+        if reply is not None and reply.payload is None:
             raise AnswerLost("a later answer of the run has taken its place")
         before = self.ledger.reservation(request.key)
         if before is not None and before.state == "void":
             raise ProtocolError("this key was given up, as this site has signed")
-        if kept is None and before is not None:
+        if reply is None and before is not None:
             raise AnswerLost("this key was used before, and its answer is lost")
-        return kept.payload if kept else None
+        return reply.payload if reply else None
 
-    def _approve(
-        self, request: Request, dataset: Dataset, account: Account, counts: Counts, bag: Counts
-    ) -> None:
-        """Make sure that a round of the plan may be spent, or refuse it; no record is touched."""
-        coordinator = request.coordinator
-        if self._owner(account, request.run) not in (None, coordinator):
-            raise ProtocolError("the run is another coordinator's, and so is its share")
-        exchange.check(self.ledger, account, request.position, coordinator, counts)
-        share = self.policy.limits(dataset.name, coordinator).epsilon
-        self.ledger.allot(account.name, request.run, request.plan.digest, bag, coordinator, share)
-
-    def _do(
+    def _reserve(
         self,
-        work: Operation[Round_co],
+        operation: Operation,
         request: Request,
         dataset: Dataset,
         account: Account,
-        room: LoadedTask,
+        loaded: LoadedTask,
+    ) -> NDArray[np.float32]:
+        """Charge a round that fits; the biases [P] that it starts from."""
+        loaded.check(request.plan)
+        limits = self.policy.limits(dataset.name, request.coordinator)
+        distance = limits.bias_distance(request.plan, dataset.declared_size)
+        biases = loaded.biases(request.biases, distance)
+        once, whole = operation.steps(request.plan, request.round, dataset)
+        self._accounts.approve(request, account, once, whole, limits.epsilon)
+        self._accounts.reserve(request, account, once)
+        return biases
+
+    def _work(
+        self,
+        operation: Operation,
+        request: Request,
+        dataset: Dataset,
+        account: Account,
+        loaded: LoadedTask,
         biases: NDArray[np.float32],
     ) -> bytes:
-        """Do what was reserved, and keep its answer in the transaction that commits it."""
+        """Do what was reserved, and store its reply in the transaction that commits it."""
         before = self.ledger.last_reply(account, request.run)
         try:
-            payload = work.do(
-                request.plan, dataset, room, biases, before.payload if before else None
+            payload = operation.do(
+                request.plan,
+                request.round,
+                dataset,
+                loaded,
+                biases,
+                before.payload if before else None,
             )
         except BaseException:
-            # Records may have been touched: whatever ended the round, it stays spent.
+            # Records may have been touched: however the round ended, it stays spent.
             with suppress(LedgerError):
                 self.ledger.commit({request.key: "ended early"})
             raise
         self.ledger.commit({request.key: "reply"}, Reply(request.key, request.digest, payload))
         return payload
 
+    def _reply(
+        self,
+        operation: Operation,
+        request: Request,
+        dataset: Dataset,
+        account: Account,
+        loaded: LoadedTask,
+        payload: bytes,
+    ) -> Envelope:
+        """The signed reply of a stored payload."""
+        fields = {
+            "facts": self._facts(dataset, loaded),
+            "plan_digest": request.plan.digest,
+            "round": request.round,
+            "key": request.key,
+            "head": self._accounts.head(account, request.coordinator, request.key),
+        }
+        message, content = operation.reply(payload, fields)
+        return Envelope.sign(self.ledger.signer, REPLY, message.encode(), content)
+
     @contextmanager
     def _alone(self, began: float) -> Iterator[None]:
-        """One question at a time; what a killed process left reserved is settled as spent."""
-        with self._turn.taken(began, WAIT_SECONDS), self.ledger.claim(WAIT_SECONDS):
-            self._heads.check(self.ledger)
-            self.ledger.settle("crashed")
+        """One request at a time."""
+        with self._slot.taken(began, WAIT_SECONDS), self._accounts.claimed(WAIT_SECONDS):
             yield
 
-    def _statements(self, dataset: Dataset, room: LoadedTask) -> pb.Statements:
-        return pb.Statements(
+    def _facts(self, dataset: Dataset, loaded: LoadedTask) -> Facts:
+        return Facts(
             site=self.policy.site.name,
             dataset=dataset.account,  # so that its coordinator keeps one account as well
             unit=dataset.unit,
             declared_size=dataset.declared_size,
-            layout_digest=room.task.layout.digest,
-            model_digest=room.task.digest,
-            parameters=room.task.layout.size,
+            layout_digest=loaded.task.layout.digest,
+            model_digest=loaded.task.digest,
+            parameters=loaded.task.layout.size,
             version=importlib.metadata.version("dpbitfit"),
         )
 
-    def _rounds_left(self, account: Account, run: str, coordinator: str) -> int:
-        runs = status.run_standings(self.ledger, account)
-        known = {(one.run, one.coordinator): one.rounds_left for one in runs}
-        left = known.get((run, coordinator))
-        return -1 if left is None else left
-
-    def _owner(self, account: Account, run: str) -> str | None:
-        """The coordinator for whom a run was approved."""
-        runs = status.run_standings(self.ledger, account)
-        return next((one.coordinator for one in runs if one.run == run), None)
-
-    def _compare(self, account: Account, asked: pb.DescribeRequest) -> None:
-        """Hear where the coordinator's ledger stands, and that it does not agree with this one."""
-        mine = self._position(account, asked.coordinator, "")
-        theirs = read_position(asked.position, mine.head)  # an old one is for another head
-        if theirs.ledger != asked.coordinator:
-            raise IdentityError("the position is that of another ledger")
-        exchange.check(self.ledger, account, theirs, asked.coordinator)
-
-    def _position(self, account: Account, coordinator: str, key: str) -> pb.SignedHead:
-        stands = exchange.position(self.ledger, account, coordinator, coordinator, key)
-        said: dict[str, Any] = stands.to_config(self.ledger)
-        return pb.SignedHead(**said)
-
-    def _refusal(self, code: str, account: Account, request: Request) -> pb.Refusal:
+    def _refusal(self, code: str, account: Account, request: Request) -> Refusal:
         """A refusal, with the site's promise that the key touched no data where that is so."""
-        refusal = pb.Refusal(code=code, key=request.key)
+        signature, head = "", None
         with suppress(LedgerError):
             void = (account.name, request.run, request.round, request.key, request.coordinator)
             if self.ledger.void_key(*void):
-                said = payloads.untouched(request.key)
-                refusal.untouched = self.ledger.signer.sign("untouched", said)
-            refusal.position.CopyFrom(self._position(account, request.coordinator, request.key))
-        return refusal
+                signature = self.ledger.signer.sign("untouched", untouched(request.key))
+            head = self._accounts.head(account, request.coordinator, request.key)
+        return Refusal(code=code, key=request.key, untouched=signature, head=head)
 
 
 @contextmanager
-def _refusing(refusal: Callable[[str], pb.Refusal]) -> Iterator[None]:
-    """Turn whatever goes wrong into a refusal: its text may quote a record, its code cannot."""
+def _refusing(refusal: Callable[[str], Refusal]) -> Iterator[None]:
+    """Turn every error into a refusal: its text may quote a record, its code cannot."""
     try:
         yield
-    except Refused:
-        raise
     except DpbitfitError as error:
-        told = isinstance(error, (PolicyError, LedgerError))  # for the site's own log
-        reason = str(error) if told else ""
-        raise Refused(refusal(error.code), reason) from error
+        public = isinstance(error, (PolicyError, LedgerError))  # for the site's own log
+        reason = str(error) if public else ""
+        raise Refused(refusal(error.code).encode(), error.code, reason) from error
     except Exception as error:
-        raise Refused(refusal("internal")) from error
+        raise Refused(refusal("internal").encode(), "internal") from error
 
 
-def _offer(dataset: Dataset) -> pb.EvaluationOffer | None:
-    """What a coordinator may have measured."""
-    kept = dataset.evaluation
-    if kept is None:
+def _offer(dataset: Dataset) -> EvaluationOffer | None:
+    """The evaluation that a coordinator may request."""
+    evaluation = dataset.evaluation
+    if evaluation is None:
         return None
-    return pb.EvaluationOffer(
+    return EvaluationOffer(
         dataset=dataset.evaluation_name,
-        unit=kept.unit,
-        declared_size=kept.declared_size,
-        delta=kept.delta,
-        epsilon=kept.epsilon,
-        metrics=[pb.Metric(name=name, noise_multiplier=n) for name, n in kept.metrics.items()],
+        unit=evaluation.unit,
+        declared_size=evaluation.declared_size,
+        delta=evaluation.delta,
+        epsilon=evaluation.epsilon,
+        metrics={name: n.noise_multiplier for name, n in evaluation.metrics.items()},
     )

@@ -1,11 +1,12 @@
-"""What a guard does with records: a round of training, or a measurement.
+"""What a guard does with records: a round of training, or of evaluation.
 
 Each says what it costs before it is done, and does it without knowing of
 ledgers, signatures or messages.
 """
 
 import json
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,42 +17,47 @@ from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.training import train_round
 from dpbitfit.errors import PolicyError
 from dpbitfit.plan import Plan
-from dpbitfit.tasks.text_classification import Progress, TextRecords, TextTask
-from dpbitfit_client.generated import guard_pb2 as pb
+from dpbitfit.protocol.codec import FLOAT32
+from dpbitfit.protocol.messages import EVALUATE, TRAIN, EvaluateReply, RoundReply, TrainReply
+from dpbitfit.tasks.base import Metric, Progress
 from dpbitfit_client.guard import stored_reply
 from dpbitfit_client.guard.task_cache import LoadedTask
 from dpbitfit_client.policy.policy import Dataset, Evaluation
 
-MOST_LOSS = 10.0  # nats, a public constant: each record's loss is cut there
-
 Vector = NDArray[np.float32]
-Round_co = TypeVar("Round_co", bound=pb.TrainReply | pb.EvaluateReply, covariant=True)
+Fields = Mapping[str, Any]  # that every reply has
 
 
-class Operation(Protocol[Round_co]):
-    """One kind of work on a site's records; ``purpose`` is what its request is signed for."""
+class Operation(Protocol):
+    """Work on a site's records; ``purpose`` is what its request is signed for."""
 
     purpose: str
 
     def part(self, dataset: Dataset) -> Dataset | Evaluation:
         """The records that it is done on; PolicyError where there are none for it."""
 
-    def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
-        """What once costs, and all that the plan will ask for; PolicyError where it may not."""
+    def steps(self, plan: Plan, number: int, dataset: Dataset) -> tuple[Counts, Counts]:
+        """What round ``number`` costs, and the whole plan; PolicyError where it may not."""
 
     def do(
-        self, plan: Plan, dataset: Dataset, room: LoadedTask, biases: Vector, before: bytes | None
+        self,
+        plan: Plan,
+        number: int,
+        dataset: Dataset,
+        loaded: LoadedTask,
+        biases: Vector,
+        before: bytes | None,
     ) -> bytes:
-        """The answer to keep; ``before`` is the run's last one."""
+        """The payload to store; ``before`` is the run's last."""
 
-    def reply(self, payload: bytes) -> Round_co:
-        """The message that an answer is sent in."""
+    def reply(self, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
+        """The message of a stored payload, and its content."""
 
 
 class TrainRound:
-    """A round of DP-SGD; ``progress`` is told of each step."""
+    """A round of DP-SGD; ``progress`` is called before each step."""
 
-    purpose = "train"
+    purpose = TRAIN
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -60,20 +66,27 @@ class TrainRound:
         """The data set's own records."""
         return dataset
 
-    def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
-        """The plan's mechanism, so often in a round and in all."""
-        self._progress(0, plan.steps_per_round)  # whoever asked may be gone, and nothing is spent
-        return plan.counts(plan.steps_per_round), plan.counts(plan.steps)
+    def steps(self, plan: Plan, number: int, dataset: Dataset) -> tuple[Counts, Counts]:
+        """The noisy steps of the round's phase, and those of all phases."""
+        phase = plan.phase(number)
+        self._progress(0, phase.steps_per_round)  # the caller may be gone, and nothing is spent
+        return phase.round_counts, plan.counts
 
     def do(
-        self, plan: Plan, dataset: Dataset, room: LoadedTask, biases: Vector, before: bytes | None
+        self,
+        plan: Plan,
+        number: int,
+        dataset: Dataset,
+        loaded: LoadedTask,
+        biases: Vector,
+        before: bytes | None,
     ) -> bytes:
         """The noised change and the optimizer's new state."""
         change, state = train_round(
-            room.task.model,
-            room.task.layout,
-            room.records(dataset),
-            plan,
+            loaded.task.model,
+            loaded.task.layout,
+            loaded.records(dataset),
+            plan.phase(number),
             dataset.declared_size,
             biases,
             stored_reply.state_of(before),
@@ -81,78 +94,87 @@ class TrainRound:
         )
         return stored_reply.pack(change, state)
 
-    def reply(self, payload: bytes) -> pb.TrainReply:
+    def reply(self, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The change alone: the state stays."""
-        return pb.TrainReply(update=stored_reply.change_of(payload).astype("<f4").tobytes())
+        return TrainReply(**fields), FLOAT32.encode(stored_reply.change_of(payload))
 
 
 class EvaluateRound:
-    """A plan's metrics on records that are kept for that; ``progress`` is told of each batch."""
+    """A plan's metrics on held-out records; ``progress`` is called before each batch."""
 
-    purpose = "evaluate"
+    purpose = EVALUATE
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def part(self, dataset: Dataset) -> Dataset | Evaluation:
-        """The records that are kept for it."""
+        """The held-out records."""
         if dataset.evaluation is None:
             raise PolicyError("the policy allows no evaluation")
         return dataset.evaluation
 
-    def steps(self, plan: Plan, dataset: Dataset) -> tuple[Counts, Counts]:
+    def steps(self, plan: Plan, number: int, dataset: Dataset) -> tuple[Counts, Counts]:
         """One Gaussian mechanism at sampling rate 1 for each metric."""
-        self._progress(0, 1)  # whoever asked may be gone, and nothing is spent
-        once = [(Mechanism(sigma, 1.0), 1) for sigma in _chosen(plan, dataset).values()]
-        return merged(once), merged((one, plan.evaluations) for one, _ in once)
+        self._progress(0, 1)  # the caller may be gone, and nothing is spent
+        mechanisms = [Mechanism(sigma, 1.0) for sigma in _chosen(plan, dataset).values()]
+        times = plan.site_metrics.evaluations
+        return merged((m, 1) for m in mechanisms), merged((m, times) for m in mechanisms)
 
     def do(
-        self, plan: Plan, dataset: Dataset, room: LoadedTask, biases: Vector, before: bytes | None
+        self,
+        plan: Plan,
+        number: int,
+        dataset: Dataset,
+        loaded: LoadedTask,
+        biases: Vector,
+        before: bytes | None,
     ) -> bytes:
         """The noised metrics."""
         part = self.part(dataset)
-        records = room.records(part)
-        write_biases(room.task.model, room.task.layout, biases)
-        found = {
-            name: measure(room.task, records, name, sigma, part.declared_size, self._progress)
+        records = loaded.records(part)
+        write_biases(loaded.task.model, loaded.task.layout, biases)
+        values = loaded.task.evaluate(records, self._progress)
+        metrics = {
+            name: measure(
+                loaded.task.metrics[name], values[name], records.units, sigma, part.declared_size
+            )
             for name, sigma in _chosen(plan, dataset).items()
         }
-        return json.dumps(found).encode()
+        return json.dumps(metrics).encode()
 
-    def reply(self, payload: bytes) -> pb.EvaluateReply:
+    def reply(self, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The metrics by name."""
-        return pb.EvaluateReply(metrics=json.loads(payload))
+        return EvaluateReply(**fields, metrics=json.loads(payload)), b""
 
 
 def measure(
-    task: TextTask,
-    records: TextRecords,
-    metric: str,
+    metric: Metric,
+    values: NDArray[np.float64],
+    units: Sequence[NDArray[np.int64]],
     noise_multiplier: float,
     declared_size: int,
-    progress: Progress,
 ) -> float:
-    """One noised metric: ``accuracy`` from 0 to 1, or ``loss`` in nats.
+    """A noised metric, from 0 to its bound, of records with some ``values`` [n].
 
     *Formal guarantee*: a Gaussian mechanism of that noise multiplier. A unit's
-    value is the mean over its records, in [0, 1], so adding or removing a unit
-    moves the sum by at most 1; the divisor is a public constant.
+    value is the mean over its records of what is clipped to the metric's public bound
+    and divided by it, in [0, 1], so adding or removing a unit moves the sum by at most
+    1; the divisor is a public constant.
     """
-    correct, losses = task.score(records, progress)  # [n], [n]
-    most = MOST_LOSS if metric == "loss" else 1.0
-    values = losses if metric == "loss" else correct
-    # Hostile biases can make a loss that is no number: it counts as the largest.
-    values = np.clip(np.nan_to_num(values, nan=most), 0, most) / most  # [n]
-    by_unit = np.array([[values[unit].mean()] for unit in records.units])  # [units, 1]
+    bound = metric.bound
+    # Hostile biases can make a value that is no number: it counts as the bound.
+    shares = np.clip(np.nan_to_num(values, nan=bound), 0, bound) / bound  # [n]
+    by_unit = np.array([[shares[unit].mean()] for unit in units])  # [units, 1]
     noise = DiscreteGaussian(1.0, noise_multiplier)
     total = noise.round_toward_zero(by_unit).sum(axis=0)  # [1]
-    return most * float(np.clip(noise.release(total)[0] / declared_size, 0.0, 1.0))
+    return bound * float(np.clip(noise.release(total)[0] / declared_size, 0.0, 1.0))
 
 
 def _chosen(plan: Plan, dataset: Dataset) -> dict[str, float]:
-    """The noise multiplier of each metric that a plan asks for; PolicyError for another one."""
+    """The noise multiplier of each of a plan's metrics; PolicyError for one that is not allowed."""
     allowed = dataset.evaluation.metrics if dataset.evaluation else {}
-    chosen = plan.metrics.split(",")
-    if not plan.evaluations or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
+    chosen = plan.site_metrics.names
+    once = chosen and plan.site_metrics.evaluations and len(set(chosen)) == len(chosen)
+    if not (once and set(chosen) <= set(allowed)):
         raise PolicyError("the policy does not allow these metrics")
-    return {name: allowed[name] for name in chosen}
+    return {name: allowed[name].noise_multiplier for name in chosen}

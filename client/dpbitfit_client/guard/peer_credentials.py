@@ -1,8 +1,9 @@
 """A Unix socket that only some users may enter.
 
-gRPC cannot tell who is at the other end of a local socket; the kernel can. So
-the guard listens on a socket in a folder of its own, and this door, in front of
-it, asks the kernel who comes, and passes on the bytes of those who may.
+gRPC does not know the user at the other end of a local socket; the kernel does. So
+the guard listens on a socket in a folder of its own, and this proxy, in front of
+it, reads each peer's credentials from the kernel, and forwards the bytes of those
+that may connect.
 """
 
 import asyncio
@@ -24,19 +25,19 @@ _BLOCK = 1 << 16
 
 
 class PeerCredentialProxy:
-    """Listens at ``path`` for members of ``group``, this user and root; ``behind`` is the guard.
+    """Listens at ``path`` for members of ``group``, this user and root; ``inner`` is the guard's.
 
-    Raises InputError where it cannot listen there, or somebody already does.
+    Raises InputError where it cannot listen there, or another guard already does.
     """
 
-    def __init__(self, path: Path, group: str, behind: Path) -> None:
-        self._path, self._behind = path, behind
+    def __init__(self, path: Path, group: str, inner: Path) -> None:
+        self._path, self._inner = path, inner
         self._group = _group(group)
         self._open = 0
         self._socket = self._listen()
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="door", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="peer-credentials", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -61,7 +62,7 @@ class PeerCredentialProxy:
             with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
                 probe.connect(str(self._path))
                 raise InputError(f"{self._path}: a guard listens here already")
-            with suppress(OSError):  # of a guard that was killed; what cannot go is told below
+            with suppress(OSError):  # of a killed guard; where it stays, bind fails
                 self._path.unlink()
         listening = socket.socket(socket.AF_UNIX)
         try:
@@ -83,22 +84,22 @@ class PeerCredentialProxy:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_unix_server(self._pass_on, sock=self._socket)
+        server = await asyncio.start_unix_server(self._forward, sock=self._socket)
         await self._closing.wait()
         server.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its credentials to its end."""
         arrived: socket.socket = writer.get_extra_info("socket")
-        said = arrived.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        _, uid, _ = _CREDENTIALS.unpack(said)
+        credentials = arrived.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, uid, _ = _CREDENTIALS.unpack(credentials)
         self._open += 1
         try:
             if self._open <= MOST_CONNECTIONS and self.may_enter(uid):
-                inner, out = await asyncio.open_unix_connection(str(self._behind))
+                inner, out = await asyncio.open_unix_connection(str(self._inner))
                 await asyncio.gather(_pump(reader, out), _pump(inner, writer))
         except (OSError, asyncio.CancelledError):
-            pass  # either side may go at any time, and so may this door
+            pass  # either side may go at any time, and so may this proxy
         finally:
             self._open -= 1
             writer.close()

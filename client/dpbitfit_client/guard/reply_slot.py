@@ -1,4 +1,4 @@
-"""One question at a time, each for a whole number of the policy's slots."""
+"""One request at a time, each for a whole number of the policy's slots."""
 
 import math
 import threading
@@ -10,30 +10,30 @@ from dpbitfit.errors import LedgerBusy
 
 
 class ReplySlot:
-    """Who has had a turn keeps it until the next slot since it asked.
+    """A request holds the slot until the next whole number of slots since it came.
 
-    So whoever waits behind a round, or asks whether anybody is at work, learns of
-    the round's length no more than its own asker does.
+    So a caller that waits for a round, or reads whether the guard is at work, learns
+    no more of the round's length than the round's own caller does.
     """
 
     def __init__(self, slot_seconds: float) -> None:
-        """With slots of 0 seconds, nobody is held back."""
+        """With slots of 0 seconds, no reply is held back."""
         self._slot = slot_seconds
         self._taken = threading.Lock()
         self._closing = threading.Event()
 
     @property
     def busy(self) -> bool:
-        """Whether somebody has it."""
+        """Whether a request holds it."""
         return self._taken.locked()
 
     def close(self) -> None:
-        """Let nobody begin any more, and hold nobody back."""
+        """Let no request begin any more, and hold no reply back."""
         self._closing.set()
 
     @contextmanager
     def taken(self, began: float, wait_seconds: float) -> Iterator[None]:
-        """Have the turn, for a question that came at ``began`` of the monotonic clock.
+        """Hold the slot, for a request that came at ``began`` of the monotonic clock.
 
         Raises LedgerBusy where it is not free within the wait.
         """

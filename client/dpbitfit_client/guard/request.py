@@ -1,28 +1,24 @@
-"""What a coordinator asks, read and checked before anything else is done.
+"""A coordinator's request, verified and decoded before anything else is done.
 
-A message may come from anybody who reached the socket: sizes and signature come
-first, numbers next, and nothing here opens a file.
+An envelope may come from any caller who reaches the socket: size and signature come
+first, fields next, and nothing here opens a file.
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from dpbitfit.errors import ProtocolError
+from dpbitfit.errors import IdentityError
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import payloads
-from dpbitfit.protocol.signing import verify
-from dpbitfit_client.generated import guard_pb2 as pb
-
-MOST_ROUNDS = 10**6
-MOST_BYTES = 1 << 16  # of a message beside its biases: some of it is kept
+from dpbitfit.protocol.envelope import Envelope, digest
+from dpbitfit.protocol.messages import DESCRIBE, Head, Question, RoundRequest
 
 
 @dataclass(frozen=True)
 class Request:
     """One round of a plan from packed biases, under a key that is used once.
 
-    ``position`` is where the coordinator's ledger stands, with the round reserved.
+    ``head`` is that of the coordinator's ledger, with the round reserved.
     """
 
     purpose: str
@@ -31,69 +27,42 @@ class Request:
     round: int
     key: str
     biases: bytes
-    position: SignedHead
+    head: SignedHead
 
     @property
     def coordinator(self) -> str:
-        """The public key of who asks: that of its ledger."""
-        return self.position.ledger
+        """The coordinator's public key: that of its ledger."""
+        return self.head.ledger
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that the answer depends on, and of who may have it."""
+        """SHA-256 of all that the reply depends on, and of who may have it."""
         parts = (self.purpose, self.coordinator, self.plan.digest, self.run, self.round)
-        return payloads.digest(json.dumps([*parts, payloads.digest(self.biases)]).encode())
+        return digest(json.dumps([*parts, digest(self.biases)]).encode())  # as ledgers store it
 
     @classmethod
-    def read(cls, asked: pb.RoundRequest, purpose: str) -> "Request":
-        """The request in a message that was signed for this purpose.
+    def read(cls, envelope: Envelope, purpose: str) -> "Request":
+        """The request in an envelope that was signed for this purpose.
 
-        Raises ProtocolError where a part is missing or of a wrong kind, IdentityError
+        Raises ProtocolError for a message that is not what it should be, IdentityError
         where the signature is not that of the ledger that it speaks for, InputError
         for a plan with a number out of range.
         """
-        if asked.ByteSize() - len(asked.biases) > MOST_BYTES:
-            raise ProtocolError("the request is too large")
-        if not (asked.HasField("plan") and asked.HasField("position")):
-            raise ProtocolError("the request carries no plan or no ledger's position")
-        if not 0 < asked.round <= MOST_ROUNDS:
-            raise ProtocolError("the request carries no round")
-        _check_run(asked.run)
-        if not 16 <= len(asked.key) <= 200 or not asked.key.isprintable():
-            raise ProtocolError("the request carries no key")
-        plan = read_plan(asked.plan)
-        position = read_position(asked.position, asked.key)
-        said = payloads.request(plan, asked.run, asked.round, asked.key, asked.biases)
-        verify(position.ledger, purpose, said, asked.signature)
-        plan.check()
-        return cls(purpose, plan, asked.run, asked.round, asked.key, asked.biases, position)
+        message = envelope.read(RoundRequest, purpose)
+        head = read_head(message.head, message.key, envelope.sender)
+        plan = Plan.decode(message.plan.encode())
+        return cls(purpose, plan, message.run, message.round, message.key, envelope.content, head)
 
 
-def read_question(asked: pb.DescribeRequest) -> Plan:
-    """The plan of a question that its coordinator has signed; raises as ``Request.read``."""
-    if asked.ByteSize() > MOST_BYTES:
-        raise ProtocolError("the question is too large")
-    _check_run(asked.run)
-    plan = read_plan(asked.plan)
-    verify(asked.coordinator, "describe", payloads.question(plan, asked.run), asked.signature)
-    plan.check()
-    return plan
+def read_question(envelope: Envelope) -> tuple[Question, Plan]:
+    """A question that its coordinator has signed, and its plan; raises as ``Request.read``."""
+    question = envelope.read(Question, DESCRIBE)
+    return question, Plan.decode(question.plan.encode())
 
 
-def read_plan(message: pb.Plan) -> Plan:
-    """The plan in a message, whatever its numbers are."""
-    return Plan(**{field.name: getattr(message, field.name) for field in fields(Plan)})
-
-
-def read_position(message: pb.SignedHead, key: str) -> SignedHead:
-    """Where a ledger stands, as it has signed for this key; ProtocolError where it has not."""
-    return SignedHead.from_config(_values(message), key)
-
-
-def _check_run(run: str) -> None:
-    if not 0 < len(run) <= 64 or not run.isprintable():
-        raise ProtocolError("the request carries no run")
-
-
-def _values(position: pb.SignedHead) -> dict[str, str | int]:
-    return {field.name: getattr(position, field.name) for field in position.DESCRIPTOR.fields}
+def read_head(head: Head, key: str, sender: str) -> SignedHead:
+    """The head of the sender's ledger, signed for this key; raises as ``Request.read``."""
+    signed = SignedHead.from_config(head.model_dump(), key)
+    if signed.ledger != sender:
+        raise IdentityError("the head is that of another ledger")
+    return signed

@@ -1,6 +1,6 @@
 """The guard as a gRPC service: deadlines, status codes, cancellation, and equal reply times.
 
-Beyond messages it gives away one thing, the time of its replies, which the guard
+Beyond messages it reveals one thing, the time of its replies, which the guard
 holds back to the policy's slots. Its log holds codes, and what of a
 plan the policy does not allow.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,13 +33,15 @@ from dpbitfit.errors import (
     PolicyError,
     ProtocolError,
 )
-from dpbitfit.tasks.text_classification import Progress
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import Refusal
+from dpbitfit.tasks.base import Progress
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.generated.guard_pb2_grpc import GuardServicer, add_GuardServicer_to_server
 from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.guard.peer_credentials import PeerCredentialProxy
 from dpbitfit_client.guard_client import MOST_BYTES, REFUSAL
-from dpbitfit_client.message import Refused
+from dpbitfit_client.message import Refused, from_proto, to_proto
 from dpbitfit_client.policy.policy import Policy
 
 log = logging.getLogger("dpbitfit.guard")
@@ -47,7 +49,7 @@ log = logging.getLogger("dpbitfit.guard")
 SERVICE = "dpbitfit.guard.v1.Guard"
 WORKERS = 8
 LONGEST_SECONDS = 1e9  # of a deadline; gRPC gives a call without one hundreds of millennia
-MOST_WAITING = 4  # calls that work or wait for their turn; the others keep the guard's ear open
+MOST_WAITING = 4  # calls that work or wait for their turn; the other workers stay free
 
 STATUS = {
     BudgetError.code: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -62,83 +64,84 @@ STATUS = {
     IdentityError.code: grpc.StatusCode.UNAUTHENTICATED,
 }
 
-Answer = TypeVar("Answer")
-
 
 class Cancelled(DpbitfitError):
-    """Whoever asked is gone, or the time that the policy gives is over."""
+    """The caller is gone, or the time that the policy allows is over."""
 
     code = "cancelled"
 
 
 class Service(GuardServicer):
-    """Puts the guard's answers and refusals into gRPC's terms."""
+    """Puts the guard's replies and refusals into gRPC's terms."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._site = guard.policy.site
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
 
-    def Describe(
-        self, asked: pb.DescribeRequest, context: grpc.ServicerContext
-    ) -> pb.DescribeReply:
-        """What the site is."""
-        return self._answered(context, lambda: self._guard.describe(asked))
+    def Describe(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:
+        """The site's description."""
+        return self._answer(request, context, self._guard.describe)
 
-    def Train(self, asked: pb.RoundRequest, context: grpc.ServicerContext) -> pb.TrainReply:
+    def Train(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:
         """One round of a plan."""
-        go_on = self._patience(context)
-        return self._answered(context, lambda: self._guard.train(asked, go_on))
+        progress = self._deadline(context)
+        return self._answer(request, context, lambda sent: self._guard.train(sent, progress))
 
-    def Evaluate(self, asked: pb.RoundRequest, context: grpc.ServicerContext) -> pb.EvaluateReply:
+    def Evaluate(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:
         """One measurement."""
-        go_on = self._patience(context)
-        return self._answered(context, lambda: self._guard.evaluate(asked, go_on))
+        progress = self._deadline(context)
+        return self._answer(request, context, lambda sent: self._guard.evaluate(sent, progress))
 
-    def Status(self, asked: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
+    def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
         """Whether the guard is at work."""
         return self._guard.status()
 
-    def _patience(self, context: grpc.ServicerContext) -> Progress:
-        """Progress that ends what nobody waits for, or what takes longer than the policy says."""
+    def _deadline(self, context: grpc.ServicerContext) -> Progress:
+        """Progress that ends a call when its caller is gone or the policy's time is over."""
         last = time.monotonic() + self._site.round_seconds
 
         def go_on(_done: int, _of: int) -> None:
             if not context.is_active() or time.monotonic() > last:
-                raise Cancelled("nobody waits for this")
+                raise Cancelled("the caller is gone, or the time is over")
 
         return go_on
 
-    def _answered(self, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
+    def _answer(
+        self,
+        request: pb.Envelope,
+        context: grpc.ServicerContext,
+        work: Callable[[Envelope], Envelope],
+    ) -> pb.Envelope:
         if (context.time_remaining() or math.inf) > LONGEST_SECONDS:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no-deadline")
         if not self._waiting.acquire(blocking=False):
             context.abort(grpc.StatusCode.ABORTED, LedgerBusy.code)
         try:
-            return work()
+            return to_proto(work(from_proto(request)))
         except Refused as refused:
-            refusal, said = refused.refusal, str(refused)
-        except Exception:  # gRPC would tell its text to whoever asked, and to the log
-            refusal, said = pb.Refusal(code="internal"), "internal"
+            refusal = refused
+        except Exception:  # gRPC would send its text to the caller, and log it
+            refusal = Refused(Refusal(code="internal").encode(), "internal")
         finally:
             self._waiting.release()
-        log.warning("refused: %s", said)
+        log.warning("refused: %s", refusal)
         return _abort(context, refusal)
 
 
 class Health(HealthServicer):  # type: ignore[misc]
-    """The standard health service, asked and not watched: a watcher would never leave."""
+    """The standard health service, without Watch: a watcher would never leave."""
 
     def Watch(self, request: object, context: grpc.ServicerContext, *_: object) -> NoReturn:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask with Check")
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "use Check")
 
 
-def _abort(context: grpc.ServicerContext, refusal: pb.Refusal) -> NoReturn:
-    status = STATUS.get(refusal.code, grpc.StatusCode.INTERNAL)
-    if refusal.code == Cancelled.code:
+def _abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
+    status = STATUS.get(refused.code, grpc.StatusCode.INTERNAL)
+    if refused.code == Cancelled.code:
         status = grpc.StatusCode.CANCELLED
-    context.set_trailing_metadata(((REFUSAL, refusal.SerializeToString()),))
-    context.abort(status, refusal.code)
+    context.set_trailing_metadata(((REFUSAL, refused.statement),))
+    context.abort(status, refused.code)
 
 
 @contextmanager
@@ -151,7 +154,7 @@ def serving(policy: Policy) -> Iterator[Guard]:
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would log what a caller makes fail
     guard = Guard(policy)
     with tempfile.TemporaryDirectory(prefix="dpbitfit-guard-") as folder:  # this user's alone
-        behind = Path(folder) / "inner.sock"
+        inner = Path(folder) / "inner.sock"
         server = grpc.server(
             ThreadPoolExecutor(WORKERS, thread_name_prefix="guard"),
             maximum_concurrent_rpcs=2 * WORKERS,  # each may hold a message in memory
@@ -161,16 +164,16 @@ def serving(policy: Policy) -> Iterator[Guard]:
         health = Health()
         health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        server.add_insecure_port(f"unix:{behind}")
+        server.add_insecure_port(f"unix:{inner}")
         server.start()
         try:
-            door = PeerCredentialProxy(policy.site.socket, policy.site.group, behind)
+            proxy = PeerCredentialProxy(policy.site.socket, policy.site.group, inner)
             try:
                 yield guard
             finally:
                 health.enter_graceful_shutdown()
                 guard.close()
-                door.close()
+                proxy.close()
         finally:
             server.stop(grace=None).wait()
 

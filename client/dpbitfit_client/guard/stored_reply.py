@@ -1,4 +1,4 @@
-"""A round's answer as the site keeps it: the noised change, and the optimizer's state.
+"""A round's reply as the site stores it: the noised change, and the optimizer's state.
 
 The state is a function of noised gradients only; it stays at the site because
 the next round needs it, not because it is secret.
@@ -9,7 +9,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from dpbitfit.engine.training import OptimizerState
+from dpbitfit.engine.optimizers import OptimizerState
 
 
 def pack(change: NDArray[np.float32], state: OptimizerState) -> bytes:
@@ -24,14 +24,14 @@ def pack(change: NDArray[np.float32], state: OptimizerState) -> bytes:
 
 def change_of(payload: bytes) -> NDArray[np.float32]:
     """The change [P]."""
-    with np.load(io.BytesIO(payload), allow_pickle=False) as kept:
-        change: NDArray[np.float32] = kept["change"]
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+        change: NDArray[np.float32] = arrays["change"]
     return change
 
 
 def state_of(payload: bytes | None) -> OptimizerState:
-    """The optimizer's state after that answer; a fresh one before any."""
+    """The optimizer's state after that reply; a fresh one before any."""
     if payload is None:
         return OptimizerState()
-    with np.load(io.BytesIO(payload), allow_pickle=False) as kept:
-        return OptimizerState(int(kept["step"]), kept.get("first"), kept.get("second"))
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+        return OptimizerState(int(arrays["step"]), arrays.get("first"), arrays.get("second"))

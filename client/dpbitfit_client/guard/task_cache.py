@@ -1,81 +1,99 @@
-"""What a guard keeps warm: one data set with one model, loaded and tokenised once.
+"""What a guard keeps warm: one data set with one model, loaded and prepared once.
 
-The model is loaded for whoever may ask; records are tokenised in a round that has
-been charged for them, and not before: what goes wrong with one is no free answer.
+The model is loaded for any coordinator that the policy allows; records are prepared
+in a round that has been charged for them, and not before: a failure on a record is
+no free answer.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import codec
-from dpbitfit.tasks.text_classification import TextRecords, TextTask
+from dpbitfit.protocol.codec import FLOAT32
+from dpbitfit.tasks.attach import attach
+from dpbitfit.tasks.base import Task, TaskSettings
+from dpbitfit.tasks.registry import read_settings, resolve
 from dpbitfit_client.guard.records import Records
 from dpbitfit_client.policy.policy import Dataset, Evaluation
 
-MOST_ROOMS = 2  # each holds a model
+MOST_TASKS = 2  # each holds a model
 
 
 class LoadedTask:
-    """A task, and what of its data set's records was tokenised so far."""
+    """A task, and what of its data set's records was prepared so far."""
 
-    def __init__(self, task: TextTask, records: Records) -> None:
+    def __init__(self, task: Task, site_records: Records) -> None:
         self.task = task
-        self._kept = records
-        self._records: dict[str, TextRecords] = {}
+        self._site_records = site_records
+        self._records: dict[str, PrivateRecords] = {}
 
-    def records(self, part: Dataset | Evaluation) -> TextRecords:
-        """The records that train it, or those that are only measured on."""
+    def records(self, part: Dataset | Evaluation) -> PrivateRecords:
+        """The records that train it, or those that are only evaluated on."""
         if part.source not in self._records:
-            self._records[part.source] = self.task.records(self._kept.examples(part))
+            self._records[part.source] = self.task.records(self._site_records.table(part))
         return self._records[part.source]
 
     def biases(self, packed: bytes, most: float) -> NDArray[np.float32]:
         """The biases [P] that a round starts from.
 
-        Raises ProtocolError as ``codec.vector``, PolicyError where one is further than
+        Raises ProtocolError as ``Codec.decode``, PolicyError where a bias is further than
         ``most`` from its pretrained value.
         """
-        found = codec.vector(packed, self.task.layout.size)
-        distance = float(np.abs(found.astype(np.float64) - self.task.pretrained).max())
+        biases = FLOAT32.decode(packed, self.task.layout.size)
+        distance = float(np.abs(biases.astype(np.float64) - self.task.pretrained).max())
         if distance > most:
             raise PolicyError(
                 f"the policy allows a bias up to {most:g} from its pretrained value, "
                 f"not {distance:.3g}"
             )
-        return found
+        return biases
 
-    def agree(self, plan: Plan) -> None:
+    def check(self, plan: Plan) -> None:
         """ProtocolError unless the plan is for this very model and label set."""
-        if (plan.layout_digest, plan.model_digest) != (self.task.layout.digest, self.task.digest):
+        if (plan.model.layout, plan.model.digest) != (self.task.layout.digest, self.task.digest):
             raise ProtocolError("the plan is for another model or label set than this site's")
 
 
 class TaskCache:
-    """The rooms that were used last, by data set and by what a plan asks of the model."""
+    """The tasks that were used last, by data set and by the plan's settings of the model."""
 
-    def __init__(self, folder: Callable[[str], str], records: Records) -> None:
-        """``folder`` says where a model of some name lies."""
+    def __init__(
+        self,
+        folder: Callable[[str], str],
+        records: Records,
+        site_tasks: Mapping[str, str] | None = None,
+    ) -> None:
+        """``folder`` says where a model of some name lies.
+
+        ``site_tasks`` is the ``module:Class`` of each task that is the site's own.
+        """
         self._folder = folder
         self._records = records
-        self._rooms: OrderedDict[tuple[str | float, ...], LoadedTask] = OrderedDict()
+        self._site_tasks = site_tasks or {}
+        self._loaded: OrderedDict[tuple[str, ...], LoadedTask] = OrderedDict()
 
-    def enter(self, dataset: Dataset, plan: Plan) -> LoadedTask:
-        """The room for a plan; InputError or ModelError where it cannot be loaded."""
-        key = (dataset.name, plan.model, plan.head, plan.logit_scale, plan.max_length)
-        room = self._rooms.pop(key, None)
-        while len(self._rooms) >= MOST_ROOMS:  # first: a third model may not fit
-            self._rooms.popitem(last=False)
-        room = room or self._load(dataset, plan)
-        self._rooms[key] = room
-        return room
+    def find(self, dataset: Dataset, plan: Plan) -> LoadedTask:
+        """The task of a plan; InputError or ModelError where it cannot be loaded."""
+        key = (dataset.name, plan.model.name, plan.task.model_dump_json())
+        loaded = self._loaded.pop(key, None)
+        while len(self._loaded) >= MOST_TASKS:  # first: a third model may not fit
+            self._loaded.popitem(last=False)
+        loaded = loaded or self._load(dataset, plan)
+        self._loaded[key] = loaded
+        return loaded
+
+    def settings(self, dataset: Dataset, plan: Plan) -> TaskSettings:
+        """A plan's settings for its task, with the task's defaults; InputError for a fault."""
+        return read_settings(resolve(dataset.task, self._site_tasks), plan.task.settings)
 
     def _load(self, dataset: Dataset, plan: Plan) -> LoadedTask:
-        labels = self._records.labels(dataset)
-        where = self._folder(plan.model)
-        task = TextTask.load(where, labels, plan.head, plan.logit_scale, plan.max_length)
+        kind = resolve(dataset.task, self._site_tasks)
+        settings = self.settings(dataset, plan)
+        folder = self._folder(plan.model.name)
+        task = attach(kind, folder, settings, self._records.labels(dataset))
         return LoadedTask(task, self._records)

@@ -1,22 +1,58 @@
 """What a site's policy lets one coordinator ask of one dataset."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from dpbitfit.errors import PolicyError
-from dpbitfit.plan import HEADS, Plan
-from dpbitfit_client.policy import value_rules
-from dpbitfit_client.policy.toml_table import Table
+from dpbitfit.faults import fault
+from dpbitfit.plan import Plan
+from dpbitfit.tasks.base import TaskSettings
+from dpbitfit.tasks.text_classification.settings import Head
+from dpbitfit.validate import (
+    MOST_STEPS,
+    Epsilon,
+    MaxLength,
+    NoiseMultiplier,
+    Rounds,
+    SamplingRate,
+    StepsPerRound,
+    one_of,
+)
+from dpbitfit_client.policy.document import Table
+from dpbitfit_client.policy.value_types import BiasDistance, NameIn
 
-MOST_STEPS = 10**6  # of a plan: what takes an accountant seconds, not minutes
 # Of a bias from its pretrained value, unless the policy says otherwise. A run may begin
 # where another ended; and who makes a plan chooses its learning rate as well.
 LEAST_DISTANCE, MOST_DISTANCE = 1.0, 10.0
 
 
-@dataclass(frozen=True)
-class Limits:
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise fault("names one twice")
+    return names
+
+
+_Choice = (Field(min_length=1), AfterValidator(_different))
+
+
+def _at_most(name: str, value: Any, most: float) -> None:
+    if not 0 < value <= most:
+        raise PolicyError(f"the policy allows {name} up to {most:g}, not {value:g}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise PolicyError(f"the policy allows {name} from {least:g}, not {value:g}")
+
+
+def _among(name: str, choice: Any, allowed: tuple[str, ...]) -> None:
+    if choice not in allowed:
+        raise PolicyError(f"the policy does not allow the {name} {choice!r:.60}")
+
+
+class Limits(Table):
     """What one coordinator may ask of one dataset.
 
     ``epsilon`` is its share of the budget, at the dataset's delta, over all its
@@ -24,47 +60,41 @@ class Limits:
     ``max_bias_distance`` is 0 where it follows from the plan.
     """
 
-    epsilon: float
-    min_noise_multiplier: float
-    max_sampling_rate: float
-    max_steps_per_round: int
-    max_rounds: int
-    models: tuple[str, ...]
-    heads: tuple[str, ...]
-    max_length: int
-    max_bias_distance: float = 0.0
+    epsilon: Epsilon = 0.0  # as read, where it is left out: then the dataset's
+    min_noise_multiplier: NoiseMultiplier
+    max_sampling_rate: SamplingRate
+    max_steps_per_round: StepsPerRound
+    max_rounds: Rounds
+    models: Annotated[tuple[Annotated[str, NameIn("models")], ...], *_Choice]
+    heads: Annotated[tuple[Annotated[str, one_of(get_args(Head))], ...], *_Choice] = ("labels",)
+    max_length: MaxLength = 128
+    max_bias_distance: BiasDistance = 0.0
 
     @property
     def max_steps(self) -> int:
         """Noisy steps of the longest plan."""
         return self.max_rounds * self.max_steps_per_round
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: Plan, settings: TaskSettings) -> None:
         """Raise PolicyError, naming what is outside, unless one plan is within the limits.
 
-        InputError for a plan that could not be run anywhere. What plans cost
-        together, and the share, are for the ledger to check.
+        ``settings`` are the plan's for its task, with the task's own defaults: what a plan
+        leaves out is limited too. What plans cost together, and the share, are for the
+        ledger to check; other settings of a task are for the task to check.
         """
-        plan.check()
-        for name, value, most in (
-            ("sampling_rate", plan.sampling_rate, self.max_sampling_rate),
-            ("steps_per_round", plan.steps_per_round, self.max_steps_per_round),
-            ("rounds", plan.rounds, self.max_rounds),
-            ("max_length", plan.max_length, self.max_length),
-        ):
-            if not 0 < value <= most:
-                raise PolicyError(f"the policy allows {name} up to {most:g}, not {value:g}")
-        if plan.noise_multiplier < self.min_noise_multiplier:
-            least = self.min_noise_multiplier
-            raise PolicyError(
-                f"the policy allows noise_multiplier from {least:g}, not {plan.noise_multiplier:g}"
-            )
-        for name, chosen, allowed in (
-            ("model", plan.model, self.models),
-            ("head", plan.head, self.heads),
-        ):
-            if chosen not in allowed:
-                raise PolicyError(f"the policy does not allow the {name} {chosen!r:.60}")
+        for phase in plan.phases:
+            _at_most("sampling_rate", phase.sampling_rate, self.max_sampling_rate)
+            _at_most("steps_per_round", phase.steps_per_round, self.max_steps_per_round)
+            _at_least("noise_multiplier", phase.noise.multiplier, self.min_noise_multiplier)
+        _at_most("rounds", plan.rounds, self.max_rounds)
+        _among("model", plan.model.name, self.models)
+        task_limits: tuple[tuple[str, Callable[..., None], Any], ...] = (
+            ("max_length", _at_most, self.max_length),
+            ("head", _among, self.heads),
+        )
+        for name, check, allowed in task_limits:
+            if hasattr(settings, name):  # another task may have no such setting
+                check(name, getattr(settings, name), allowed)
 
     def bias_distance(self, plan: Plan, declared_size: int) -> float:
         """How far any bias that a round starts from may be from its pretrained value."""
@@ -72,22 +102,9 @@ class Limits:
             return self.max_bias_distance
         return min(max(plan.largest_distance(declared_size), LEAST_DISTANCE), MOST_DISTANCE)
 
+    @field_validator("max_rounds")
     @classmethod
-    def read(cls, table: Table, most_epsilon: float, models: Sequence[str]) -> Self:
-        limits = cls(
-            table.number("epsilon", value_rules.EPSILON, most_epsilon),
-            table.number("min-noise-multiplier", value_rules.NOISE),
-            table.number("max-sampling-rate", value_rules.RATE),
-            table.whole("max-steps-per-round", 10**6),
-            table.whole("max-rounds", 10**6),
-            table.chosen("models", models),
-            table.chosen("heads", HEADS, ("labels",)),
-            table.whole("max-length", 10**5, 128),
-            table.number("max-bias-distance", value_rules.DISTANCE, 0.0),
-        )
-        if limits.epsilon > most_epsilon:
-            table.fault("epsilon", f"must be at most the dataset's, {most_epsilon:g}")
-        if limits.max_steps > MOST_STEPS:
-            table.fault("max-rounds", f"times max-steps-per-round must be at most {MOST_STEPS:,}")
-        table.done()
-        return limits
+    def _few_enough(cls, rounds: int, info: ValidationInfo) -> int:
+        if rounds * info.data.get("max_steps_per_round", 1) > MOST_STEPS:
+            raise fault(f"times max-steps-per-round must be at most {MOST_STEPS:,}")
+        return rounds

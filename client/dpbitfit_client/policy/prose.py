@@ -17,27 +17,36 @@ WIDTH = 88
 def explain(policy: Policy) -> str:
     """The policy in plain words."""
     facts = describe(policy)
-    lines = [
-        f"What site {facts['site']} allows",
-        "",
-        *_paragraph(
-            "A coordinator may do what is said here and nothing else. Only members of the group "
-            f"{facts['group']} reach the guard, at {facts['socket']}; every request is recorded "
-            f"in {facts['ledger']} before a record is touched, and may work for at most "
-            f"{facts['round_seconds']:g} seconds. By what it keeps in {facts['state_directory']} "
-            "the guard notices that this ledger was lost or restored, and stops."
-        ),
-    ]
-    keys = (f"{who}: the holder of the key {key}." for who, key in facts["coordinators"].items())
-    lines += ["", "Coordinators", *_bullets(keys)]
-    for name, dataset in facts["datasets"].items():
-        lines += ["", f"Dataset {name}", *_dataset_words(dataset)]
-    lines += ["", "Models", *_bullets(map(_model_words, facts["models"].values()))]
-    lines += ["", "What may leave this site", *_bullets(_leaves(facts))]
-    lines += ["", "What can never leave it", *_bullets(NEVER)]
-    lines += ["", "Timing", *_paragraph(_timing(facts["reply_slot_seconds"]))]
-    lines += ["", "Warnings", *_bullets(facts["warnings"] or ["None."])]
-    return "\n".join(lines) + "\n"
+    keys = (f"{name}: the holder of the key {key}." for name, key in facts["coordinators"].items())
+    tasks = [f"{name}: {path}, code of this site." for name, path in facts["tasks"].items()]
+    return (
+        "\n\n".join(
+            "\n".join(lines)
+            for lines in (
+                [f"What site {facts['site']} allows"],
+                _paragraph(_site_words(facts)),
+                ["Coordinators", *_bullets(keys)],
+                *([f"Dataset {name}", *_dataset_words(d)] for name, d in facts["datasets"].items()),
+                ["Models", *_bullets(map(_model_words, facts["models"].values()))],
+                ["Tasks of this site's own", *_bullets(tasks or ["None."])],
+                ["What may leave this site", *_bullets(_leaves(facts))],
+                ["What can never leave it", *_bullets(NEVER)],
+                ["Timing", *_paragraph(_timing(facts["reply_slot_seconds"]))],
+                ["Warnings", *_bullets(facts["warnings"] or ["None."])],
+            )
+        )
+        + "\n"
+    )
+
+
+def _site_words(facts: dict[str, Any]) -> str:
+    return (
+        "A coordinator may do what is said here and nothing else. Only members of the group "
+        f"{facts['group']} reach the guard, at {facts['socket']}; every request is recorded "
+        f"in {facts['ledger']} before a record is touched, and may work for at most "
+        f"{facts['round_seconds']:g} seconds. By what it keeps in {facts['state_directory']} "
+        "the guard notices that this ledger was lost or restored, and stops."
+    )
 
 
 NEVER = (
@@ -55,28 +64,29 @@ def _dataset_words(dataset: dict[str, Any]) -> list[str]:
     others = dataset["shares_account_with"]
     them = f"them and on {', '.join(others)} together (one account)" if others else "them"
     lines = _paragraph(
-        f"The records of {dataset['records']}, declared as {dataset['declared_size']:,} units. "
+        f"The records of {dataset['records']}, declared as {dataset['declared_size']:,} units, for "
+        f"the task {dataset['task']}. "
         f"{_unit_words(unit)} All that is trained on {them} under this policy may cost at "
         f"most epsilon {dataset['most_epsilon']:g} at delta {delta:g} ({dataset['adjacency']}), "
-        "whatever is asked, by whom and how often: the ledger keeps count, and the budget is the "
+        "whatever coordinators ask, and how often: the ledger keeps count, and the budget is the "
         "cap. Where it, or a share of it, is lowered, what was approved above it and is not spent "
         "is taken back; what was spent before stays spent, also where that is more."
     )
     lines += _bullets(
-        _limits_words(who, limits, delta) for who, limits in dataset["coordinators"].items()
+        _limits_words(name, limits, delta) for name, limits in dataset["coordinators"].items()
     )
     if not dataset["coordinators"]:
-        lines += _bullets(["Nobody may train on it."])
+        lines += _bullets(["No coordinator may train on it."])
     return lines + _bullets([_evaluation_words(dataset["evaluation"])])
 
 
 def _unit_words(unit: str) -> str:
     if unit == "record":
-        return "Protected is each record by itself; somebody with many records is protected less."
+        return "Protected is each record by itself; a person with many is protected less."
     return f"Protected are all records together that have the same {unit}."
 
 
-def _limits_words(who: str, limits: dict[str, Any], delta: float) -> str:
+def _limits_words(coordinator: str, limits: dict[str, Any], delta: float) -> str:
     cost = limits["cost"]
     figure = (
         f"epsilon {_rounded_up(cost['epsilon'])} ({cost['accountant']}, {cost['version']})"
@@ -96,14 +106,14 @@ def _limits_words(who: str, limits: dict[str, Any], delta: float) -> str:
         f"{LEAST_DISTANCE:g}, at most {MOST_DISTANCE:g})"
     )
     return (
-        f"{who} may train, for at most epsilon {limits['epsilon']:g} over all its plans. One plan "
-        f"has a noise multiplier of at least {limits['min_noise_multiplier']:g}, samples at most "
-        f"{limits['max_sampling_rate']:g} of the units a step and makes at most "
+        f"{coordinator} may train, for at most epsilon {limits['epsilon']:g} over all its plans. "
+        f"One plan has a noise multiplier of at least {limits['min_noise_multiplier']:g}, samples "
+        f"at most {limits['max_sampling_rate']:g} of the units a step and makes at most "
         f"{limits['max_rounds']:,} rounds of {limits['max_steps_per_round']:,} steps; at these "
         f"extremes it would cost {figure} at delta {delta:g}, {binds}. "
-        f"Models: {', '.join(limits['models'])}; heads: {', '.join(limits['heads'])}; texts of at "
-        f"most {limits['max_length']:,} tokens. A round may start from any biases of which none is "
-        f"further from its pretrained value than {distance}."
+        f"Models: {', '.join(limits['models'])}; heads: {', '.join(limits['heads'])}; "
+        f"texts of at most {limits['max_length']:,} tokens. A round may start from any biases of "
+        f"which none is further from its pretrained value than {distance}."
     )
 
 
@@ -112,11 +122,11 @@ def _evaluation_words(evaluation: dict[str, Any] | None) -> str:
         return "Nothing is ever evaluated on private records."
     metrics = ", ".join(_metric_words(*metric) for metric in evaluation["metrics"].items())
     return (
-        f"Whoever may train may also ask how a model does on {evaluation['records']}, declared as "
-        f"{evaluation['declared_size']:,} units: {metrics}. {_unit_words(evaluation['unit'])} All "
-        f"evaluations together cost at most epsilon {evaluation['epsilon']:g} at delta "
-        f"{evaluation['delta']:g} ({evaluation['adjacency']}); this is a budget of its own, and "
-        "whoever has records in both sets can lose both."
+        "A coordinator that may train may also ask how a model does on "
+        f"{evaluation['records']}, declared as {evaluation['declared_size']:,} units: {metrics}. "
+        f"{_unit_words(evaluation['unit'])} All evaluations together cost at most epsilon "
+        f"{evaluation['epsilon']:g} at delta {evaluation['delta']:g} ({evaluation['adjacency']}); "
+        "this is a budget of its own, and a person with records in both sets can lose both."
     )
 
 
@@ -141,9 +151,9 @@ def _leaves(facts: dict[str, Any]) -> list[str]:
     what = "biases and of its head" if "trained" in heads else "biases"
     metrics = [
         f"The {metric} on the evaluation records of {name}, with noise of multiplier "
-        f"{one['noise_multiplier']:g}."
+        f"{noise['noise_multiplier']:g}."
         for name, dataset in datasets.items()
-        for metric, one in (dataset["evaluation"] or {"metrics": {}})["metrics"].items()
+        for metric, noise in (dataset["evaluation"] or {"metrics": {}})["metrics"].items()
     ]
     return [
         f"The change of the model's {what} over one round, with noise in it.",

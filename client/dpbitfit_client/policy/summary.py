@@ -1,7 +1,6 @@
 """What a policy allows and what follows from it, as plain values."""
 
 import stat
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Mechanism, epsilon
 from dpbitfit.errors import AccountingError
+from dpbitfit_client.policy.dataset import Dataset, Evaluation, Records
 from dpbitfit_client.policy.limits import Limits
-from dpbitfit_client.policy.policy import Dataset, Evaluation, Policy, SiteRules
+from dpbitfit_client.policy.policy import Policy, SiteRules
 
 HIGH_EPSILON = 10.0
 LOW_NOISE = 0.5
@@ -22,34 +22,39 @@ def describe(policy: Policy) -> dict[str, Any]:
     Every epsilon is for adding or removing one unit. ``cost`` is None where no
     accountant bounds it.
     """
-    site = policy.site
+    site = policy.site.model_dump(mode="json")
     return {
-        "site": site.name,
-        "ledger": _ledger(site),
-        "socket": str(site.socket),
-        "group": site.group,
-        "state_directory": str(site.state_directory),
-        "reply_slot_seconds": site.reply_slot_seconds,
-        "round_seconds": site.round_seconds,
-        "coordinators": dict(policy.coordinators),
-        "models": {name: asdict(model) for name, model in policy.models.items()},
-        "datasets": {name: _dataset(policy, one) for name, one in policy.datasets.items()},
+        "site": site.pop("name"),
+        **site,
+        "ledger": _ledger(policy.site),
+        "coordinators": {name: known.public_key for name, known in policy.coordinators.items()},
+        "models": {
+            name: {"name": name, **model.model_dump()} for name, model in policy.models.items()
+        },
+        "tasks": dict(policy.tasks),
+        "datasets": {name: _dataset(policy, dataset) for name, dataset in policy.datasets.items()},
         "warnings": _warnings(policy),
     }
 
 
-def _dataset(policy: Policy, dataset: Dataset) -> dict[str, Any]:
-    sharing = [one.name for one in _sharing(policy, dataset) if one is not dataset]
+def _records(records: Records) -> dict[str, Any]:
     return {
+        "records": records.source,
+        "unit": records.unit,
+        "adjacency": f"add or remove one {records.unit}",
+        **records.model_dump(include={"declared_size", "epsilon", "delta"}),
+    }
+
+
+def _dataset(policy: Policy, dataset: Dataset) -> dict[str, Any]:
+    return {
+        **_records(dataset),
+        "task": dataset.task,
         "account": dataset.account,
-        "shares_account_with": sharing,
-        "records": dataset.source,
+        "shares_account_with": [
+            other.name for other in _sharing(policy, dataset) if other is not dataset
+        ],
         "labels": dataset.labels,
-        "unit": dataset.unit,
-        "adjacency": f"add or remove one {dataset.unit}",
-        "declared_size": dataset.declared_size,
-        "epsilon": dataset.epsilon,
-        "delta": dataset.delta,
         "most_epsilon": _most(policy, dataset),
         "coordinators": {
             name: _limits(limits, dataset.delta) for name, limits in dataset.limits.items()
@@ -60,36 +65,36 @@ def _dataset(policy: Policy, dataset: Dataset) -> dict[str, Any]:
 
 def _sharing(policy: Policy, dataset: Dataset) -> list[Dataset]:
     """The data sets of its account, itself among them."""
-    return [one for one in policy.datasets.values() if one.account == dataset.account]
+    return [other for other in policy.datasets.values() if other.account == dataset.account]
 
 
 def _most(policy: Policy, dataset: Dataset) -> float:
     """The most that any requests can spend of its account."""
     shares: dict[str, float] = {}
-    for one in _sharing(policy, dataset):
-        for who, limits in one.limits.items():
-            shares[who] = max(limits.epsilon, shares.get(who, 0.0))
+    for sharing in _sharing(policy, dataset):
+        for coordinator, limits in sharing.limits.items():
+            shares[coordinator] = max(limits.epsilon, shares.get(coordinator, 0.0))
     # Shares of several hold at delta each: at one delta, only the common budget bounds them.
     return sum(shares.values(), 0.0) if len(shares) < 2 else dataset.epsilon
 
 
 def _most_of_all(policy: Policy) -> tuple[float, float]:
     """Epsilon and delta that a person with records everywhere can lose in all."""
-    found = {}
-    for one in policy.datasets.values():
-        found[one.account] = (_most(policy, one), one.delta)
-        if one.evaluation is not None:
-            found[one.evaluation_name] = (one.evaluation.epsilon, one.evaluation.delta)
-    return sum(epsilon for epsilon, _ in found.values()), sum(delta for _, delta in found.values())
+    budgets = {}
+    for dataset in policy.datasets.values():
+        budgets[dataset.account] = (_most(policy, dataset), dataset.delta)
+        if dataset.evaluation is not None:
+            evaluation = dataset.evaluation
+            budgets[dataset.evaluation_name] = (evaluation.epsilon, evaluation.delta)
+    epsilons, deltas = zip(*budgets.values(), strict=True)
+    return sum(epsilons), sum(deltas)
 
 
 def _limits(limits: Limits, delta: float) -> dict[str, Any]:
     cost = _cost(limits.min_noise_multiplier, limits.max_sampling_rate, limits.max_steps, delta)
     over = cost is None or cost["epsilon"] > limits.epsilon
     return {
-        **asdict(limits),
-        "models": list(limits.models),
-        "heads": list(limits.heads),
+        **limits.model_dump(mode="json"),
         "max_bias_distance": limits.max_bias_distance or None,
         "max_steps": limits.max_steps,
         "cost": cost,
@@ -99,15 +104,13 @@ def _limits(limits: Limits, delta: float) -> dict[str, Any]:
 
 def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
     return {
-        "records": evaluation.source,
-        "unit": evaluation.unit,
-        "adjacency": f"add or remove one {evaluation.unit}",
-        "declared_size": evaluation.declared_size,
-        "epsilon": evaluation.epsilon,
-        "delta": evaluation.delta,
+        **_records(evaluation),
         "metrics": {
-            name: {"noise_multiplier": noise, "cost": _cost(noise, 1.0, 1, evaluation.delta)}
-            for name, noise in evaluation.metrics.items()
+            name: {
+                "noise_multiplier": metric.noise_multiplier,
+                "cost": _cost(metric.noise_multiplier, 1.0, 1, evaluation.delta),
+            }
+            for name, metric in evaluation.metrics.items()
         },
     }
 
@@ -128,54 +131,54 @@ def _ledger(site: SiteRules) -> str:
 
 
 def _warnings(policy: Policy) -> list[str]:
-    found = []
+    warnings = []
     if not policy.site.reply_slot_seconds:
-        found.append("Replies are not held back (reply-slot-seconds): see Timing.")
+        warnings.append("Replies are not held back (reply-slot-seconds): see Timing.")
     if _is_open(policy.site.ledger):
-        found.append(
-            f"Everybody on this machine may look into {Path(policy.site.ledger).parent}, where the "
-            "ledger and its key lie: chmod o-rwx."
+        warnings.append(
+            f"Every user of this machine may look into {Path(policy.site.ledger).parent}, "
+            "where the ledger and its key lie: chmod o-rwx."
         )
-    if len({one.account for one in policy.datasets.values()}) > 1:
+    if len({dataset.account for dataset in policy.datasets.values()}) > 1:
         most, delta = _most_of_all(policy)
-        found.append(
+        warnings.append(
             f"The datasets {', '.join(policy.datasets)} do not all share one account: a person "
             f"with records in all of them can lose epsilon {most:g} in all, evaluations included, "
             f"at delta {delta:g}. Where the same people may be in several, let these name one "
             "account."
         )
     for name, dataset in policy.datasets.items():
-        found += _budget_warnings(f"Dataset {name}", dataset)
+        warnings += _budget_warnings(f"Dataset {name}", dataset)
         if dataset.evaluation:
-            found.append(
-                f"Dataset {name}: noised metrics on private records are allowed; whoever has "
-                "records for training and for evaluation can lose epsilon "
+            warnings.append(
+                f"Dataset {name}: noised metrics on private records are allowed; a person "
+                "with records for training and for evaluation can lose epsilon "
                 f"{_most(policy, dataset) + dataset.evaluation.epsilon:g} in all, at delta "
                 f"{dataset.delta + dataset.evaluation.delta:g}."
             )
-            found += _budget_warnings(f"The evaluation of {name}", dataset.evaluation)
+            warnings += _budget_warnings(f"The evaluation of {name}", dataset.evaluation)
         if not dataset.limits:
-            found.append(f"Dataset {name}: no coordinator may train on it.")
-        for who, limits in dataset.limits.items():
+            warnings.append(f"Dataset {name}: no coordinator may train on it.")
+        for coordinator, limits in dataset.limits.items():
             if limits.min_noise_multiplier < LOW_NOISE:
-                found.append(
-                    f"Dataset {name}: {who} may ask for a noise multiplier of "
+                warnings.append(
+                    f"Dataset {name}: {coordinator} may ask for a noise multiplier of "
                     f"{limits.min_noise_multiplier:g}; below {LOW_NOISE:g} one step can cost more "
                     "than a whole plan should."
                 )
-    return found
+    return warnings
 
 
-def _budget_warnings(what: str, of: Dataset | Evaluation) -> list[str]:
-    found = []
-    if of.epsilon > HIGH_EPSILON:
-        found.append(f"{what}: an epsilon of {of.epsilon:g} promises very little.")
-    if of.delta > 1 / of.declared_size:
-        found.append(
-            f"{what}: delta {of.delta:g} is more than one in the declared size of "
-            f"{of.declared_size:,}: it would allow one of them to be published whole."
+def _budget_warnings(what: str, records: Records) -> list[str]:
+    warnings = []
+    if records.epsilon > HIGH_EPSILON:
+        warnings.append(f"{what}: an epsilon of {records.epsilon:g} promises very little.")
+    if records.delta > 1 / records.declared_size:
+        warnings.append(
+            f"{what}: delta {records.delta:g} is more than one in the declared size of "
+            f"{records.declared_size:,}: it would allow one of them to be published whole."
         )
-    return found
+    return warnings
 
 
 def _is_open(ledger: str) -> bool:

@@ -1,4 +1,4 @@
-"""On which line of a TOML file each key stands, which ``tomllib`` does not tell."""
+"""The line of each key of a TOML file, which ``tomllib`` does not give."""
 
 import re
 import tomllib
@@ -23,7 +23,7 @@ _END = "\n"
 
 
 def lines_of_keys(text: str) -> dict[Key, int]:
-    """The line, from 1, on which each key and table first stands.
+    """The line, from 1, on which each key and table first occurs.
 
     ``text`` is valid TOML: this looks for keys and checks nothing.
     """
@@ -31,7 +31,7 @@ def lines_of_keys(text: str) -> dict[Key, int]:
 
 
 class _Scan:
-    """One pass over the tokens, one of them at hand."""
+    """One pass over the tokens, with the current one at hand."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Key, int] = {}
@@ -91,10 +91,10 @@ class _Scan:
 def _tokens(text: str) -> Iterator[tuple[str, int]]:
     """Each token with its line; comments are left out."""
     line = 1
-    for found in _TOKEN.finditer(text):
-        if not found[0].startswith("#"):
-            yield found[0], line
-        line += found[0].count("\n")
+    for match in _TOKEN.finditer(text):
+        if not match[0].startswith("#"):
+            yield match[0], line
+        line += match[0].count("\n")
 
 
 def _plain(token: str) -> str:

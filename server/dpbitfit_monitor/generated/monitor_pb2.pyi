@@ -226,36 +226,41 @@ class WatchRoundsRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ...) -> None: ...
 
 class WatchRoundsResponse(_message.Message):
-    __slots__ = ("folder", "run", "state", "round", "rounds", "accuracy", "loss", "accrued", "bytes_up", "bytes_down", "replies", "refused", "seconds", "guaranteed")
+    __slots__ = ("folder", "run", "state", "round", "rounds", "metrics", "guaranteed", "accrued", "bytes_up", "bytes_down", "replies", "refused", "seconds")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
-    ACCURACY_FIELD_NUMBER: _ClassVar[int]
-    LOSS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEED_FIELD_NUMBER: _ClassVar[int]
     ACCRUED_FIELD_NUMBER: _ClassVar[int]
     BYTES_UP_FIELD_NUMBER: _ClassVar[int]
     BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
     REPLIES_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
-    GUARANTEED_FIELD_NUMBER: _ClassVar[int]
     folder: str
     run: str
     state: str
     round: int
     rounds: int
-    accuracy: float
-    loss: float
+    metrics: _containers.ScalarMap[str, float]
+    guaranteed: float
     accrued: float
     bytes_up: int
     bytes_down: int
     replies: int
     refused: int
     seconds: float
-    guaranteed: float
-    def __init__(self, folder: _Optional[str] = ..., run: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., accrued: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., replies: _Optional[int] = ..., refused: _Optional[int] = ..., seconds: _Optional[float] = ..., guaranteed: _Optional[float] = ...) -> None: ...
+    def __init__(self, folder: _Optional[str] = ..., run: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., guaranteed: _Optional[float] = ..., accrued: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., replies: _Optional[int] = ..., refused: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class ForecastPlanRequest(_message.Message):
     __slots__ = ("name", "sampling_rate", "steps", "noise_multiplier")

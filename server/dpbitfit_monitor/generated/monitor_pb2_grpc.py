@@ -72,7 +72,7 @@ class MonitorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAccount(self, request, context):
-        """All about one account.
+        """One account in full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,14 +86,14 @@ class MonitorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRounds(self, request, context):
-        """The rounds of every run that is shown, those there are and those to come.
+        """The rounds of every run that is shown: first those so far, then each new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForecastPlan(self, request, context):
-        """What a plan would cost an account beside all that is there; seconds of computing.
+        """The privacy cost of a plan on top of all that is approved; seconds of computing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

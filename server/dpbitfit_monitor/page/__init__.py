@@ -1,1 +1,1 @@
-"""The monitor's web page: rendered here, read-only, without a word to any other machine."""
+"""The monitor's web page: rendered on the server, read-only; it contacts no other machine."""

@@ -1,7 +1,7 @@
-"""Who may see the page: holders of tokens, their sessions, and how often one may try.
+"""Who may see the page: holders of tokens, their sessions, and a limit on attempts.
 
-A token is 32 random bytes, so that its SHA-256 is all that has to be kept, and
-nobody can guess it; the limit on attempts keeps the log and the processor quiet.
+A token is 32 random bytes, so that its SHA-256 is all that has to be stored, and
+guessing is hopeless; the limit on attempts spares the log and the processor.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from logging import getLogger
 from pathlib import Path
 
 from dpbitfit.errors import InputError
+from dpbitfit_monitor.files import stamp
 
 SESSION_SECONDS = 8 * 3600
 MOST_FAILURES, FAILURE_SECONDS = 5, 300.0
@@ -35,45 +36,45 @@ def make_token(name: str) -> tuple[str, str]:
 
 
 def digest_of(token: str) -> str:
-    """What is kept of a token."""
+    """The SHA-256 of a token, which is all that is stored of it."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 class Tokens:
     """A file with a line ``NAME DIGEST`` for each token; read again when it has changed.
 
-    While it cannot be read, nobody is let in; at the start that is an InputError.
+    While it cannot be read, no token is accepted; at the start that is an InputError.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = stamp(path)
         self._holders = _read(path)
 
     def holders(self) -> Mapping[str, str]:
         """Names by digest."""
-        stamp = _stamp(self._path)
-        if stamp != self._stamp:
-            self._stamp = stamp
+        current = stamp(self._path)
+        if current != self._stamp:
+            self._stamp = current
             try:
                 self._holders = _read(self._path)
             except InputError as error:
                 self._holders = {}
-                _log.warning("nobody is let in: %s", error)
+                _log.warning("no token is accepted: %s", error)
         return self._holders
 
     def known(self, token: str) -> str | None:
         """The digest of a token that the file names, None for another; in constant time."""
         given = digest_of(token)
-        found = None
+        match = None
         for digest in self.holders():
             if hmac.compare_digest(digest, given):
-                found = digest
-        return found
+                match = digest
+        return match
 
 
 class Sessions:
-    """Signed values that say who signed in with which token, and until when.
+    """Signed cookie values: which token a viewer signed in with, and when that expires.
 
     The key is this process's: a restart ends every session. So does the token's
     line, when it is taken out of the file.
@@ -83,7 +84,7 @@ class Sessions:
         self._tokens = tokens
         self._clock = clock
         self._key = secrets.token_bytes(32)
-        self._ended: dict[str, int] = {}  # until when each would have been good
+        self._ended: dict[str, int] = {}  # nonces, and when each session would have expired
 
     def begin(self, digest: str) -> str:
         """A new session of the token's holder."""
@@ -91,7 +92,7 @@ class Sessions:
         return f"{text}.{self._sign(text)}"
 
     def holder(self, session: str) -> str | None:
-        """Whose session it is; None where it is none, is over, or its token is gone."""
+        """The holder of a session; None where it is invalid, has ended, or its token is gone."""
         text, _, signature = session.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(text).encode()):
             return None
@@ -101,11 +102,11 @@ class Sessions:
         return self._tokens.holders().get(digest)
 
     def end(self, session: str) -> None:
-        """Sign out: a copy of the cookie is worth nothing either."""
+        """Sign out: a copy of the cookie is no longer valid either."""
         if self.holder(session) is not None:
             until, nonce, *_ = session.split(".")
             now = self._clock()
-            self._ended = {one: end for one, end in self._ended.items() if end > now}
+            self._ended = {key: end for key, end in self._ended.items() if end > now}
             self._ended[nonce] = int(until)
 
     def _sign(self, text: str) -> str:
@@ -113,7 +114,7 @@ class Sessions:
 
 
 class Attempts:
-    """Wrong tokens of late, by address; an IPv6 network of 64 bits counts as one."""
+    """Recent wrong tokens by address; an IPv6 network of 64 bits counts as one address."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -160,11 +161,3 @@ def _parse(line: str) -> tuple[str, str]:
     if not (is_hex and name.isprintable() and 0 < len(name.strip()) <= _LONGEST_NAME):
         raise InputError("a line is what `dpbitfit monitor token NAME` prints")
     return digest, name.strip()
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,7 +1,7 @@
-"""The gate before every page: nothing is shown to anybody who has not signed in.
+"""Authentication before every page: nothing is shown to a viewer who has not signed in.
 
-It stands around the whole application, so that a page which somebody adds is
-behind it, and every answer, an error's too, carries the same strict headers.
+It wraps the whole application, so that a page which is added later is protected,
+and every response, an error's too, carries the same strict headers.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from dpbitfit_monitor.page.access import (
 from dpbitfit_monitor.page.render import render
 
 SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
-# Metrics ask for a token of their own; the static files say nothing of anybody.
+# Metrics need a token of their own; the static files hold no account's data.
 _OPEN = ("/healthz", "/metrics", SIGN_IN)
 _OPEN_FOLDER = "/static/"
 _LARGEST_FORM = 4096  # bytes
@@ -44,13 +44,13 @@ _SECURITY = {
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who looks; ``session`` is "" for the holder of a certificate, who cannot sign out."""
+    """Who is signed in; ``session`` is "" for the holder of a certificate, who cannot sign out."""
 
     name: str
     session: str = ""
 
 
-class Gate:
+class AuthMiddleware:
     """Lets holders of a token or of a client certificate through to the application."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions | None) -> None:
@@ -58,7 +58,7 @@ class Gate:
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse to."""
+        """Answer, or ask to sign in."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -74,8 +74,8 @@ class Gate:
         scope["viewer"] = self._viewer(request)
         path = scope["path"]
         may_pass = scope["viewer"] or path in _OPEN or path.startswith(_OPEN_FOLDER)
-        answer = self._app if may_pass else _refusal(request)
-        await answer(scope, receive, send_strictly)
+        response = self._app if may_pass else _refusal(request)
+        await response(scope, receive, send_strictly)
 
     def _viewer(self, request: Request) -> Viewer | None:
         certificate = getattr(request.state, "client_certificate", None)
@@ -91,13 +91,13 @@ def routes(tokens: Tokens | None, sessions: Sessions | None) -> list[Route]:
     attempts = Attempts()
 
     def form(request: Request, problem: str = "", status: int = 200) -> Response:
-        following = _following(request)
-        told = {"problem": problem, "following": following, "has_tokens": tokens is not None}
-        return render(request, "sign_in.html", told, status)
+        target = _target(request)
+        context = {"problem": problem, "target": target, "has_tokens": tokens is not None}
+        return render(request, "sign_in.html", context, status)
 
     async def sign_in(request: Request) -> Response:
         if request.scope["viewer"]:
-            return RedirectResponse(_following(request), 303)
+            return RedirectResponse(_target(request), 303)
         if request.method != "POST":
             return form(request)
         if not _is_own(request):
@@ -108,25 +108,25 @@ def routes(tokens: Tokens | None, sessions: Sessions | None) -> list[Route]:
         if not attempts.is_allowed(address):
             minutes = round(FAILURE_SECONDS / 60)
             text = f"Too many wrong tokens from your address. Wait {minutes} minutes."
-            answer = form(request, text, 429)
-            answer.headers["Retry-After"] = str(int(FAILURE_SECONDS))
-            return answer
+            response = form(request, text, 429)
+            response.headers["Retry-After"] = str(int(FAILURE_SECONDS))
+            return response
         digest = tokens.known(await _posted_token(request))
         if digest is None:
             attempts.failed(address)
             return form(request, "This token is not known here. Was all of it copied?", 403)
-        answer = RedirectResponse(_following(request), 303)
-        _set_cookie(request, answer, sessions.begin(digest), SESSION_SECONDS)
-        return answer
+        response = RedirectResponse(_target(request), 303)
+        _set_cookie(request, response, sessions.begin(digest), SESSION_SECONDS)
+        return response
 
     async def sign_out(request: Request) -> Response:
         if not _is_own(request):
             return PlainTextResponse("this form was sent from elsewhere\n", 403)
         if sessions is not None:
             sessions.end(request.scope["viewer"].session)
-        answer = RedirectResponse(SIGN_IN, 303)
-        _set_cookie(request, answer, "", 0)
-        return answer
+        response = RedirectResponse(SIGN_IN, 303)
+        _set_cookie(request, response, "", 0)
+        return response
 
     return [
         Route(SIGN_IN, sign_in, methods=["GET", "POST"]),
@@ -142,18 +142,18 @@ def _refusal(request: Request) -> Response:
     return PlainTextResponse("sign in first\n", 401)
 
 
-def _following(request: Request) -> str:
-    """Where to go after signing in: a path of ours, never another machine's address."""
+def _target(request: Request) -> str:
+    """Where to go after signing in: a path of this page, never another machine's address."""
     wanted = request.query_params.get("next", "/")
     is_path = wanted.startswith("/") and not wanted.startswith(("//", "/\\"))
     return wanted if is_path and wanted.isprintable() else "/"
 
 
 def _is_own(request: Request) -> bool:
-    """Whether a form was sent by a page of ours: the browser says so, and no page can."""
-    told = request.headers.get("sec-fetch-site")
-    if told is not None:
-        return told == "same-origin"
+    """Whether this page sent the form: the browser sets these headers, no page can."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
     origin = urlsplit(request.headers.get("origin", ""))
     return origin.netloc != "" and origin.netloc == request.headers.get("host")
 
@@ -168,12 +168,12 @@ async def _posted_token(request: Request) -> str:
 
 
 def _cookie(request: Request) -> str:
-    # A name that browsers take from this very host, over TLS, alone.
+    # A cookie of this name is accepted by browsers only over TLS and from this very host.
     return "__Host-dpbitfit" if request.url.scheme == "https" else "dpbitfit"
 
 
-def _set_cookie(request: Request, answer: Response, value: str, seconds: int) -> None:
-    answer.set_cookie(
+def _set_cookie(request: Request, response: Response, value: str, seconds: int) -> None:
+    response.set_cookie(
         _cookie(request),
         value,
         max_age=seconds,

@@ -1,29 +1,29 @@
 """Small charts as plain numbers: what a template draws as SVG. Colours and type are the page's.
 
-One of few forms: lines with points over a common x, from which a reader takes a
-course, not a value; the values stand in a table beside each chart.
+One form only, lines with points over a common x, for a trend; the values are in a
+table beside each chart.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dpbitfit.ledger.status import INFORMATIVE
-from dpbitfit_monitor.runs import RoundView
+from dpbitfit_monitor.runs import RoundView, metric_names
 from dpbitfit_monitor.views import AccountDetail
 
 WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 466, 18, 206
 EDGES = ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")
 _MOST_DOTS = 40
-_LEAST_SPAN = 1e-9  # values that lie closer, for their size, are one value
+_LEAST_SPAN = 1e-9  # relative; values that lie closer count as equal
 
 Value = tuple[float, float | None]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line in pieces, since a value may be missing; dots where they can be told apart."""
+    """A line in pieces, since a value may be missing; dots where they do not overlap."""
 
     name: str
     pieces: tuple[str, ...]
@@ -60,7 +60,7 @@ def epsilon_over_rounds(detail: AccountDetail) -> Chart:
 
 def epsilon_over_delta(detail: AccountDetail) -> Chart:
     """The guaranteed epsilon at a handful of deltas."""
-    values: list[Value] = [(math.log10(one.delta), one.epsilon) for one in detail.curve]
+    values: list[Value] = [(math.log10(bound.delta), bound.epsilon) for bound in detail.curve]
     first, last = detail.curve[0], detail.curve[-1]
     text = (
         f"Guaranteed epsilon falls from {first.epsilon:.3f} at delta {first.delta:g} "
@@ -73,49 +73,43 @@ def epsilon_over_delta(detail: AccountDetail) -> Chart:
 
 
 def of_run(rounds: Sequence[RoundView]) -> tuple[Chart, ...]:
-    """A run's accuracy, loss, bytes and replies, round by round; none before its first line."""
+    """A run's metrics, bytes and replies, round by round; none before its first line."""
     if not rounds:
         return ()
 
     def chart(
         title: str,
-        from_zero: bool,
         write: Callable[[float], str],
-        **measures: Callable[[RoundView], float | None],
+        measures: Mapping[str, Callable[[RoundView], float | None]],
+        from_zero: bool = True,
     ) -> Chart:
         lines: dict[str, list[Value]] = {
-            name: [(one.number, of(one)) for one in rounds] for name, of in measures.items()
+            name: [(view.round, measure(view)) for view in rounds]
+            for name, measure in measures.items()
         }
-        last = [
+        latest = [
             f"{name} {write(value)}"
             for name, values in lines.items()
             if (value := values[-1][1]) is not None
         ]
-        text = f"After round {rounds[-1].number}: {', '.join(last) or 'not known yet'}."
-        span = RIGHT - LEFT
-        first, last_one = rounds[0].number, rounds[-1].number
-        x = _Scale.linear(first, max(first + 1, last_one), span, whole=True)
+        text = f"After round {rounds[-1].round}: {', '.join(latest) or 'not known yet'}."
+        first, last = rounds[0].round, rounds[-1].round
+        x = _Scale.linear(first, max(first + 1, last), RIGHT - LEFT, whole=True)
         return _draw(title, text, "round", lines, x, from_zero=from_zero)
 
+    def metric(name: str) -> Chart:
+        title, measure = f"{name} on public test records", lambda view: view.metrics.get(name)
+        return chart(title, "{:.3f}".format, {name: measure}, from_zero=False)
+
+    payload = {
+        "sent": lambda view: view.bytes_up / 1e3,
+        "received": lambda view: view.bytes_down / 1e3,
+    }
+    replies = {"replies": lambda view: view.replies, "refused": lambda view: view.refused}
     return (
-        chart(
-            "Accuracy on public test records", False, "{:.3f}".format, accuracy=lambda r: r.accuracy
-        ),
-        chart("Loss on public test records", False, "{:.3f}".format, loss=lambda r: r.loss),
-        chart(
-            "Payload of all sites, kB",
-            True,
-            "{:,.0f} kB".format,
-            sent=lambda r: r.bytes_up / 1e3,
-            received=lambda r: r.bytes_down / 1e3,
-        ),
-        chart(
-            "Answers of sites",
-            True,
-            "{:.0f}".format,
-            replies=lambda r: r.replies,
-            refused=lambda r: r.refused,
-        ),
+        *map(metric, metric_names(rounds)),
+        chart("Payload of all sites, kB", "{:,.0f} kB".format, payload),
+        chart("Replies of sites", "{:.0f}".format, replies),
     )
 
 
@@ -147,7 +141,7 @@ class _Scale:
 
 def _round_step(least: float) -> float:
     power = 10.0 ** math.floor(math.log10(least))
-    return next(power * one for one in (1, 2, 5, 10) if power * one >= least * 0.999)
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * 0.999)
 
 
 def _draw(
@@ -182,16 +176,16 @@ def _draw(
                 yield " ".join(piece)
                 piece = []
 
-    drawn = []
+    drawings = []
     for name, values in lines.items():
-        there = [place(at, value) for at, value in values if value is not None]
-        dots = there if len(there) <= _MOST_DOTS else there[-1:]
-        drawn.append(Line(name, tuple(pieces(values)), tuple(dots)))
+        points = [place(at, value) for at, value in values if value is not None]
+        dots = points if len(points) <= _MOST_DOTS else points[-1:]
+        drawings.append(Line(name, tuple(pieces(values)), tuple(dots)))
     return Chart(
         title=title,
         text=text,
         x_label=x_label,
-        lines=tuple(drawn),
+        lines=tuple(drawings),
         x_ticks=tuple((place(at, y.low)[0], label) for at, label in x.ticks),
         y_ticks=tuple((place(x.low, value)[1], label) for value, label in y.ticks),
         limit=(place(x.low, limit[0])[1], limit[1]) if limit else None,

@@ -1,4 +1,4 @@
-"""What is shown where nothing can be: in plain words, with what to do, and no trace of code."""
+"""Error pages: what is wrong, in plain words, and what to do; no trace of code."""
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -12,33 +12,27 @@ from dpbitfit.errors import DpbitfitError, LedgerError
 from dpbitfit_monitor.page.render import render
 from dpbitfit_monitor.reader import DamagedAccount, UnknownAccount
 
-_AGAIN_SECONDS = 5
+Handler = Callable[[Request, Exception], Response]
 
-_AWAY = (
-    "Until the ledger can be read again, nothing is known of any account, and no older figure "
-    "takes its place. This page looks again by itself."
+_REFRESH_SECONDS = 5
+_UNREADABLE = (
+    "Until the ledger can be read again, no account's figures are known, and no older figure "
+    "takes their place. This page refreshes by itself."
 )
 _DAMAGED = (
-    "No figure of it can be given. Run: dpbitfit ledger verify; then restore a backup, and settle "
-    "it on both sides."
+    "No figure of it can be given. Run: dpbitfit ledger verify; then restore a backup, and run "
+    "dpbitfit ledger settle on both sides."
 )
 _UNKNOWN = "Look for it on the page of all budgets: a name is site, data set and unit."
 
 
-def _ledger(request: Request, error: Exception) -> Response:
-    return _page(request, 503, "The ledger cannot be read", str(error), _AWAY, _AGAIN_SECONDS)
+def _handler(status: int, title: str, advice: str, refresh: int = 0) -> Handler:
+    """Shows an error's own text, with what to do."""
 
+    def handle(request: Request, error: Exception) -> Response:
+        return _page(request, status, title, str(error), advice, refresh)
 
-def _damaged(request: Request, error: Exception) -> Response:
-    return _page(request, 503, "This account cannot be believed", str(error), _DAMAGED)
-
-
-def _unknown(request: Request, error: Exception) -> Response:
-    return _page(request, 404, "No such account", str(error), _UNKNOWN)
-
-
-def _other(request: Request, error: Exception) -> Response:
-    return _page(request, 503, "This cannot be shown", str(error), "Mend that, then try again.")
+    return handle
 
 
 def _http(request: Request, error: Exception) -> Response:
@@ -49,22 +43,22 @@ def _http(request: Request, error: Exception) -> Response:
 
 
 def _failure(request: Request, _: Exception) -> Response:
-    text = "Something failed here that should not have."
+    text = "An unexpected error occurred."
     return _page(request, 500, "This page failed", text, "Look in the log of dpbitfit monitor.")
-
-
-HANDLERS: Mapping[Any, Callable[[Request, Exception], Response]] = {
-    UnknownAccount: _unknown,
-    DamagedAccount: _damaged,
-    LedgerError: _ledger,
-    DpbitfitError: _other,
-    HTTPException: _http,
-    Exception: _failure,
-}
 
 
 def _page(
     request: Request, status: int, title: str, text: str, advice: str, refresh: int = 0
 ) -> Response:
-    told = {"title": title, "text": text, "advice": advice, "refresh": refresh}
-    return render(request, "problem.html", told, status)
+    context = {"title": title, "text": text, "advice": advice, "refresh": refresh}
+    return render(request, "problem.html", context, status)
+
+
+HANDLERS: Mapping[Any, Handler] = {
+    UnknownAccount: _handler(404, "No such account", _UNKNOWN),
+    DamagedAccount: _handler(503, "This account is unreadable or corrupt", _DAMAGED),
+    LedgerError: _handler(503, "The ledger cannot be read", _UNREADABLE, _REFRESH_SECONDS),
+    DpbitfitError: _handler(503, "This cannot be shown", "Correct that, then try again."),
+    HTTPException: _http,
+    Exception: _failure,
+}

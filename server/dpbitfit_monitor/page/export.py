@@ -12,19 +12,19 @@ from starlette.responses import Response
 
 from dpbitfit_monitor import describe
 from dpbitfit_monitor.page import formatting
-from dpbitfit_monitor.runs import RunView
+from dpbitfit_monitor.runs import RunView, metric_names
 from dpbitfit_monitor.views import AccountView, Overview
 
 ADJACENCY = "add or remove one unit"
-# What a spreadsheet takes for a formula.
+# What a spreadsheet takes for the start of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _ACCOUNT = ("delta", "budget", "promised", "left", "run", "rounds_left", "open_rounds", "drift")
 _EVENT = ("sequence", "at", "kind", "run", "round", "outcome", "proof", "budget", "reason", "hash")
 
 
-def json_file(told: Mapping[str, Any], name: str) -> Response:
+def json_file(content: Mapping[str, Any], name: str) -> Response:
     """A file of JSON."""
-    text = json.dumps(told, indent=2, allow_nan=False)
+    text = json.dumps(content, indent=2, allow_nan=False)
     return _file(text, "application/json", f"{name}.json")
 
 
@@ -40,10 +40,10 @@ def csv_file(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], name: st
 
 def accounts_csv(overview: Overview) -> Response:
     """A line for each account; those without figures say why."""
-    rows: list[dict[str, Any]] = [_account_row(one) for one in overview.accounts]
+    rows: list[dict[str, Any]] = [_account_row(view) for view in overview.accounts]
     rows += [
-        {**one.name._asdict(), "state": one.state, "problem": one.problem}
-        for one in overview.unreadable
+        {**account.name._asdict(), "state": account.state, "problem": account.problem}
+        for account in overview.unreadable
     ]
     times = ("last_seen", "asked_since", "open_since")
     names = ("accrued", "guaranteed")
@@ -54,21 +54,27 @@ def accounts_csv(overview: Overview) -> Response:
 
 def events_csv(events: Iterable[formatting.EventLine], name: str) -> Response:
     """A line for each event."""
-    rows = [{**vars(one), **dict(one.facts)} for one in events]
+    rows = [{**vars(event), **dict(event.facts)} for event in events]
     return csv_file(rows, _EVENT, name)
 
 
 def run_csv(view: RunView) -> Response:
-    """A line for each round."""
-    rows = [{"run": view.run, "folder": view.folder, **asdict(one)} for one in view.rounds]
-    names = ("number", "rounds", "accuracy", "loss", "guaranteed", "accrued")
+    """A line for each round, a column for each metric: ``metrics.accuracy``."""
+    rows = [
+        {
+            **asdict(line),
+            "folder": view.folder,
+            **{f"metrics.{name}": value for name, value in line.metrics.items()},
+        }
+        for line in view.rounds
+    ]
+    metrics = [f"metrics.{name}" for name in metric_names(view.rounds)]
     counts = ("bytes_up", "bytes_down", "replies", "refused", "seconds")
-    columns = ("run", "folder", *names, *counts)
+    columns = ("run", "folder", "round", "rounds", *metrics, "guaranteed", "accrued", *counts)
     return csv_file(rows, columns, f"run-{view.run or view.folder}")
 
 
 def _account_row(view: AccountView) -> dict[str, Any]:
-    told = describe.account(view)
     bounds: dict[str, float | str] = {}
     for name in ("accrued", "guaranteed"):
         figure = getattr(view, name)
@@ -76,7 +82,8 @@ def _account_row(view: AccountView) -> dict[str, Any]:
         bounds |= {name: bound.epsilon, f"{name}_by": f"{bound.accountant} {bound.version}"}
         bounds |= {f"{name}_basis": figure.basis}
     refusals = "; ".join(f"{reason}: {count}" for reason, count in view.refusals.items())
-    return {**told, **bounds, "adjacency": ADJACENCY, "refusals": refusals}
+    extra = {"adjacency": ADJACENCY, "refusals": refusals}
+    return {**describe.account(view), **bounds, **extra}
 
 
 def _cell(value: Any) -> Any:

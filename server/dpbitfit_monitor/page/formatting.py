@@ -1,7 +1,7 @@
-"""Numbers, times and events as a person reads them."""
+"""Numbers, times and events as text."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from dpbitfit.accounting.composition import Bound, Counts
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import AccountName
-from dpbitfit.ledger.events import Event, Tally
+from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.export import STATEMENTS
+from dpbitfit.ledger.fold import AccountState
 from dpbitfit.ledger.status import ACCRUED
 from dpbitfit_monitor.views import AccountView, is_exact
 
@@ -18,11 +19,11 @@ _EVENTS = {
     "open": "account opened",
     "budget": "budget changed",
     "allot": "plan approved",
-    "reserve": "round asked for",
+    "reserve": "round requested",
     "commit": "round ended, spent",
-    "release": "round ended, nothing spent",
-    "void": "steps given up",
-    "rebase": "taken over from the other side",
+    "release": "round ended, not spent",
+    "void": "approved steps withdrawn",
+    "rebase": "taken over from the other ledger",
 }
 _FACTS = ("run", "round", "outcome", "proof", "budget", "delta", "reason")
 _LONGEST_FACT = 300  # characters
@@ -30,7 +31,7 @@ _LONGEST_FACT = 300  # characters
 
 @dataclass(frozen=True)
 class EventLine:
-    """One event in words; ``is_bad`` for the first that cannot be believed."""
+    """One event as text; ``is_bad`` for the first corrupt one."""
 
     sequence: int
     at: str
@@ -41,12 +42,12 @@ class EventLine:
 
 
 def figure(bound: Bound) -> str:
-    """An epsilon; one that a smaller will replace is marked."""
+    """An epsilon; a quick bound, which a smaller one will replace, is marked."""
     return f"{'' if is_exact(bound) else '≤ '}{bound.epsilon:.3f}"
 
 
 def percent(ratio: float) -> str:
-    """A part as a whole percentage, not broken at the end of a line."""
+    """A ratio as a whole percentage, not broken at the end of a line."""
     return f"{ratio * 100:.0f}\N{NO-BREAK SPACE}%"
 
 
@@ -56,6 +57,11 @@ def steps(counts: Counts) -> str:
         f"{number:,} at noise {mechanism.noise_multiplier:g}, rate {mechanism.sampling_rate:g}"
         for mechanism, number in counts
     )
+
+
+def metrics(values: Mapping[str, float | None]) -> str:
+    """The metrics that were computed, by name."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
 
 
 def ago(since: timedelta) -> str:
@@ -75,21 +81,21 @@ def moment(at: datetime) -> str:
 
 
 def event_line(event: Event, bad: int | None = None) -> EventLine:
-    """An event in words, also one that cannot be believed."""
+    """An event as text, also a corrupt one."""
     try:
         body = json.loads(event.body)
-        told = {key: body[key] for key in _FACTS if key in body}
+        fields = {key: body[key] for key in _FACTS if key in body}
         at = str(body.get("at", ""))
     except (ValueError, TypeError, AttributeError, RecursionError):
-        told, at = {"content": "cannot be read"}, ""
-    facts = tuple((key, str(value)[:_LONGEST_FACT]) for key, value in told.items())
+        fields, at = {"content": "cannot be read"}, ""
+    facts = tuple((key, str(value)[:_LONGEST_FACT]) for key, value in fields.items())
     kind = _EVENTS.get(event.kind, event.kind)
     return EventLine(event.sequence, at, kind, facts, event.hash, event.sequence == bad)
 
 
 def first_bad(name: AccountName, events: Iterable[Event]) -> int | None:
-    """The first event that breaks the chain; None where another table is what is wrong."""
-    tally = Tally(name)
+    """The first event that breaks the chain; None where the fault is in another table."""
+    tally = AccountState(name)
     for event in events:
         try:
             tally.add(event)
@@ -101,14 +107,14 @@ def first_bad(name: AccountName, events: Iterable[Event]) -> int | None:
 def general_sentence(views: Iterable[AccountView]) -> str:
     """What the figures of many accounts mean: unit, adjacency, delta, accountant, and limits."""
     accounts = list(views)
-    bounds = [bound for one in accounts for bound in (one.guaranteed.bound, one.accrued.bound)]
+    bounds = [bound for view in accounts for bound in (view.guaranteed.bound, view.accrued.bound)]
     return (
         "Guaranteed is an upper bound on the privacy loss of one account for adding or removing "
         "one unit, that is all of its records "
-        f"(unit: {_several(one.name.unit for one in accounts)}), at the delta of its account "
-        f"({_several(f'{one.delta:g}' for one in accounts)}). "
-        f"By {_several(f'{one.accountant} ({one.version})' for one in bounds)}. "
-        f"Accrued is {ACCRUED}. Left is of the budget, approved for nothing. "
+        f"(unit: {_several(view.name.unit for view in accounts)}), at the delta of its account "
+        f"({_several(f'{view.delta:g}' for view in accounts)}). "
+        f"By {_several(f'{bound.accountant} ({bound.version})' for bound in bounds)}. "
+        f"Accrued is {ACCRUED}. Left is the part of the budget that no plan is approved for. "
         f"Not covered: {not_covered()}."
     )
 
@@ -119,6 +125,6 @@ def not_covered() -> str:
 
 
 def _several(values: Iterable[Any]) -> str:
-    found = sorted(set(values))
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return (", ".join(found[:3]) or "none yet") + more
+    distinct = sorted(set(values))
+    more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+    return (", ".join(distinct[:3]) or "none yet") + more

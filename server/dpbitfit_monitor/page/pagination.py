@@ -28,9 +28,9 @@ class Page(Generic[Entry]):
     size: int = PAGE
 
     @classmethod
-    def of(cls, entries: Sequence[Entry], asked: str, size: int = PAGE) -> Self:
-        """The page that was asked for, or the one nearest to it."""
-        number = page_number(asked, len(entries), size)
+    def select(cls, entries: Sequence[Entry], requested: str, size: int = PAGE) -> Self:
+        """The requested page, or the one nearest to it."""
+        number = page_number(requested, len(entries), size)
         return cls(entries[(number - 1) * size : number * size], number, len(entries), size)
 
     @property
@@ -49,10 +49,10 @@ class Page(Generic[Entry]):
         return min(self.total, self.number * self.size)
 
 
-def page_number(asked: str, total: int, size: int = PAGE) -> int:
-    """A page that exists, whatever was asked."""
-    is_number = asked.isascii() and asked.isdigit() and len(asked) < 10
-    return max(1, min(int(asked) if is_number else 1, -(-total // size)))
+def page_number(requested: str, total: int, size: int = PAGE) -> int:
+    """A page that exists, whatever was requested."""
+    is_number = requested.isascii() and requested.isdigit() and len(requested) < 10
+    return max(1, min(int(requested) if is_number else 1, -(-total // size)))
 
 
 def _account(row: Row) -> Any:
@@ -60,21 +60,21 @@ def _account(row: Row) -> Any:
 
 
 def _state(row: Row) -> Any:
-    return list(State).index(row.state), _of(row, lambda view: view.used_ratio, math.inf)
+    return list(State).index(row.state), _value(row, lambda view: view.used_ratio, math.inf)
 
 
-def _of(row: Row, value: Callable[[AccountView], Any], missing: Any) -> Any:
+def _value(row: Row, value: Callable[[AccountView], Any], missing: Any) -> Any:
     return value(row) if isinstance(row, AccountView) else missing
 
 
 # Columns by which accounts can be sorted.
 SORTS: Mapping[str, Callable[[Row], Any]] = {
     "account": _account,
-    "used": lambda row: _of(row, lambda view: view.used_ratio, math.inf),
-    "guaranteed": lambda row: _of(row, lambda view: view.guaranteed_ratio, math.inf),
-    "left": lambda row: _of(row, lambda view: view.left, -1.0),
-    "rounds": lambda row: _of(row, _rounds, -1.0),
-    "seen": lambda row: _of(row, lambda view: view.last_seen or _NEVER, _NEVER),
+    "used": lambda row: _value(row, lambda view: view.used_ratio, math.inf),
+    "guaranteed": lambda row: _value(row, lambda view: view.guaranteed_ratio, math.inf),
+    "left": lambda row: _value(row, lambda view: view.left, -1.0),
+    "rounds": lambda row: _value(row, _rounds, -1.0),
+    "seen": lambda row: _value(row, lambda view: view.last_seen or _NEVER, _NEVER),
     "state": _state,
 }
 
@@ -85,15 +85,15 @@ def _rounds(view: AccountView) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """What somebody asked to see; a sort with a minus is from the greatest down."""
+    """The filter and order of a list; a sort with a minus is from the greatest down."""
 
     text: str = ""
     state: str = ""
     sort: str = "-state"
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> Self:
-        """The choice in an address; what is none of ours is left out."""
+    def from_query(cls, query: Mapping[str, str]) -> Self:
+        """The choice in an address; unknown values are left out."""
         state, sort = query.get("state", ""), query.get("sort", cls.sort)
         return cls(
             query.get("q", "")[:_LONGEST_QUERY].strip(),
@@ -102,21 +102,21 @@ class Choice:
         )
 
     def query(self, **changes: str) -> str:
-        """The part of an address that says it, with changes."""
-        told = {"q": self.text, "state": self.state, "sort": self.sort, **changes}
-        return "?" + urlencode({key: value for key, value in told.items() if value})
+        """This choice as the query of an address, with changes."""
+        fields = {"q": self.text, "state": self.state, "sort": self.sort, **changes}
+        return "?" + urlencode({key: value for key, value in fields.items() if value})
 
     def direction(self, column: str) -> str:
-        """How a column is sorted, in ARIA's words; "" where it is not."""
+        """How a column is sorted, as ``aria-sort`` has it; "" where it is not."""
         directions = {column: "ascending", f"-{column}": "descending"}
         return directions.get(self.sort, "")
 
     def other(self, column: str) -> str:
-        """What a click on a column asks for."""
+        """The sort that a click on a column's head leads to."""
         return f"-{column}" if self.sort == column else column
 
-    def chosen(self, overview: Overview) -> list[Row]:
-        """The accounts that were asked for, in order."""
+    def rows(self, overview: Overview) -> list[Row]:
+        """The accounts that match, in order."""
         wanted = self.text.casefold()
         rows: list[Row] = [*overview.accounts, *overview.unreadable]
         rows = [row for row in rows if not self.state or row.state == self.state]

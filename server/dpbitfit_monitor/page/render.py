@@ -1,6 +1,6 @@
-"""Templates, and what all of them know."""
+"""Templates, with the filters and values that all of them share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlencode
@@ -22,28 +22,23 @@ _ICONS = {
     "drifted": "≠",
     "unreadable": "✕",
 }
+_FILTERS: tuple[Callable[..., str], ...] = (
+    *(formatting.figure, formatting.steps, formatting.metrics, formatting.percent),
+    *(formatting.ago, formatting.moment),
+    *(urls.subject_path, urls.account_path, urls.run_path, urls.run_name),
+)
 
 
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "figure": formatting.figure,
-        "steps": formatting.steps,
-        "ago": formatting.ago,
-        "moment": formatting.moment,
-        "percent": formatting.percent,
-        "subject_path": urls.subject_path,
-        "account_path": urls.account_path,
-        "run_path": urls.run_path,
-        "run_name": urls.run_name,
-    }
-    made.globals |= {
+    environment.filters |= {function.__name__: function for function in _FILTERS}
+    environment.globals |= {
         "version": version("dpbitfit"),
         "meanings": MEANINGS,
         "icons": _ICONS,
@@ -51,13 +46,15 @@ def _environment() -> jinja2.Environment:
         "not_covered": formatting.not_covered(),
         "informative": INFORMATIVE,
     }
-    return made
+    return environment
 
 
 _TEMPLATES = _environment()
 
 
-def render(request: Request, template: str, told: Mapping[str, Any], status: int = 200) -> Response:
+def render(
+    request: Request, template: str, context: Mapping[str, Any], status: int = 200
+) -> Response:
     """A page. A name that is no Unicode text is shown with question marks."""
     query = dict(request.query_params)
     common = {
@@ -65,5 +62,5 @@ def render(request: Request, template: str, told: Mapping[str, Any], status: int
         "path": request.scope["path"],
         "page_query": lambda number: "?" + urlencode({**query, "page": number}, errors="replace"),
     }
-    text = _TEMPLATES.get_template(template).render({"refresh": 0, **common, **told})
+    text = _TEMPLATES.get_template(template).render({"refresh": 0, **common, **context})
     return Response(text.encode("utf-8", "replace"), status, media_type="text/html")

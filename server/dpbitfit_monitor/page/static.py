@@ -1,4 +1,4 @@
-"""The page's style, script and icon: three files, read once."""
+"""The page's style, script and icon, read once."""
 
 from pathlib import Path
 

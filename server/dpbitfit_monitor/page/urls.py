@@ -6,7 +6,7 @@ from dpbitfit.ledger import AccountName
 from dpbitfit_monitor.alerts import Alert
 from dpbitfit_monitor.runs import RunView
 
-# Browsers take "." and ".." for steps in a path, and servers "/" for its joint.
+# Browsers resolve "." and ".." in a path, and "/" separates its parts.
 _ESCAPES = (("~", "~0"), ("/", "~1"))
 _DOTS = {".": "~2", "..": "~2~2"}
 
@@ -19,7 +19,7 @@ def to_segment(text: str) -> str:
 
 
 def from_segment(segment: str) -> str:
-    """The name of a part that a server has unquoted already."""
+    """The name in a part of a path that the server has already unquoted."""
     text = segment.replace("~2", ".")
     for letter, escape in reversed(_ESCAPES):
         text = text.replace(escape, letter)
@@ -27,22 +27,22 @@ def from_segment(segment: str) -> str:
 
 
 def account_path(name: AccountName) -> str:
-    """Where an account is shown."""
+    """The address of an account."""
     return "/".join(("/accounts", *map(to_segment, name)))
 
 
 def subject_path(alert: Alert) -> str:
-    """Where the account is shown whose name an alert's text begins with; "" for none."""
+    """The address of the account that an alert is about; "" for none."""
     parts = alert.subject.split("/")
     is_account = alert.text.startswith(alert.subject) and len(parts) == len(AccountName._fields)
     return account_path(AccountName(*parts)) if is_account else ""
 
 
 def run_path(run: str) -> str:
-    """Where a run is shown, by its name in the ledger or its folder's."""
+    """The address of a run, by its name in the ledger or its folder's."""
     return f"/runs/{to_segment(run)}"
 
 
 def run_name(view: RunView) -> str:
-    """What a run is called."""
+    """A run's name in the ledger, else its folder's."""
     return view.run or view.folder

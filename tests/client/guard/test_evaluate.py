@@ -1,28 +1,28 @@
 """Private evaluation: only listed metrics, noised as stated, charged to an account of its own."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from dpbitfit_client import message
 from dpbitfit_client.guard import operations
 from dpbitfit_client.guard.guard import go_on
 from dpbitfit_client.message import Refused
+from scipy.stats import norm
 
 from dpbitfit.accounting.composition import Mechanism, merged
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import payloads
-from dpbitfit.protocol.signing import verify
+from dpbitfit.protocol.messages import EvaluateReply
+from dpbitfit.tasks.text_classification.settings import METRICS
 
+from ...support import plans
 from ...support.policies import POLICY, changed, read
 from ...support.sites import GOOD, Site, fresh_key, served
 
 # About twenty measurements at noise multiplier 20 cost epsilon 1 at 1e-5.
-MEASURED = replace(GOOD, metrics="accuracy", evaluations=6)
+MEASURED = plans.plan(GOOD, metrics="accuracy", evaluations=6)
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +32,34 @@ def site(corpus: Path) -> Iterator[Site]:
 
 
 def refused(site: Site, plan: Plan, **options: Any) -> str:
-    with pytest.raises(Refused) as found:
+    with pytest.raises(Refused) as refusal:
         site.evaluate(plan, **options)
-    return found.value.code
+    return refusal.value.code
 
 
 def test_only_listed_metrics_are_measured_and_nothing_else_is_charged(site: Site) -> None:
     plan = site.plan(MEASURED)
     for metrics in ("loss", "accuracy,loss", "accuracy,accuracy", "", "names", "accuracy,"):
-        assert refused(site, replace(plan, metrics=metrics)) == "policy"
-    assert refused(site, replace(plan, evaluations=0)) == "policy"
-    assert refused(site, replace(plan, noise_multiplier=0.5)) == "policy"
-    assert refused(site, replace(plan, model_digest="2" * 64)) == "protocol"
+        assert refused(site, plans.plan(plan, metrics=metrics)) == "policy"
+    assert refused(site, plans.plan(plan, evaluations=0)) == "policy"
+    assert refused(site, plans.plan(plan, noise_multiplier=0.5)) == "policy"
+    assert refused(site, plans.plan(plan, model_digest="2" * 64)) == "protocol"
     assert site.spent("letters:evaluation") == {}
 
 
 def test_a_measurement_is_signed_charged_to_its_own_account_and_kept(site: Site) -> None:
     plan, key = site.plan(MEASURED), fresh_key()
     before = site.spent()
-    asked = site.request(plan, "evaluate", key=key)
-    reply = site.relay().evaluate(asked)
-    assert list(reply.metrics) == ["accuracy"]
-    assert 0 <= reply.metrics["accuracy"] <= 1
+    request = site.request(plan, "evaluate", key=key)
+    reply = site.relay().evaluate(request)
     ledger = site.ledger()
-    said: Any = payloads.reply(message.stated(reply), payloads.metrics(reply.metrics))
-    verify(ledger.id, "reply", said, reply.signature)
+    assert reply.sender == ledger.id
     ledger.database.close()
-    assert site.relay().evaluate(asked).metrics == reply.metrics
+    metrics = reply.read(EvaluateReply, "reply").metrics
+    assert list(metrics) == ["accuracy"]
+    assert 0 <= metrics["accuracy"] <= 1
+    again = site.relay().evaluate(request)
+    assert again.read(EvaluateReply, "reply").metrics == metrics
     assert site.spent("letters:evaluation") == {"committed": 1}
     assert site.spent() == before
     assert refused(site, plan, key=key, biases=site.biases() + 1) == "protocol"
@@ -82,25 +83,25 @@ def test_a_key_that_has_trained_measures_nothing(site: Site) -> None:
 def test_a_plan_measures_as_often_as_it_says_and_the_budget_ends_it(site: Site) -> None:
     """The budget for training is another one: it is not touched, and goes on."""
     plan = site.plan(MEASURED)
-    while site.spent("letters:evaluation")["committed"] < MEASURED.evaluations:
+    while site.spent("letters:evaluation")["committed"] < MEASURED.site_metrics.evaluations:
         site.evaluate(plan)
     assert refused(site, plan) == "budget"
     for number in range(10):
         site.office.run = f"more-{number}"
         try:
             site.evaluate(plan)
-        except Refused as found:
-            end = found
+        except Refused as refusal:
+            end = refusal
             break
     assert 0 < number < 9
     assert end.code == "budget"
     assert end.refusal.untouched
     site.office.run = "run-1"
-    assert site.train().update
+    assert site.train().content
 
 
 def test_it_works_no_longer_than_the_policy_says(corpus: Path) -> None:
-    """Nor for somebody who is gone; what it has touched by then stays spent."""
+    """Nor for a caller that is gone; what it has touched by then stays spent."""
     many = ("datasets", "letters", "evaluation", "loader"), "tests.support.loaders:many_held_out"
     with served(corpus, (("site", "round-seconds"), 1), many) as site:
         key = fresh_key()
@@ -117,42 +118,45 @@ def test_every_metric_is_charged(noise: tuple[float, float], tmp_path: Path) -> 
     for name, sigma in metrics.items():
         key = ("datasets", "letters", "evaluation", "metrics", name, "noise-multiplier")
         values = changed(key, sigma, values)
-    plan = replace(MEASURED, metrics="accuracy,loss")
+    plan = plans.plan(MEASURED, metrics="accuracy,loss")
     once, whole = operations.EvaluateRound(go_on).steps(
-        plan, read(tmp_path / "policy.toml", values).datasets["letters"]
+        plan, 1, read(tmp_path / "policy.toml", values).datasets["letters"]
     )
     assert once == merged((Mechanism(sigma, 1.0), 1) for sigma in noise)
-    assert whole == merged((Mechanism(sigma, 1.0), plan.evaluations) for sigma in noise)
+    assert whole == merged(
+        (Mechanism(sigma, 1.0), plan.site_metrics.evaluations) for sigma in noise
+    )
 
 
-class Records:
-    """Scores that a test chooses, for units that it chooses."""
-
-    def __init__(self, correct: list[float], losses: list[float], units: list[list[int]]) -> None:
-        self.scores = np.array(correct), np.array(losses)
-        self.units = [np.array(unit) for unit in units]
-
-    def score(self, *_: object) -> tuple[np.ndarray, np.ndarray]:
-        return self.scores
+def measured(
+    values: list[float], units: list[list[int]], metric: str, sigma: float, size: int
+) -> float:
+    """A metric of records that have these values, in units of these records."""
+    members = [np.array(unit) for unit in units]
+    return operations.measure(METRICS[metric], np.array(values), members, sigma, size)
 
 
-def measured(records: Records, metric: str, sigma: float, size: int) -> float:
-    return operations.measure(records, records, metric, sigma, size, go_on)  # type: ignore[arg-type]
+def test_the_bounds_are_public_constants() -> None:
+    assert {name: metric.bound for name, metric in METRICS.items()} == {
+        "accuracy": 1.0,
+        "loss": 10.0,
+    }
 
 
-@pytest.mark.parametrize(("metric", "most"), [("accuracy", 1.0), ("loss", operations.MOST_LOSS)])
-def test_the_noise_has_the_scale_that_is_charged(metric: str, most: float) -> None:
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_noise_has_the_scale_that_is_charged(metric: str) -> None:
     """Against a normal of the same scale; margins of five standard errors and more."""
-    half = Records([0.5], [0.5 * operations.MOST_LOSS], [[0]])
-    draws, sigma, size = 4000, 3.0, 100
-    half.units = [np.array([0])] * 100  # a sum of 50: clipping to [0, 1] is far away
-    found = np.array([measured(half, metric, sigma, size) for _ in range(draws)]) / most * size
-    normal = 50 + sigma * np.random.default_rng(1).standard_normal(draws)
-    assert abs(found.mean() - 50) < 5 * sigma / np.sqrt(draws)
-    assert 0.9 < found.std() / normal.std() < 1.1
+    bound, draws, sigma, size = METRICS[metric].bound, 4000, 3.0, 100
+    units = [[0]] * 100  # a sum of 50: clipping to [0, 1] is far away
+    released = [measured([0.5 * bound], units, metric, sigma, size) for _ in range(draws)]
+    sums = np.array(released) / bound * size
+    normal = norm(50, sigma)
+    assert abs(sums.mean() - 50) < 5 * sigma / np.sqrt(draws)
+    assert 0.9 < sums.std() / sigma < 1.1
     for quantile in (0.05, 0.25, 0.75, 0.95):
-        theirs, ours = np.quantile(normal, quantile), np.quantile(found, quantile)
-        assert abs(ours - theirs) < 0.12 * sigma
+        exact = normal.ppf(quantile)
+        error = np.sqrt(quantile * (1 - quantile) / draws) / normal.pdf(exact)
+        assert abs(np.quantile(sums, quantile) - exact) < 5 * error
 
 
 class Sums:
@@ -168,33 +172,35 @@ class Sums:
 
 @pytest.fixture
 def sums(monkeypatch: pytest.MonkeyPatch) -> Sums:
-    made = Sums()
+    sums = Sums()
     monkeypatch.setattr(
-        DiscreteGaussian, "release", lambda noise, total: made.release(noise, total)
+        DiscreteGaussian, "release", lambda noise, total: sums.release(noise, total)
     )
-    return made
+    return sums
 
 
 HOSTILE = [0.0, 3.0, 1e30, float("inf"), float("nan"), -5.0, -float("inf")]
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_one_more_unit_moves_the_sum_by_at_most_one(sums: Sums, metric: str) -> None:
-    """Whatever its losses are, and however many records it has."""
-    few = [1.0, 0.0, 1.0], [0.4, 1.0, 2.0], [[0], [1, 2]]
-    measured(Records(*few), metric, 5.0, 100)
-    for loss in HOSTILE:
+    """Whatever its values are, and however many records it has."""
+    values, units = [1.0, 0.4, 2.0], [[0], [1, 2]]
+    measured(values, units, metric, 5.0, 100)
+    for value in HOSTILE:
         for count in (1, 2, 500):
-            more = (
-                few[0] + [1.0] * count,
-                few[1] + [loss] * count,
-                [*few[2], list(range(3, 3 + count))],
-            )
-            measured(Records(*more), metric, 5.0, 100)
+            more = [*units, list(range(3, 3 + count))]
+            measured(values + [value] * count, more, metric, 5.0, 100)
             assert 0 <= sums.seen[-1] - sums.seen[0] <= 1 + 1e-9
 
 
 def test_the_divisor_is_the_declared_size(sums: Sums) -> None:
-    records = Records([1.0] * 10, [0.0] * 10, [[i] for i in range(10)])
-    assert measured(records, "accuracy", 1.0, 40) == pytest.approx(0.25)
-    assert measured(records, "accuracy", 1.0, 5) == 1.0
+    values, units = [1.0] * 10, [[i] for i in range(10)]
+    assert measured(values, units, "accuracy", 1.0, 40) == pytest.approx(0.25)
+    assert measured(values, units, "accuracy", 1.0, 5) == 1.0
+
+
+def test_what_is_no_number_counts_as_the_bound(sums: Sums) -> None:
+    for value in (float("nan"), float("inf"), 1e30):
+        measured([value], [[0]], "loss", 1.0, 10)
+        assert sums.seen[-1] == pytest.approx(1.0)

@@ -1,6 +1,7 @@
 """A simulated site through Flower's own ClientApp: what it answers, refuses and keeps."""
 
 import functools
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from dpbitfit_client import guard_client
 from dpbitfit_client.app import app
-from dpbitfit_client.guard import operations, stored_reply
+from dpbitfit_client.guard import operations, stored_reply, task_cache
 from dpbitfit_client.guard.guard import Guard
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
@@ -21,11 +22,15 @@ from dpbitfit.accounting import composition
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
-from dpbitfit.protocol import codec, payloads
+from dpbitfit.protocol.codec import FLOAT32
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.flower import pack, unpack
+from dpbitfit.protocol.messages import Description, Refusal, TrainReply
 from dpbitfit.protocol.signing import verify
-from dpbitfit.tasks.text_classification import TextTask
+from dpbitfit.tasks.text_classification.task import TextClassification
 
-from ...support.coordinators import Coordinator
+from ...support import plans
+from ...support.coordinators import Coordinator, changed
 
 
 class Site:
@@ -51,29 +56,32 @@ class Site:
     def spent(self) -> dict[str, int]:
         """Steps of each state, from the site's own ledger."""
         found = {"reserved": 0, "committed": 0}
-        for held in self.ledger.holdings([1])[1].values():
+        for held in self.ledger.allotments([1])[1].values():
             found["reserved"] += held.reserved
             found["committed"] += held.committed
         return found
 
-    def ask(self, kind: str, content: RecordDict | None = None) -> RecordDict:
-        message = Message(content or RecordDict(), dst_node_id=2, message_type=kind)
+    def send(self, kind: str, envelope: Envelope) -> Envelope:
+        return unpack(self.deliver(kind, pack(envelope)))
+
+    def deliver(self, kind: str, content: RecordDict) -> RecordDict:
+        message = Message(content, dst_node_id=2, message_type=kind)
         return app(message, self.context).content
 
-    def query(self, plan: Plan) -> RecordDict:
-        return self.ask("query", self.coordinator.question(plan))
+    def query(self, plan: Plan) -> Envelope:
+        return self.send("query", self.coordinator.question(plan))
 
-    def train(self, plan: Plan, biases: np.ndarray, **options: Any) -> RecordDict:
-        return self.ask("train", self.coordinator.request(plan, biases, **options))
+    def train(self, plan: Plan, biases: np.ndarray, /, **options: Any) -> Envelope:
+        return self.send("train", self.coordinator.request(plan, biases, **options))
 
 
-_load = functools.cache(TextTask.load)
+_attach = functools.cache(task_cache.attach)
 
 
 @pytest.fixture(autouse=True)
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No guard is warm; only the model, which is the same for all, is loaded once."""
-    monkeypatch.setattr(TextTask, "load", _load)
+    monkeypatch.setattr(task_cache, "attach", _attach)
     guard_client._guards.clear()
     yield
     guard_client._guards.clear()
@@ -86,78 +94,81 @@ def site(run_config: dict[str, Any], tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def task(site: Site) -> TextTask:
-    described = site.query(PLAN)
-    assert described.config_records["statements"]["refused"] == ""
-    (room,) = site.guard._rooms._rooms.values()
-    return room.task
+def task(site: Site) -> TextClassification:
+    assert site.query(PLAN).signature
+    (loaded,) = site.guard._tasks._loaded.values()
+    return loaded.task
 
 
 @pytest.fixture
-def plan(task: TextTask) -> Plan:
-    return replace(PLAN, layout_digest=task.layout.digest, model_digest=task.digest)
+def plan(task: TextClassification) -> Plan:
+    return plans.plan(PLAN, layout_digest=task.layout.digest, model_digest=task.digest)
 
 
 @pytest.fixture
-def biases(task: TextTask) -> np.ndarray:
+def biases(task: TextClassification) -> np.ndarray:
     return read_biases(task.model, task.layout)
 
 
-@pytest.fixture
-def described(site: Site) -> ConfigRecord:
-    return site.query(PLAN).config_records["statements"]
-
-
-PLAN = Plan(
-    layout_digest="0" * 64,
-    model_digest="1" * 64,
+PLAN = plans.plan(
     noise_multiplier=2.0,
     sampling_rate=0.2,
     rounds=2,
     steps_per_round=2,
-    delta=1e-5,
     max_length=24,
 )
 
 
-def refusal(reply: RecordDict) -> str:
-    """The code of a refusal, which holds nothing but codes, constants and the ledger's position."""
-    assert set(reply) <= {"statements", "position"}
-    statements = reply.config_records["statements"]
-    assert set(statements) <= {"refused", "untouched"}
-    return str(statements["refused"])
+def fields(envelope: Envelope) -> dict[str, Any]:
+    """What a statement states."""
+    values: dict[str, Any] = json.loads(envelope.statement)
+    return values
 
 
-DESCRIBED = {
+def refusal(reply: Envelope) -> str:
+    """The code of a refusal, which holds nothing but codes, constants and the ledger's head."""
+    assert reply == Envelope(reply.statement)
+    assert set(fields(reply)) == {"code", "key", "untouched", "head"}
+    return Refusal.decode(reply.statement).code
+
+
+FACTS = {
     *("site", "dataset", "unit", "declared_size"),
     *("layout_digest", "model_digest", "parameters", "version"),
 }
+HEAD = {
+    *("ledger", "account", "coordinator", "sequence", "head", "spent", "runs", "rebased"),
+    *("seen_sequence", "seen_head", "key", "signature"),
+}
 
 
-def test_a_description_holds_public_constants_only(described: ConfigRecord) -> None:
-    more = {"labels", "rounds_left", "evaluation", "signature", "refused"}
-    assert set(described) == DESCRIBED | more
-    assert described["evaluation"] == "{}"
-    assert described["site"] == "site-1"
-    assert described["parameters"] == 23_424
-    assert described["declared_size"] == 50  # half the records to one digit, never the count
+def test_a_description_holds_public_constants_only(site: Site) -> None:
+    reply = site.query(PLAN)
+    assert not reply.content
+    description = fields(reply)
+    assert set(description) == {"facts", "labels", "rounds_left", "evaluation", "head"}
+    assert set(description["facts"]) == FACTS
+    assert set(description["head"]) == HEAD
+    assert description["evaluation"] is None
+    assert description["facts"]["site"] == "site-1"
+    assert description["facts"]["parameters"] == 23_424
+    # Half the records to one digit, never the count.
+    assert description["facts"]["declared_size"] == 50
 
 
 def test_a_trained_round_is_one_array_and_statements(
     site: Site, plan: Plan, biases: np.ndarray
 ) -> None:
     """Fails when anything else leaves: a record count, a loss, a norm."""
-    reply = site.train(plan, biases)
-    assert set(reply) == {"statements", "position", "update"}
-    stated = {"plan_digest", "round", "key", "signature", "refused"}
-    assert set(reply.config_records["statements"]) == DESCRIBED | stated
-    assert set(reply.config_records["position"]) == {
-        *("ledger", "account", "coordinator", "sequence", "head", "spent", "runs", "rebased"),
-        *("seen_sequence", "seen_head", "key", "signature"),
-    }
-    change = codec.decode(reply.array_records["update"], len(biases))
-    assert 0 < np.linalg.norm(change) < plan.largest_update(len(biases), 50)
-    assert not reply.metric_records
+    record = site.deliver("train", pack(site.coordinator.request(plan, biases)))
+    assert set(record) == {"envelope", "content"}
+    assert set(record.config_records["envelope"]) == {"statement", "sender", "signature"}
+    reply = unpack(record)
+    assert set(fields(reply)) == {"facts", "plan_digest", "round", "key", "head"}
+    assert set(fields(reply)["facts"]) == FACTS
+    assert set(fields(reply)["head"]) == HEAD
+    change = FLOAT32.decode(reply.content, len(biases))
+    assert 0 < np.linalg.norm(change) < plan.phases[0].largest_update(len(biases), 50)
 
 
 def test_the_same_key_gets_the_same_bytes_and_another_fresh_noise(
@@ -166,8 +177,7 @@ def test_the_same_key_gets_the_same_bytes_and_another_fresh_noise(
     first = site.train(plan, biases, key="a" * 16)
     again = site.train(plan, biases, key="a" * 16)
     other = site.train(plan, biases, key="b" * 16)
-    bytes_of = [reply.array_records["update"]["biases"].data for reply in (first, again, other)]
-    assert bytes_of[0] == bytes_of[1] != bytes_of[2]
+    assert first.content == again.content != other.content
     assert site.spent() == {"reserved": 0, "committed": 4}
 
 
@@ -176,21 +186,21 @@ def test_a_key_that_was_used_for_something_else_is_refused(
 ) -> None:
     site.train(plan, biases, key="a" * 16)
     assert refusal(site.train(plan, biases + 1, key="a" * 16)) == "protocol"
-    longer = replace(plan, steps_per_round=1)
+    longer = plans.plan(plan, steps_per_round=1)
     assert refusal(site.train(longer, biases, key="a" * 16)) == "protocol"
 
 
 def test_a_site_stops_at_its_own_budget(site: Site, plan: Plan, biases: np.ndarray) -> None:
     """The coordinator cannot make it go on: not with another plan, not with another key."""
     replies = [site.train(plan, biases, key=f"{number:016}") for number in range(4)]
-    assert ["update" in reply for reply in replies] == [True, True, False, False]
+    assert [bool(reply.content) for reply in replies] == [True, True, False, False]
     assert {refusal(reply) for reply in replies[2:]} == {"budget"}
     for number in range(3):
         site.coordinator.run = f"another-{number}"
-        reply = site.train(replace(plan, noise_multiplier=0.7), biases, key=f"b{number:016}")
+        reply = site.train(plans.plan(plan, noise_multiplier=0.7), biases, key=f"b{number:016}")
     assert refusal(reply) == "budget"
     everything = Counter()
-    for (_, mechanism), held in site.ledger.holdings([1])[1].items():
+    for (_, mechanism), held in site.ledger.allotments([1])[1].items():
         everything[mechanism] += held.allotted
     assert composition.epsilon(everything, 1e-5).epsilon <= 8.0
 
@@ -198,34 +208,32 @@ def test_a_site_stops_at_its_own_budget(site: Site, plan: Plan, biases: np.ndarr
 def test_a_budget_that_is_lowered_ends_a_run_untouched_and_for_good(
     site: Site, plan: Plan, biases: np.ndarray
 ) -> None:
-    assert "update" in site.train(plan, biases, key="a" * 16)
+    assert site.train(plan, biases, key="a" * 16).content
     (account,) = site.ledger.accounts()
     site.ledger.set_budget(account.name, 0.1, "the board")
     refused = site.train(plan, biases, key="b" * 16)
     assert refusal(refused) == "budget"
-    signature = str(refused.config_records["statements"]["untouched"])
-    verify(site.ledger.id, "untouched", {"key": "b" * 16}, signature)
+    verify(site.ledger.id, "untouched", {"key": "b" * 16}, fields(refused)["untouched"])
     site.ledger.set_budget(account.name, 8.0, "the board")
     assert refusal(site.train(plan, biases, key="c" * 16)) == "budget"
     assert site.spent() == {"reserved": 0, "committed": 2}
     again = site.train(plan, biases, key="a" * 16)  # what was answered is still answered
-    assert "update" in again
+    assert again.content
     site.coordinator.run = "another"
-    assert "update" in site.train(plan, biases, key="d" * 16)
+    assert site.train(plan, biases, key="d" * 16).content
     site.ledger.verify(account)
 
 
 def test_an_untouched_refusal_is_signed_and_its_key_is_dead(
     site: Site, plan: Plan, biases: np.ndarray
 ) -> None:
-    refused = site.train(replace(plan, model_digest="x"), biases, key="a" * 16)
-    statements = refused.config_records["statements"]
-    verify(site.ledger.id, "untouched", {"key": "a" * 16}, str(statements["untouched"]))
+    refused = site.train(plans.plan(plan, model_digest="x"), biases, key="a" * 16)
+    verify(site.ledger.id, "untouched", {"key": "a" * 16}, fields(refused)["untouched"])
     assert refusal(site.train(plan, biases, key="a" * 16)) == "protocol"
     assert site.spent() == {"reserved": 0, "committed": 0}
     site.train(plan, biases, key="b" * 16)
     again = site.train(plan, biases + 1, key="b" * 16)
-    assert again.config_records["statements"]["untouched"] == ""
+    assert fields(again)["untouched"] == ""
 
 
 def test_a_coordinator_whose_record_is_behind_is_refused(
@@ -234,28 +242,32 @@ def test_a_coordinator_whose_record_is_behind_is_refused(
     """A coordinator that restored a backup would count too little."""
     site.train(plan, biases, key="a" * 16)
     site.coordinator.claimed.clear()
-    behind = {"position": site.coordinator.stand({plan.mechanism: 2}, "b" * 16)}
-    assert refusal(site.train(plan, biases, key="b" * 16, replaced=behind)) == "ledger"
+    behind = site.coordinator.head({plan.phases[0].mechanism: 2}, "b" * 16)
+    assert refusal(site.train(plan, biases, key="b" * 16, head=behind)) == "ledger"
     assert refusal(site.train(plan, biases, key="c" * 16)) == "ledger"  # until it is settled
     assert site.spent() == {"reserved": 0, "committed": 2}
 
 
-def test_a_position_of_another_round_or_signer_is_refused(
-    site: Site, plan: Plan, biases: np.ndarray
+def test_a_head_of_another_round_signer_or_ledger_is_refused(
+    site: Site, plan: Plan, biases: np.ndarray, tmp_path: Path
 ) -> None:
-    other = {"position": site.coordinator.stand({}, "b" * 16)}
-    assert refusal(site.train(plan, biases, replaced=other)) == "protocol"
-    forged = site.coordinator.stand({}, "k" * 16)
-    forged["sequence"] = 99
-    assert refusal(site.train(plan, biases, replaced={"position": forged})) == "identity"
+    other = site.coordinator.head({}, "b" * 16)
+    assert refusal(site.train(plan, biases, head=other)) == "protocol"
+    forged = {**site.coordinator.head({}, "k" * 16), "sequence": 99}
+    assert refusal(site.train(plan, biases, head=forged)) == "identity"
+    (tmp_path / "another").mkdir()
+    another = Coordinator(tmp_path / "another")
+    another.accounts = site.coordinator.accounts
+    borrowed = another.head({plan.phases[0].mechanism: 10**6}, "k" * 16)
+    assert refusal(site.train(plan, biases, head=borrowed)) == "identity"
     assert site.spent() == {"reserved": 0, "committed": 0}
 
 
 def test_a_plan_that_costs_more_than_the_budget_is_refused_whole(
     site: Site, plan: Plan, biases: np.ndarray
 ) -> None:
-    assert refusal(site.train(replace(plan, noise_multiplier=0.3), biases)) == "budget"
-    assert refusal(site.train(replace(plan, rounds=100_000), biases, key="l" * 16)) == "budget"
+    assert refusal(site.train(plans.plan(plan, noise_multiplier=0.3), biases)) == "budget"
+    assert refusal(site.train(plans.plan(plan, rounds=100_000), biases, key="l" * 16)) == "budget"
     assert site.spent() == {"reserved": 0, "committed": 0}
 
 
@@ -263,7 +275,7 @@ HOSTILE = [
     ({"sampling_rate": 1.5}, "bad-input"),
     ({"noise_multiplier": float("nan")}, "bad-input"),
     ({"noise_multiplier": 0.0}, "bad-input"),
-    ({"noise_multiplier": 1e-3}, "accounting"),
+    ({"noise_multiplier": 1e-3}, "bad-input"),
     ({"rounds": -1}, "bad-input"),
     ({"steps_per_round": 10**7}, "bad-input"),
     ({"clipping_norm": float("inf")}, "bad-input"),
@@ -279,83 +291,96 @@ HOSTILE = [
 def test_hostile_plans_are_refused_before_anything_is_spent(
     site: Site, plan: Plan, biases: np.ndarray, change: dict[str, Any], code: str
 ) -> None:
-    assert refusal(site.train(replace(plan, **change), biases)) == code
+    assert refusal(site.train(plans.forged(plan, **change), biases)) == code
     assert site.spent() == {"reserved": 0, "committed": 0}
 
 
 def test_malformed_requests_are_refused(site: Site, plan: Plan, biases: np.ndarray) -> None:
     assert refusal(site.train(plan, biases[:-1])) == "protocol"
     assert refusal(site.train(plan, np.full_like(biases, np.nan))) == "protocol"
-    assert refusal(site.train(plan, biases, key="short")) == "protocol"
-    assert refusal(site.train(plan, biases, replaced={"plan": None})) == "protocol"
-    assert refusal(site.train(plan, biases, replaced={"request": None})) == "protocol"
-    assert refusal(site.train(plan, biases, replaced={"biases": None})) == "protocol"
-    assert refusal(site.train(plan, biases, replaced={"biases": ArrayRecord()})) == "protocol"
-    assert refusal(site.ask("train")) == "protocol"
+    for wrong in (
+        *({"key": "short"}, {"round": ...}, {"round": 0}, {"round": "1"}, {"run": ""}),
+        *({"plan": ...}, {"plan": ""}, {"plan": "[]"}, {"plan": plan.encode().decode() + " "}),
+        *({"head": ...}, {"head": None}, {"head": {}}, {"records": 60}),
+    ):
+        assert refusal(site.train(plan, biases, **{"key": "k" * 16, **wrong})) == "protocol", wrong
+    assert refusal(site.train(plan, biases[:0])) == "protocol"
+    whole = pack(site.coordinator.request(plan, biases))
+    for record in (
+        RecordDict(),
+        RecordDict({"content": whole["content"]}),
+        RecordDict({**whole, "content": ArrayRecord()}),
+        RecordDict({**whole, "more": ConfigRecord()}),
+    ):
+        assert refusal(unpack(site.deliver("train", record))) == "protocol"
     assert site.spent() == {"reserved": 0, "committed": 0}
 
 
 def test_private_evaluation_is_refused_where_no_policy_allows_it(
     site: Site, plan: Plan, biases: np.ndarray
 ) -> None:
-    asked = replace(plan, metrics="accuracy", evaluations=1)
-    content = site.coordinator.request(asked, biases, purpose="evaluate")
-    assert refusal(site.ask("evaluate", content)) == "policy"
+    measuring = plans.plan(plan, metrics="accuracy", evaluations=1)
+    request = site.coordinator.request(measuring, biases, purpose="evaluate")
+    assert refusal(site.send("evaluate", request)) == "policy"
 
 
-@pytest.mark.parametrize("changed", ["plan", "round", "key", "biases", "run", "purpose"])
+@pytest.mark.parametrize("field", ["plan", "round", "key", "biases", "run", "head", "purpose"])
 def test_a_request_that_its_coordinator_did_not_sign_is_refused(
-    site: Site, plan: Plan, biases: np.ndarray, changed: str
+    site: Site, plan: Plan, biases: np.ndarray, field: str
 ) -> None:
-    content = site.coordinator.request(
-        plan, biases, purpose="evaluate" if changed == "purpose" else "train"
+    request = site.coordinator.request(
+        plan, biases, purpose="evaluate" if field == "purpose" else "train"
     )
-    asked = content.config_records["request"]
-    if changed == "plan":
-        content["plan"] = ConfigRecord(replace(plan, learning_rate=0.5).to_config())
-    elif changed == "round":
-        asked["round"] = 2
-    elif changed == "run":
-        asked["run"] = "another"
-    elif changed == "key":
-        asked["key"] = "l" * 16
-        content["position"] = site.coordinator.stand({plan.mechanism: 10**6}, "l" * 16)
-    elif changed == "biases":
-        content["biases"] = codec.encode(biases + 1)
-    assert refusal(site.ask("train", content)) == "identity"
+    if field == "biases":
+        request = replace(request, content=FLOAT32.encode(biases + 1))
+    elif field == "key":  # with a head that its coordinator did sign for it
+        head = site.coordinator.head({plan.phases[0].mechanism: 10**6}, "l" * 16)
+        request = changed(request, key="l" * 16, head=head)
+    elif field != "purpose":
+        others = {
+            "plan": plans.plan(plan, learning_rate=0.5).encode().decode(),
+            "round": 2,
+            "run": "another",
+            "head": site.coordinator.head({plan.phases[0].mechanism: 10**7}, "k" * 16),
+        }
+        request = changed(request, **{field: others[field]})
+    assert refusal(site.send("train", request)) == "identity"
     assert site.spent() == {"reserved": 0, "committed": 0}
 
 
 def test_every_reply_is_signed_by_the_site(site: Site, plan: Plan, biases: np.ndarray) -> None:
-    for reply in (site.query(plan), site.train(plan, biases)):
-        stated = dict(reply.config_records["statements"])
-        signature, refused = str(stated.pop("signature")), stated.pop("refused")
-        assert refused == ""
-        update = reply.get("update")
-        packed = codec.raw(update) if isinstance(update, ArrayRecord) else b""
-        said: Any = payloads.reply(stated, packed)  # type: ignore[arg-type]
-        verify(site.ledger.id, "reply", said, signature)
+    for reply, kind in (
+        (site.query(plan), Description),
+        (site.train(plan, biases), TrainReply),
+    ):
+        assert reply.sender == site.ledger.id
+        message: Description | TrainReply = reply.read(kind, "reply")
+        assert message.head.ledger == site.ledger.id
 
 
+@pytest.mark.parametrize("text", ["row 7: my secret diagnosis", "my-secret-diagnosis"])
 def test_an_unexpected_failure_leaves_as_a_code_only(
-    site: Site, plan: Plan, biases: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    site: Site, plan: Plan, biases: np.ndarray, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    def fail(*_: Any) -> None:
-        raise ValueError("row 7: my secret diagnosis")
+    """Though its text looks like a code."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError(text)
 
     monkeypatch.setattr(operations, "train_round", fail)
     reply = site.train(plan, biases)
     assert refusal(reply) == "internal"
-    assert reply.config_records["statements"]["untouched"] == ""
+    assert fields(reply)["untouched"] == ""
     # The attempt was charged before it began: nobody knows how far it came.
     assert site.spent() == {"reserved": 0, "committed": 2}
 
 
+@pytest.mark.parametrize("text", ["letters.csv: my secret diagnosis", "my-secret-diagnosis"])
 def test_what_a_relay_itself_fails_at_leaves_as_a_code_only(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     def fail(*_: Any) -> None:
-        raise ValueError("letters.csv: my secret diagnosis")
+        raise ValueError(text)
 
     monkeypatch.setattr("dpbitfit_client.app.guard_of", fail)
     assert refusal(site.query(PLAN)) == "internal"
@@ -385,11 +410,11 @@ def test_optimizer_moments_go_on_within_a_run_only(
 
 
 def test_an_honest_run_is_nowhere_near_the_farthest_that_biases_may_be(
-    site: Site, task: TextTask, run_config: dict[str, Any]
+    site: Site, task: TextClassification, run_config: dict[str, Any]
 ) -> None:
     """The run configuration as it is; and where another run may go on from its end."""
     rounds, steps = run_config["rounds"], run_config["steps-per-round"]
-    honest = replace(
+    honest = plans.plan(
         PLAN,
         layout_digest=task.layout.digest,
         model_digest=task.digest,
@@ -402,13 +427,15 @@ def test_an_honest_run_is_nowhere_near_the_farthest_that_biases_may_be(
     biases = task.pretrained
     for number in range(rounds):
         reply = site.train(honest, biases, key=f"{number:016}")
-        biases = biases + codec.decode(reply.array_records["update"], len(biases))
+        biases = biases + FLOAT32.decode(reply.content, len(biases))
     limits = site.guard.policy.limits(next(iter(site.guard.policy.datasets)), "")
     distance = np.abs(biases - task.pretrained).max()
     assert 0 < distance < limits.bias_distance(honest, 50) / 10
     site.coordinator.run = "run-2"
-    last = replace(honest, rounds=1, steps_per_round=1, noise_multiplier=20.0, learning_rate=1e-3)
-    assert "update" in site.train(last, biases)
+    last = plans.plan(
+        honest, rounds=1, steps_per_round=1, noise_multiplier=20.0, learning_rate=1e-3
+    )
+    assert site.train(last, biases).content
     # Within 1 of where the run ended, and further than that from where it began.
     assert refusal(site.train(last, biases + np.float32(0.95), key="z" * 16)) == "policy"
 

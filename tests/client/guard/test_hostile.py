@@ -1,5 +1,6 @@
 """A coordinator, a relay or a bundle that wants more than the policy allows."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,18 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from dpbitfit_client import message
-from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.guard_client import MOST_BYTES
-from dpbitfit_client.message import Refused
+from dpbitfit_client.message import Refused, to_proto
 
 from dpbitfit.accounting import composition
 from dpbitfit.errors import GuardUnavailable, IdentityError
-from dpbitfit.protocol import payloads
-from dpbitfit.protocol.signing import Signer, verify
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import Description, Refusal, TrainReply
+from dpbitfit.protocol.signing import Signer, untouched, verify
 
-from ...support.sites import GOOD, SECONDS, Site, fresh_key, served
+from ...support import plans
+from ...support.coordinators import changed
+from ...support.sites import GOOD, SECONDS, Site, fresh_key, key_of, served
 
 Code = grpc.StatusCode
 TRAIN = "/dpbitfit.guard.v1.Guard/Train"
@@ -80,12 +82,16 @@ STATUS = {
 }
 
 
-def raw(site: Site, method: str, asked: bytes, timeout: float | None = SECONDS) -> bytes:
+def raw(site: Site, method: str, request: bytes, timeout: float | None = SECONDS) -> bytes:
     """Bytes to the socket, past every client code."""
     limits = [("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(f"unix:{site.socket}", options=limits) as channel:
-        answer: bytes = channel.unary_unary(method)(asked, timeout=timeout)
-    return answer
+        reply: bytes = channel.unary_unary(method)(request, timeout=timeout)
+    return reply
+
+
+def wire(request: Envelope) -> bytes:
+    return to_proto(request).SerializeToString()
 
 
 def status(call: Callable[[], object]) -> Code:
@@ -96,11 +102,11 @@ def status(call: Callable[[], object]) -> Code:
     return Code.OK
 
 
-def untouched(site: Site, refusal: pb.Refusal) -> bool:
+def is_untouched(site: Site, refusal: Refusal) -> bool:
     """Whether the refusal carries the site's signature that its key touched no data."""
     ledger = site.ledger()
     try:
-        verify(ledger.id, "untouched", payloads.untouched(refusal.key), refusal.untouched)
+        verify(ledger.id, "untouched", untouched(refusal.key), refusal.untouched)
     except IdentityError:
         return False
     finally:
@@ -111,20 +117,20 @@ def untouched(site: Site, refusal: pb.Refusal) -> bool:
 def test_whatever_is_outside_the_policy_is_refused_before_a_record_is_touched(site: Site) -> None:
     """Each with its code and status; none spends; none keeps the next good one from its answer."""
     for change, code in WRONG:
-        asked = site.request(replace(site.plan(), **change))
+        request = site.request(plans.forged(site.plan(), **change))
         with pytest.raises(Refused) as refused:
-            site.relay().train(asked)
+            site.relay().train(request)
         assert refused.value.code == code, change
-        assert status(lambda asked=asked: raw(site, TRAIN, asked.SerializeToString())) in (
+        assert status(lambda request=request: raw(site, TRAIN, wire(request))) in (
             STATUS[code],
             STATUS["protocol"],  # the key was given up meanwhile
         ), change
     for bad in (site.biases()[:-1], site.biases() + NAN):
         refusal = site.refused(site.plan(), biases=bad)
         assert refusal.code == "protocol"
-        assert untouched(site, refusal)
+        assert is_untouched(site, refusal)
     assert site.spent() == {}
-    assert site.train().update
+    assert site.train().content
     assert site.readings() == ["train", "evaluate"]  # at the start, and for no question
     assert site.spent() == {"committed": 1}
 
@@ -134,24 +140,27 @@ def test_biases_that_honest_training_cannot_reach_are_refused_untouched(
     site: Site, purpose: str
 ) -> None:
     """With such biases float32's rounding or overflow could tell of single records."""
-    plan = replace(site.plan(), metrics="accuracy", evaluations=1)
+    plan = plans.plan(site.plan(), metrics="accuracy", evaluations=1)
     before, ask = site.spent(), getattr(site.relay(), purpose)
     for scale in (10.5, 1e2, 1e4, 1e6, 3e38):
         one, all_of_them = site.biases().copy(), site.biases().copy()
         one[-1] = -scale
         all_of_them += np.float32(scale) * np.resize([1, -1], len(one)).astype(np.float32)
         for biases in (one, all_of_them):
-            for rate in (plan.learning_rate, 1e6):  # which a coordinator chooses
-                chosen = replace(plan, learning_rate=rate)
+            for rate in (
+                plan.phases[0].optimizer.learning_rate,
+                1e6,
+            ):  # which a coordinator chooses
+                chosen = plans.plan(plan, learning_rate=rate)
                 with pytest.raises(Refused) as refused:
                     ask(site.request(chosen, purpose, biases=biases))
                 assert refused.value.code == "policy"
-                assert untouched(site, refused.value.refusal)
+                assert is_untouched(site, refused.value.refusal)
     assert site.spent() == before
     assert "the policy allows a bias up to 10 from its pretrained value" in site.log.read_text()
     site.office.run = f"far-{purpose}"
     far = site.biases() + np.float32(9.5)
-    assert ask(site.request(plan, purpose, biases=far)).key
+    assert ask(site.request(plan, purpose, biases=far)).signature
     site.office.run = "run-1"
 
 
@@ -159,13 +168,12 @@ def test_each_refusal_has_its_status(site: Site) -> None:
     seen = {}
     for change, code in WRONG:
         if code not in seen:
-            asked = site.request(replace(site.plan(), **change)).SerializeToString()
-            seen[code] = status(lambda asked=asked: raw(site, TRAIN, asked))
-    unsigned = site.request(site.plan())
-    unsigned.signature = ""
-    seen["identity"] = status(lambda: raw(site, TRAIN, unsigned.SerializeToString()))
+            request = wire(site.request(plans.forged(site.plan(), **change)))
+            seen[code] = status(lambda request=request: raw(site, TRAIN, request))
+    unsigned = replace(site.request(site.plan()), signature="")
+    seen["identity"] = status(lambda: raw(site, TRAIN, wire(unsigned)))
     assert seen == STATUS
-    no_deadline = site.request(site.plan()).SerializeToString()
+    no_deadline = wire(site.request(site.plan()))
     assert status(lambda: raw(site, TRAIN, no_deadline, timeout=None)) == Code.INVALID_ARGUMENT
 
 
@@ -174,20 +182,27 @@ def test_only_a_coordinator_of_the_policy_is_listened_to(site: Site) -> None:
     before, events = site.spent(), last_event(site)
     plan = site.plan()
     good = site.request(plan)
-    forged = [pb.RoundRequest.FromString(good.SerializeToString()) for _ in range(4)]
     stranger = Signer(b"s" * 32)
-    said = payloads.request(plan, good.run, good.round, good.key, good.biases)
-    forged[0].signature = stranger.sign("train", said)
-    forged[1].signature = good.signature[:-2] + ("00" if good.signature[-2:] != "00" else "11")
-    forged[2].signature = site.office.ledger.signer.sign("evaluate", said)
-    forged[3].position.spent = "[]"
-    for one in forged:
+    statement, content = good.statement, good.content
+    head = json.loads(statement)["head"]
+    forged = [
+        replace(Envelope.sign(stranger, "train", statement, content), sender=good.sender),
+        Envelope.sign(stranger, "train", statement, content),
+        replace(good, signature=good.signature[:-2] + ("00", "11")[good.signature[-2:] == "00"]),
+        Envelope.sign(site.office.ledger.signer, "evaluate", statement, content),
+        Envelope.sign(site.other.ledger.signer, "train", statement, content),
+        changed(good, head={**head, "spent": "[]"}),
+        changed(good, run="another"),
+        replace(good, content=content[:-4] + b"\0\0\0\1"),
+        replace(good, sender=site.other.ledger.id),
+    ]
+    for request in forged:
         with pytest.raises(Refused) as refused:
-            site.relay().train(one)
+            site.relay().train(request)
         assert refused.value.code == "identity"
-        assert not refused.value.refusal.untouched  # no promise is made to a stranger
+        assert refused.value.refusal == Refusal(code="identity")  # no promise is made to a stranger
     assert (site.spent(), last_event(site)) == (before, events)
-    assert site.relay().train(good).key == good.key
+    assert key_of(good) == TrainReply.decode(site.relay().train(good).statement).key
 
 
 def last_event(site: Site) -> list[int]:
@@ -201,18 +216,18 @@ def test_a_replayed_key_is_the_same_bytes_or_nothing(site: Site) -> None:
     first = site.request(site.plan())
     answer = site.relay().train(first)
     before = site.spent()
-    assert site.relay().train(first).update == answer.update
+    assert site.relay().train(first).content == answer.content
     for options in ({"biases": site.biases() + 1}, {"by": site.other}):
-        refusal = site.refused(site.plan(), key=first.key, **options)
+        refusal = site.refused(site.plan(), key=key_of(first), **options)
         assert (refusal.code, refusal.untouched) == ("protocol", "")
     as_evaluation = site.request(
-        replace(site.plan(), metrics="accuracy", evaluations=1), "evaluate", key=first.key
+        plans.plan(site.plan(), metrics="accuracy", evaluations=1), "evaluate", key=key_of(first)
     )
     with pytest.raises(Refused, match="protocol"):
         site.relay().evaluate(as_evaluation)
     assert site.spent() == before
     later = site.train()
-    assert later.update != answer.update
+    assert later.content != answer.content
     with pytest.raises(Refused, match="answer-lost"):
         site.relay().train(first)
     assert site.spent() == {"committed": before["committed"] + 1}
@@ -224,59 +239,57 @@ def test_nobody_spends_or_reads_on_another_coordinators_account(site: Site) -> N
     before = site.spent()
     assert site.other.run == site.office.run
     assert site.refused(site.plan(), by=site.other).code == "protocol"
-    asked = message.question(site.other.question(site.plan()))
-    assert site.relay().describe(asked).rounds_left == -1
+    reply = site.relay().describe(site.other.question(site.plan()))
+    assert reply.read(Description, "reply").rounds_left == -1
     assert site.spent() == before
 
 
 def test_a_coordinator_spends_no_more_than_its_share(site: Site) -> None:
     """A plan that one coordinator's share pays for, and another's does not; the budget would."""
     before = site.spent()
-    costs = replace(site.plan(), noise_multiplier=2.0, sampling_rate=0.1, rounds=200)
-    assert 2.0 < composition.epsilon({costs.mechanism: costs.steps}, 1e-5).epsilon < 5.0
+    costs = plans.plan(site.plan(), noise_multiplier=2.0, sampling_rate=0.1, rounds=200)
+    assert 2.0 < composition.epsilon(dict(costs.counts), 1e-5).epsilon < 5.0
     site.other.run = "too-much"
     site.office.run = "enough"
     try:
         refusal = site.refused(costs, by=site.other)
         assert refusal.code == "budget"
-        assert untouched(site, refusal)
+        assert is_untouched(site, refusal)
         assert site.spent() == before
-        assert site.train(costs).update
+        assert site.train(costs).content
     finally:
         site.office.run = site.other.run = "run-1"
 
 
 def test_a_given_up_key_that_is_replayed_late_does_not_stop_the_account(site: Site) -> None:
     """Else whoever carries the messages could make two honest ledgers seem to disagree."""
-    old = site.request(replace(site.plan(), noise_multiplier=0.5))
+    old = site.request(plans.plan(site.plan(), noise_multiplier=0.5))
     with pytest.raises(Refused, match="policy"):
         site.relay().train(old)
     site.office.ledger.set_budget(site.office._account.name, 7.0, "so that its ledger has moved on")
     site.train()
     with pytest.raises(Refused):
         site.relay().train(old)
-    assert site.train().update
+    assert site.train().content
 
 
 def test_ten_thousand_requests_spend_nothing_and_the_next_is_answered(site: Site) -> None:
     before, events, memory = site.spent(), last_event(site), rss(site)
-    unsigned = site.request(site.plan())
-    unsigned.signature = "0" * 128
-    asked = unsigned.SerializeToString()
+    request = wire(replace(site.request(site.plan()), signature="0" * 128))
     with grpc.insecure_channel(f"unix:{site.socket}") as channel:
         call = channel.unary_unary(TRAIN)
-        found = {status(lambda: call(asked, timeout=SECONDS)) for _ in range(10_000)}
+        found = {status(lambda: call(request, timeout=SECONDS)) for _ in range(10_000)}
     assert found == {Code.UNAUTHENTICATED}
     assert (site.spent(), last_event(site)) == (before, events)
     assert rss(site) < memory + 200e6
-    assert site.train().update
+    assert site.train().content
 
 
 def test_a_key_asked_for_again_and_again_grows_no_ledger(site: Site) -> None:
-    asked = site.request(replace(site.plan(), noise_multiplier=0.5)).SerializeToString()
-    raw_status = {status(lambda: raw(site, TRAIN, asked)) for _ in range(2)}
+    request = wire(site.request(plans.plan(site.plan(), noise_multiplier=0.5)))
+    raw_status = {status(lambda: raw(site, TRAIN, request)) for _ in range(2)}
     before = last_event(site)
-    raw_status |= {status(lambda: raw(site, TRAIN, asked)) for _ in range(50)}
+    raw_status |= {status(lambda: raw(site, TRAIN, request)) for _ in range(50)}
     assert raw_status == {Code.FAILED_PRECONDITION}
     assert last_event(site) == before
 
@@ -299,18 +312,22 @@ def test_a_huge_message_is_not_kept_in_memory(site: Site, compression: grpc.Comp
     assert call.code() in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE, Code.CANCELLED)
     assert most < memory + 4 * MOST_BYTES
     assert site.spent() == before
-    assert site.train().update
+    assert site.train().content
 
 
 def test_much_text_beside_the_biases_is_refused(site: Site) -> None:
     """Some of it would be kept: signed positions of many megabytes, each another one."""
-    asked = site.request(site.plan())
-    asked.position.spent = "[" + "0," * (1 << 20) + "0]"
-    with pytest.raises(Refused, match="protocol"):
-        site.relay().train(asked)
-    with pytest.raises(Refused, match="protocol"):
-        site.relay().train(site.request(site.plan(), key="\x1b[2J" + fresh_key()))
-    wordy = message.question(site.office.question(replace(site.plan(), metrics="x" * 70_000)))
+    much = "[" + "0," * (1 << 20) + "0]"
+    head = {**site.office.head({}, key := fresh_key()), "spent": much}
+    for request in (
+        site.request(site.plan(), key=key, head=head),
+        site.request(site.plan(), key="\x1b[2J" + fresh_key()),
+        replace(site.request(site.plan()), sender="0" * (1 << 20)),
+        replace(site.request(site.plan()), signature="0" * (1 << 20)),
+    ):
+        with pytest.raises(Refused, match="protocol"):
+            site.relay().train(request)
+    wordy = site.office.question(plans.forged(site.plan(), metrics="x" * 70_000))
     with pytest.raises(Refused, match="protocol"):
         site.relay().describe(wordy)
 
@@ -325,56 +342,54 @@ def test_huge_metadata_and_nonsense_are_refused(site: Site) -> None:
         assert status(lambda: nowhere(b"", timeout=SECONDS)) == Code.UNIMPLEMENTED
         watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
         assert status(lambda: list(watch(b"", timeout=SECONDS))) == Code.UNIMPLEMENTED
-    assert site.train().update
+    assert site.train().content
 
 
 def test_a_flood_of_other_settings_reads_nothing_and_stays_in_memory(site: Site) -> None:
     """Each loads the model again; two are kept."""
-    plans = [replace(GOOD, logit_scale=20.0 + number) for number in range(12)]
     reads, peaks = site.readings(), []
-    for plan in plans:
-        site.relay().describe(message.question(site.office.question(plan)))
+    for number in range(12):
+        plan = plans.plan(GOOD, logit_scale=20.0 + number)
+        site.relay().describe(site.office.question(plan))
         peaks.append(rss(site))
     assert max(peaks[6:]) < max(peaks[:6]) + 200e6
     assert site.readings() == reads
-    assert site.train().update
+    assert site.train().content
 
 
 def test_texts_longer_than_the_model_reads_are_no_failure(site: Site) -> None:
     """Else an error would tell whether the site has one: it would be an answer without noise."""
-    often = replace(GOOD, max_length=600, sampling_rate=0.5, rounds=1, steps_per_round=20)
+    often = plans.plan(GOOD, max_length=600, sampling_rate=0.5, rounds=1, steps_per_round=20)
     longest = site.plan(often)
     site.office.run = "long-texts"
     try:
-        assert site.train(longest).update
+        assert site.train(longest).content
     finally:
         site.office.run = "run-1"
 
 
-def test_nobody_can_make_a_reply_of_this_site(site: Site) -> None:
+def test_only_the_site_makes_a_reply_of_its_own(site: Site) -> None:
     reply = site.train()
     ledger = site.ledger()
-    said: Any = payloads.reply(message.stated(reply), reply.update)
-    verify(ledger.id, "reply", said, reply.signature)
-    forged: list[Any] = [payloads.reply(message.stated(reply), reply.update[:-4] + b"\0\0\0\1")]
-    for name, value in (("key", fresh_key()), ("round", 9), ("plan_digest", "3" * 64)):
-        changed = pb.TrainReply.FromString(reply.SerializeToString())
-        setattr(changed, name, value)
-        forged.append(payloads.reply(message.stated(changed), changed.update))
-    for said in forged:
+    assert reply.sender == ledger.id
+    message = reply.read(TrainReply, "reply")
+    forged = [replace(reply, content=reply.content[:-4] + b"\0\0\0\1")]
+    for change in ({"key": fresh_key()}, {"round": 9}, {"plan_digest": "3" * 64}):
+        forged.append(changed(reply, **change))
+    for envelope in forged:
         with pytest.raises(IdentityError):
-            verify(ledger.id, "reply", said, reply.signature)
+            envelope.read(TrainReply, "reply")
     with pytest.raises(IdentityError):  # a signed reply is no promise, nor the other way round
-        verify(ledger.id, "untouched", payloads.untouched(reply.key), reply.signature)
+        verify(ledger.id, "untouched", untouched(message.key), reply.signature)
     ledger.database.close()
 
 
 def test_the_log_tells_what_is_not_allowed_and_nothing_of_the_records(
     site: Site, corpus: Path
 ) -> None:
-    site.refused(replace(site.plan(), noise_multiplier=0.5))
-    site.refused(replace(site.plan(), model=f"x\n{'y' * 1000}"))
-    site.refused(replace(site.plan(), model_digest="2" * 64))
+    site.refused(plans.plan(site.plan(), noise_multiplier=0.5))
+    site.refused(plans.plan(site.plan(), model=f"x\n{'y' * 190}"))
+    site.refused(plans.plan(site.plan(), model_digest="2" * 64))
     said = site.log.read_text()
     assert "refused: policy: the policy allows noise_multiplier from 1, not 0.5\n" in said
     assert "refused: policy: the policy does not allow the model 'x\\nyyy" in said

@@ -13,33 +13,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpbitfit.data.tables import Examples, read_labels
+from dpbitfit.data.tables import read_labels
 from dpbitfit.engine.biases import write_biases
-from dpbitfit.engine.clipping import clip
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.training import gradient_rows
-from dpbitfit.plan import Plan
-from dpbitfit.tasks.text_classification import TextTask
+from dpbitfit.tasks.text_classification.task import TextClassification
 
+from ...support import plans
 from ...support.hostile_biases import cancelling, overflowing_at_padding
 from ...support.sites import Site, served
+from ...support.tasks import load_text, text_table
 
 ROUNDS = 20
 SIGMA = 1.0
-PLAN = Plan(
-    layout_digest="0" * 64,
-    model_digest="1" * 64,
+PLAN = plans.plan(
     noise_multiplier=SIGMA,
     sampling_rate=1.0,
     rounds=ROUNDS,
     steps_per_round=1,
-    delta=1e-5,
     clipping="automatic",
     clipping_norm=1.0,
     optimizer="sgd",
     learning_rate=1.0,
     max_length=64,
 )
+PHASE = PLAN.phases[0]
 DECLARED = 60
 LIMITS = ("datasets", "letters", "coordinators", "office")
 TEXTS = [
@@ -76,21 +74,21 @@ def mean_gradient(serving: Site, chosen: np.ndarray) -> np.ndarray:
     sums = []
     for number in range(ROUNDS):
         reply = serving.train(plan, biases=chosen)
-        change = np.frombuffer(reply.update, dtype="<f4").astype(np.float64)
-        rate = PLAN.learning_rate * (1 - number / ROUNDS)
-        sums.append(-change / rate * PLAN.sampling_rate * DECLARED)
+        change = np.frombuffer(reply.content, dtype="<f4").astype(np.float64)
+        rate = PHASE.optimizer.learning_rate * (1 - number / ROUNDS)
+        sums.append(-change / rate * PHASE.sampling_rate * DECLARED)
     return np.mean(sums, axis=0)
 
 
-def own_rows(task: TextTask, chosen: np.ndarray) -> np.ndarray:
+def own_rows(task: TextClassification, chosen: np.ndarray) -> np.ndarray:
     """The clipped row of each record, the canary's last."""
     write_biases(task.model, task.layout, chosen)
-    records = task.records(Examples([*TEXTS, CANARY], np.arange(len(TEXTS) + 1) % 2))
+    records = task.records(text_table([*TEXTS, CANARY], np.arange(len(TEXTS) + 1) % 2))
     rows = np.zeros((len(TEXTS) + 1, task.layout.size))
     everyone = range(len(rows))
     with PerRecordGradients(task.model, task.layout) as recorder:
         for batch, found in gradient_rows(task.model, recorder, records, everyone, 4096):
-            rows[batch] = clip(found, PLAN.clipping, PLAN.clipping_norm)
+            rows[batch] = PHASE.clipping.clip(found)
     return rows
 
 
@@ -98,7 +96,7 @@ def test_a_canary_moves_what_a_guard_releases_by_no_more_than_its_own_row(
     corpus: Path, tmp_path: Path
 ) -> None:
     labels = read_labels(str(corpus.with_suffix(".labels.txt")))
-    task = TextTask.load("minilm", labels, PLAN.head, PLAN.logit_scale, PLAN.max_length)
+    task = load_text("minilm", labels, max_length=PLAN.task.settings["max_length"])
     attacks = {"overflow": overflowing_at_padding(task, TEXTS), "cancelling": cancelling(task, 1e4)}
     with (
         site(corpus, tmp_path, TEXTS) as without,
@@ -111,7 +109,7 @@ def test_a_canary_moves_what_a_guard_releases_by_no_more_than_its_own_row(
             # Where the companions' rows fell away, or all changed, the sum moved along this.
             along = rows[:-1].sum(axis=0)
             along /= max(np.linalg.norm(along), 1e-12)
-            deviation = SIGMA * PLAN.clipping_norm * (2 / ROUNDS) ** 0.5
+            deviation = SIGMA * PHASE.clipping.norm * (2 / ROUNDS) ** 0.5
             assert moved @ along == pytest.approx(rows[-1] @ along, abs=5 * deviation)
             # And in all it moved by the canary's row and noise, whose squared norm is known.
             size = task.layout.size

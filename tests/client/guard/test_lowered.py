@@ -1,19 +1,18 @@
 """A policy that allows less than the last one, through a restart of the real guard."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dpbitfit.accounting import composition
-from dpbitfit.ledger import status
 from dpbitfit.protocol.signing import verify
 
+from ...support import plans
 from ...support.sites import GOOD, Site, fresh_key, served
 
-PLAN = replace(GOOD, noise_multiplier=2.0, sampling_rate=0.3, rounds=20)
-COST = composition.epsilon({PLAN.mechanism: PLAN.steps}, PLAN.delta).epsilon
+PLAN = plans.plan(GOOD, noise_multiplier=2.0, sampling_rate=0.3, rounds=20)
+COST = composition.epsilon({PLAN.phases[0].mechanism: PLAN.phases[0].steps}, PLAN.delta).epsilon
 BUDGET = ("datasets", "letters", "epsilon")
 SHARES = [("datasets", "letters", "coordinators", who, "epsilon") for who in ("office", "other")]
 
@@ -45,11 +44,11 @@ def test_what_an_edited_policy_does_not_hold_is_taken_back_for_good(
     budget: float, share: float, site: Site
 ) -> None:
     plan = site.plan(PLAN)
-    assert site.train(plan).update
+    assert site.train(plan).content
     before = kinds(site)
     restart(site, 8.0, 6.0)
     assert kinds(site) == before
-    assert site.train(plan).update
+    assert site.train(plan).content
     restart(site, budget, share)
     assert kinds(site)[-1] == "void"
     key = fresh_key()
@@ -57,7 +56,7 @@ def test_what_an_edited_policy_does_not_hold_is_taken_back_for_good(
     assert refused.code == "budget"
     ledger = site.ledger()
     verify(ledger.id, "untouched", {"key": key}, refused.untouched)
-    (run,) = status.run_standings(ledger, ledger.accounts()[0])
+    (run,) = ledger.runs(ledger.accounts()[0])
     ledger.database.close()
     assert run.left == ()
     assert site.spent() == {"committed": 2}
@@ -65,12 +64,12 @@ def test_what_an_edited_policy_does_not_hold_is_taken_back_for_good(
     assert site.refused(plan).code == "budget"
     assert site.spent() == {"committed": 2}
     site.office.run = "run-2"
-    assert site.train(plan).update
+    assert site.train(plan).content
 
 
 def test_a_policy_that_holds_exactly_what_was_approved_takes_nothing_back(site: Site) -> None:
     plan = site.plan(PLAN)
-    assert site.train(plan).update
+    assert site.train(plan).content
     restart(site, COST, COST)
     assert "void" not in kinds(site)
-    assert site.train(plan).update
+    assert site.train(plan).content

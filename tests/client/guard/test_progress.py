@@ -1,18 +1,19 @@
 """Whoever is told of progress may end the work: for nothing before it, for all of it within."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dpbitfit_client import message
 from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy.policy import Policy
 
+from dpbitfit.protocol.messages import Description
+
+from ...support import plans
 from ...support.sites import GOOD, Site, begin, fresh_key, made, pretrained
 
-PLAN = replace(GOOD, steps_per_round=2, metrics="accuracy", evaluations=1)
+PLAN = plans.plan(GOOD, steps_per_round=2, metrics="accuracy", evaluations=1)
 
 Ask = Callable[[str, int], Refused]
 
@@ -32,8 +33,9 @@ def ended(site: Site) -> Iterator[Ask]:
         for name in ("DPBITFIT_TOUCHED", "DPBITFIT_LETTERS"):
             patch.setenv(name, site.environment[name])
         guard = Guard(Policy.read(site.policy))
-        said = guard.describe(message.question(site.office.question(PLAN))).statements
-        plan = replace(PLAN, layout_digest=said.layout_digest, model_digest=said.model_digest)
+        reply = guard.describe(site.office.question(PLAN))
+        facts = Description.decode(reply.statement).facts
+        plan = plans.plan(PLAN, layout_digest=facts.layout_digest, model_digest=facts.model_digest)
 
         def ask(purpose: str, nth: int) -> Refused:
             told = []
@@ -43,10 +45,10 @@ def ended(site: Site) -> Iterator[Ask]:
                 if len(told) == nth:
                     raise InterruptedError
 
-            content = site.office.request(plan, pretrained(), fresh_key(), purpose)
+            request = site.office.request(plan, pretrained(), fresh_key(), purpose)
             answer = guard.train if purpose == "train" else guard.evaluate
             with pytest.raises(Refused) as refused:
-                answer(message.request(content), progress)
+                answer(request, progress)
             assert len(told) == nth
             return refused.value
 

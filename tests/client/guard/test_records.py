@@ -1,34 +1,33 @@
-"""What the records hold is told to the site, and changes no answer that costs nothing."""
+"""What the records hold is reported to the site, and changes no answer that costs nothing."""
 
 import csv
-import os
-import subprocess
-import sys
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dpbitfit_client import message
-from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.guard.records import Records
 from dpbitfit_client.guard.service import serving
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy.policy import Policy
 
+from dpbitfit.data.tables import Table
 from dpbitfit.errors import InputError
-from dpbitfit.tasks.text_classification import TextTask
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import Refusal
+from dpbitfit.tasks.text_classification.task import TextClassification
 
+from ...support import plans, warm
 from ...support.policies import changed
-from ...support.sites import GOOD, SECONDS, Site, begin, made
+from ...support.sites import GOOD, SECONDS, Site, begin, key_of, made
 
 LETTERS = ("datasets", "letters")
 PARTS = (LETTERS, (*LETTERS, "evaluation"))
 COLUMNS = ("text", "label", "customer")
-MEASURED = replace(GOOD, metrics="accuracy", evaluations=6)
+MEASURED = plans.plan(GOOD, metrics="accuracy", evaluations=6)
 SECRET = "my secret diagnosis"
 
 Row = dict[str, str]
@@ -95,44 +94,42 @@ def site_with(corpus: Path, training: list[Row], measuring: list[Row]) -> Iterat
         yield site
 
 
-def said(answer: pb.TrainReply | pb.EvaluateReply | pb.DescribeReply | pb.Refusal) -> Any:
-    """All that an answer says but noise, and but what time and a fresh key make of it."""
-    plain = type(answer).FromString(answer.SerializeToString())
-    for hidden in ("head", "seen_head", "ledger", "coordinator", "signature"):
-        plain.position.ClearField(hidden)  # type: ignore[arg-type]
-    if isinstance(plain, pb.Refusal):
-        plain.untouched = str(bool(plain.untouched))
-    else:
-        plain.signature = ""
-    if isinstance(plain, pb.TrainReply):
-        plain.update = bytes(len(plain.update))
-    if isinstance(plain, pb.EvaluateReply):
-        plain.metrics.update(dict.fromkeys(plain.metrics, 0.0))
-    return plain
+def public(answer: Envelope | Refusal) -> tuple[dict[str, Any], int]:
+    """All that an answer states but noise, and but what time and a fresh key make of it."""
+    refused = isinstance(answer, Refusal)
+    statement = answer.encode() if isinstance(answer, Refusal) else answer.statement
+    values: dict[str, Any] = json.loads(statement)
+    if values["head"] is not None:
+        for hidden in ("head", "seen_head", "ledger", "coordinator", "signature"):
+            del values["head"][hidden]
+    if refused:
+        values["untouched"] = bool(values["untouched"])
+    if "metrics" in values:
+        values["metrics"] = dict.fromkeys(values["metrics"], 0.0)
+    return values, 0 if isinstance(answer, Refusal) else len(answer.content)
 
 
 def answers(site: Site) -> list[Any]:
     """What a coordinator learns from every kind of question, in one order, under the same keys."""
-    plans = {"good": replace(GOOD, unit="customer"), "measured": replace(MEASURED, unit="customer")}
-    good, measured = (site.plan(plan) for plan in plans.values())
+    good, measured = (site.plan(plans.plan(plan, unit="customer")) for plan in (GOOD, MEASURED))
     asked = [
-        ("train", replace(good, noise_multiplier=0.5)),
-        ("train", replace(good, model_digest="2" * 64)),
-        ("evaluate", replace(measured, metrics="loss")),
+        ("train", plans.plan(good, noise_multiplier=0.5)),
+        ("train", plans.plan(good, model_digest="2" * 64)),
+        ("evaluate", plans.plan(measured, metrics="loss")),
         ("train", good),
         ("evaluate", measured),
-        ("train", replace(good, learning_rate=0.5)),
+        ("train", plans.plan(good, learning_rate=0.5)),
         ("train", good),
     ]
     found: list[Any] = []
-    question = message.question(site.office.question(good))
+    question = site.office.question(good)
     for number, (purpose, plan) in enumerate(asked):
-        found.append(said(site.relay().describe(question)))
+        found.append(public(site.relay().describe(question)))
         request = site.request(plan, purpose, key=f"key-{number:012}")
         try:
-            found.append(said(getattr(site.relay(), purpose)(request)))
+            found.append(public(getattr(site.relay(), purpose)(request)))
         except Refused as refused:
-            found.append(said(refused.refusal))
+            found.append(public(refused.refusal))
     return found
 
 
@@ -143,9 +140,10 @@ def usual(corpus: Path) -> list[Any]:
         rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(file)][:30]
     with site_with(corpus, rows, rows[:20]) as site, serving(Policy.read(site.policy)):
         found = answers(site)
-    refused = [one.code for one in found if isinstance(one, pb.Refusal)]
+    refused = [values["code"] for values, _ in found if "code" in values]
     assert refused == ["policy", "protocol", "policy", "protocol"]
-    assert sum(isinstance(one, pb.TrainReply | pb.EvaluateReply) for one in found) == 3
+    assert sum("round" in values for values, _ in found) == 3
+    assert sum(size > 0 for _, size in found) == 2
     return found
 
 
@@ -167,10 +165,10 @@ def test_with_unusable_records_there_is_no_guard_and_the_site_is_told_the_row(
     parts = [rows, rows[:20]]
     parts[part] = change(parts[part])
     with site_with(corpus, *parts) as site:
-        with pytest.raises(InputError, match=reason) as told, serving(Policy.read(site.policy)):
+        with pytest.raises(InputError, match=reason) as error, serving(Policy.read(site.policy)):
             pass
-        assert SECRET not in str(told.value)
-        assert ("letters.csv", "held-out.csv")[part] in str(told.value)
+        assert SECRET not in str(error.value)
+        assert ("letters.csv", "held-out.csv")[part] in str(error.value)
         assert not site.socket.exists()
 
 
@@ -191,10 +189,10 @@ def test_records_that_change_while_the_guard_serves_change_no_answer(
                 write(file, edit(rows))
         (site.folder / "labels.txt").write_text("others\nthan before\n")
         assert answers(site) == usual
-        told = "\n".join(guard.records.changes())
-        assert "the files of letters changed; served is what was read at the start" in told
-        assert SECRET not in told
-        assert list(guard.records.changes()) == []  # it is told once
+        notices = "\n".join(guard.records.changes())
+        assert "the files of letters changed; served is what was read at the start" in notices
+        assert SECRET not in notices
+        assert list(guard.records.changes()) == []  # each change is reported once
 
 
 def test_what_changes_is_told_with_what_comes_of_it(corpus: Path, rows: list[Row]) -> None:
@@ -215,26 +213,34 @@ def test_what_goes_wrong_with_a_record_in_a_round_is_charged(
 ) -> None:
     """A tokenizer that stumbles over one record: else that would be an answer for nothing."""
 
-    def fail(task: TextTask, examples: Any) -> None:
-        if len(examples) > 10:  # not the texts on which a model is tried
-            raise ValueError(SECRET)
-        original(task, examples)
+    def fail(_task: TextClassification, _table: Table) -> None:
+        raise ValueError(SECRET)
 
-    original = TextTask.records
     with site_with(corpus, rows, rows[:20]) as site, serving(Policy.read(site.policy)):
-        plans = (
-            site.plan(replace(GOOD, unit="customer")),
-            site.plan(replace(MEASURED, unit="customer")),
-        )
-        monkeypatch.setattr(TextTask, "records", fail)
-        for purpose, plan in zip(("train", "evaluate"), plans, strict=True):
-            asked = site.request(plan, purpose)
+        good, measured = (site.plan(plans.plan(plan, unit="customer")) for plan in (GOOD, MEASURED))
+        monkeypatch.setattr(TextClassification, "records", fail)
+        for purpose, plan in (("train", good), ("evaluate", measured)):
+            request = site.request(plan, purpose)
             with pytest.raises(Refused) as refused:
-                getattr(site.relay(), purpose)(asked)
+                getattr(site.relay(), purpose)(request)
             assert refused.value.refusal.code == "internal"
             assert not refused.value.refusal.untouched
-            assert site.outcome(asked.key) == ("committed", "ended early")
+            assert site.outcome(key_of(request)) == ("committed", "ended early")
         assert site.spent() == site.spent("letters:evaluation") == {"committed": 1}
+
+
+def test_a_metric_that_the_task_does_not_have_is_found_at_the_start(corpus: Path) -> None:
+    """In a round it would end what was charged."""
+    with made(corpus) as site:
+        site.write()
+        policy = Policy.read(site.policy)
+        letters = policy.datasets["letters"]
+        assert letters.evaluation is not None
+        metrics = {**letters.evaluation.metrics, "recall": letters.evaluation.metrics["accuracy"]}
+        evaluation = letters.evaluation.model_copy(update={"metrics": metrics})
+        datasets = {"letters": letters.model_copy(update={"evaluation": evaluation})}
+        with pytest.raises(InputError, match=r"letters\.evaluation.* no metric 'recall'"):
+            Records(policy.model_copy(update={"datasets": datasets}))
 
 
 def broken() -> dict[str, list[str]]:
@@ -258,9 +264,9 @@ def test_a_loader_that_fails_is_told_without_what_it_says(
 ) -> None:
     with made(corpus) as site:
         site.write(((*LETTERS, "loader"), f"{__name__}:{loader}"))
-        with pytest.raises(InputError, match=reason) as told:
+        with pytest.raises(InputError, match=reason) as error:
             Records(Policy.read(site.policy))
-        assert SECRET not in str(told.value)
+        assert SECRET not in str(error.value)
 
 
 def test_a_guard_process_serves_what_it_has_read_and_does_not_start_on_what_is_wrong(
@@ -269,23 +275,17 @@ def test_a_guard_process_serves_what_it_has_read_and_does_not_start_on_what_is_w
     """Its log names the row; the coordinator sees no difference but that it is gone."""
     with site_with(corpus, rows, rows[:20]) as site:
         site.start()
-        plan = site.plan(replace(GOOD, unit="customer"))
-        assert site.train(plan).update
+        plan = site.plan(plans.plan(GOOD, unit="customer"))
+        assert site.train(plan).content
         write(site.folder / "letters.csv", UNUSABLE["a label outside the set"][0](rows))
         last = time.monotonic() + SECONDS
         while "letters.csv: row 2: its label is not in" not in site.log.read_text():
             assert time.monotonic() < last
             time.sleep(0.2)
-        assert site.train(plan).update
+        assert site.train(plan).content
         site.end()
-        command = [sys.executable, "-c", "from dpbitfit.cli import main; main()", "guard", "serve"]
-        done = subprocess.run(
-            [*command, "--policy", str(site.policy)],
-            env={**os.environ, **site.environment},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
+        words = ("guard", "serve", "--policy", str(site.policy))
+        done = warm.run(warm.MAIN, *words, env=site.environment, timeout=SECONDS)
         assert done.returncode == 2
         assert "letters.csv: row 2: its label is not in the public label set" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1

@@ -4,24 +4,27 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from dpbitfit_client import message
 from dpbitfit_client.app import app
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.generated.guard_pb2_grpc import GuardStub
 from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.guard.service import SERVICE, Service
-from dpbitfit_client.message import Refused
+from dpbitfit_client.message import Refused, to_proto
 from dpbitfit_client.policy.policy import Policy
 from flwr.app import Context, Message, RecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ...support.sites import LONG, SECONDS, Site, begin, fresh_key, made, served
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.flower import pack, unpack
+from dpbitfit.protocol.messages import Refusal
+
+from ...support import plans
+from ...support.sites import LONG, SECONDS, Site, begin, fresh_key, key_of, made, served
 
 SLOT = ("site", "reply-slot-seconds")
 
@@ -50,10 +53,10 @@ def caller(site: Site) -> Any:
     return GuardStub(grpc.insecure_channel(f"unix:{site.socket}"))  # type: ignore[no-untyped-call]
 
 
-def begun(site: Site, request: pb.RoundRequest) -> "grpc.Future":
+def begun(site: Site, request: Envelope) -> "grpc.Future":
     """A call that is at work on records by now."""
-    call: grpc.Future = caller(site).Train.future(request, timeout=SECONDS)
-    until(lambda: site.outcome(request.key)[0] == "reserved" or call.done())
+    call: grpc.Future = caller(site).Train.future(to_proto(request), timeout=SECONDS)
+    until(lambda: site.outcome(key_of(request))[0] == "reserved" or call.done())
     assert not call.done()
     return call
 
@@ -62,8 +65,8 @@ def test_health_is_the_standard_service(site: Site) -> None:
     with grpc.insecure_channel(f"unix:{site.socket}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for name in ("", SERVICE):
-            asked = health_pb2.HealthCheckRequest(service=name)
-            assert stub.Check(asked, timeout=SECONDS).status == 1
+            request = health_pb2.HealthCheckRequest(service=name)
+            assert stub.Check(request, timeout=SECONDS).status == 1
 
 
 def test_status_tells_names_and_nothing_of_records(site: Site) -> None:
@@ -75,31 +78,31 @@ def test_status_tells_names_and_nothing_of_records(site: Site) -> None:
 def test_a_cancelled_round_stops_and_stays_spent(site: Site) -> None:
     site.train()
     site.office.run = "cancelled"
-    asked = site.request(site.plan(LONG))
-    call = begun(site, asked)
+    request = site.request(site.plan(LONG))
+    call = begun(site, request)
     assert site.relay().status().busy
     call.cancel()
-    until(lambda: site.outcome(asked.key)[0] == "committed")
-    assert site.outcome(asked.key) == ("committed", "ended early")
+    until(lambda: site.outcome(key_of(request))[0] == "committed")
+    assert site.outcome(key_of(request)) == ("committed", "ended early")
     with pytest.raises(Refused, match="answer-lost"):
-        site.relay().train(asked)
+        site.relay().train(request)
     assert site.spent()["reserved"] == 0
     site.office.run = "run-1"
-    assert site.train().update
+    assert site.train().content
 
 
 def test_a_deadline_that_passes_stops_a_round(site: Site) -> None:
     site.office.run = "late"
-    asked = site.request(site.plan(LONG))
+    request = site.request(site.plan(LONG))
     with pytest.raises(grpc.RpcError, match="DEADLINE"):
-        caller(site).Train(asked, timeout=2.0)
+        caller(site).Train(to_proto(request), timeout=2.0)
     site.office.run = "run-1"
-    assert site.train().update  # it has its turn, so the other has ended
-    assert site.outcome(asked.key) in (("committed", "ended early"), ("void", ""), ("", ""))
+    assert site.train().content  # it has its turn, so the other has ended
+    assert site.outcome(key_of(request)) in (("committed", "ended early"), ("void", ""), ("", ""))
 
 
 def test_a_round_works_no_longer_than_the_policy_says(corpus: Path) -> None:
-    """Though whoever asked would wait longer."""
+    """Though the caller would wait longer."""
     with served(corpus, (("site", "round-seconds"), 1)) as site:
         key = fresh_key()
         assert site.refused(site.plan(LONG), key=key).code == "cancelled"
@@ -109,7 +112,7 @@ def test_a_round_works_no_longer_than_the_policy_says(corpus: Path) -> None:
 def test_of_many_that_wait_some_are_turned_away_at_once(site: Site) -> None:
     site.office.run = "crowd"
     call = begun(site, site.request(site.plan(LONG)))
-    stub, question = caller(site), message.question(site.office.question(site.plan()))
+    stub, question = caller(site), to_proto(site.office.question(site.plan()))
     waiting = [stub.Describe.future(question, timeout=SECONDS) for _ in range(8)]
     until(lambda: sum(one.done() for one in waiting) >= 5)
     assert {one.code() for one in waiting if one.done()} == {grpc.StatusCode.ABORTED}
@@ -120,7 +123,7 @@ def test_of_many_that_wait_some_are_turned_away_at_once(site: Site) -> None:
     site.office.run = "run-1"
 
 
-def flower(site: Site, content: RecordDict) -> RecordDict:
+def relayed(site: Site, request: Envelope) -> Envelope:
     """What Flower's own process gets from the relay."""
     context = Context(
         run_id=1,
@@ -129,8 +132,8 @@ def flower(site: Site, content: RecordDict) -> RecordDict:
         state=RecordDict(),
         run_config={"round-timeout": SECONDS},
     )
-    asked = Message(content, dst_node_id=2, message_type="train")
-    return app(asked, context).content
+    message = Message(pack(request), dst_node_id=2, message_type="train")
+    return unpack(app(message, context).content)
 
 
 def test_a_guard_that_is_killed_in_a_round_has_spent_it(mortal: Site) -> None:
@@ -145,28 +148,29 @@ def test_a_guard_that_is_killed_in_a_round_has_spent_it(mortal: Site) -> None:
     until(call.done)
     assert call.code() is grpc.StatusCode.UNAVAILABLE
     assert site.socket.is_socket()  # nobody took it away
-    content = site.office.request(site.plan(), site.biases(), key=fresh_key())
-    assert flower(site, content).config_records["statements"] == {"refused": "guard-unavailable"}
+    request = site.request(site.plan())
+    unavailable = Envelope(Refusal(code="guard-unavailable").encode())
+    assert relayed(site, request) == unavailable
     site.socket.unlink()
-    assert flower(site, content).config_records["statements"] == {"refused": "guard-unavailable"}
+    assert relayed(site, request) == unavailable
     site.start()
     with pytest.raises(Refused, match="answer-lost"):
         site.relay().train(lost)
-    assert site.outcome(lost.key) == ("committed", "crashed")
-    assert site.relay().train(kept).update == before.update
-    assert site.spent() == {"committed": LONG.steps_per_round + 1}
+    assert site.outcome(key_of(lost)) == ("committed", "crashed")
+    assert site.relay().train(kept).content == before.content
+    assert site.spent() == {"committed": LONG.phases[0].steps_per_round + 1}
 
 
 def test_sigterm_ends_a_round_and_the_guard(mortal: Site) -> None:
     site = mortal
     site.train()
     site.office.run = "ended"
-    asked = site.request(site.plan(LONG))
-    call = begun(site, asked)
+    request = site.request(site.plan(LONG))
+    call = begun(site, request)
     assert site.end(signal.SIGTERM) == 0
     until(call.done)
     assert call.code() is not grpc.StatusCode.OK
-    assert site.outcome(asked.key) == ("committed", "ended early")
+    assert site.outcome(key_of(request)) == ("committed", "ended early")
     assert not site.socket.exists()
     assert "Traceback" not in site.log.read_text()
 
@@ -178,36 +182,36 @@ def test_a_second_guard_on_the_socket_is_refused(site: Site, corpus: Path) -> No
         with pytest.raises(AssertionError):
             second.start()
         assert "a guard listens here already" in " ".join(second.log.read_text().split())
-    assert site.train().update
+    assert site.train().content
 
 
 def test_replies_leave_at_whole_slots_and_nobody_sees_in_between(corpus: Path) -> None:
     """Not before the slot, good or bad; meanwhile busy, and whoever waits begins after it."""
     with served(corpus, (SLOT, 2.0)) as site:
         site.plan()  # the model is loaded
-        good, bad = site.request(site.plan()), site.request(replace(site.plan(), delta=0.5))
-        for asked in (good, good, bad):  # trained, kept, refused
+        good, bad = site.request(site.plan()), site.request(plans.plan(site.plan(), delta=0.5))
+        for request in (good, good, bad):  # trained, kept, refused
             began = time.monotonic()
             try:
-                site.relay().train(asked)
+                site.relay().train(request)
             except Refused:
-                assert asked is bad
+                assert request is bad
             assert time.monotonic() - began >= 2.0
         began = time.monotonic()
         first = threading.Thread(target=site.relay().train, args=(good,))
         first.start()
         until(lambda: site.relay().status().busy)
-        second = message.question(site.office.question(site.plan()))
+        second = site.office.question(site.plan())
         site.relay().describe(second)
         assert time.monotonic() - began >= 2.0
         first.join()
-        held = caller(site).Describe.future(second, timeout=SECONDS)
+        held = caller(site).Describe.future(to_proto(second), timeout=SECONDS)
         until(lambda: site.relay().status().busy)
         assert not held.done()
     # A slot as long as a day holds no end up.
     with served(corpus, (SLOT, 86_400)) as site:
-        asked_now = message.question(site.office.question(LONG))
-        call = caller(site).Describe.future(asked_now, timeout=SECONDS)
+        question = to_proto(site.office.question(LONG))
+        call = caller(site).Describe.future(question, timeout=SECONDS)
         until(lambda: site.relay().status().busy)
         assert site.end(signal.SIGTERM) == 0
         until(call.done)
@@ -216,7 +220,7 @@ def test_replies_leave_at_whole_slots_and_nobody_sees_in_between(corpus: Path) -
 def test_what_fails_unforeseen_leaves_as_a_code_only(
     corpus: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gRPC would send an exception's text to whoever asked, and log it."""
+    """gRPC would send an exception's text to the caller, and log it."""
 
     class Call:
         """As much of gRPC's context as a refusal needs."""
@@ -240,20 +244,20 @@ def test_what_fails_unforeseen_leaves_as_a_code_only(
         begin(site.ledger_file)
         guard = Guard(Policy.read(site.policy))
 
-        def fail(*_: object) -> pb.DescribeReply:
+        def fail(*_: object) -> Envelope:
             raise ValueError("row 7: my secret diagnosis")
 
         guard.describe = fail  # type: ignore[method-assign]
         call = Call()
         with pytest.raises(InterruptedError):
-            Service(guard).Describe(pb.DescribeRequest(), call)  # type: ignore[arg-type]
+            Service(guard).Describe(pb.Envelope(), call)  # type: ignore[arg-type]
         assert "secret" not in repr(call.said) + caplog.text
         assert call.said[1:] == (grpc.StatusCode.INTERNAL, "internal")
 
 
 def test_what_the_guard_writes_is_its_own(corpus: Path) -> None:
     """Whatever umask it was started under: the database's log holds the key that signs."""
-    with made(corpus) as site:
+    with made(corpus, fresh=True) as site:
         site.ledger_file = site.folder / "site" / "new" / "ledger.sqlite"
         site.write((("site", "ledger"), str(site.ledger_file)))
         site.environment["TMPDIR"] = str(site.folder / "site")

@@ -1,17 +1,18 @@
 """Guard, relay and stranger as three users of one machine: who can reach what."""
 
+import dataclasses
 import itertools
 import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dpbitfit_client.message import to_proto
 
-from ...support import users
+from ...support import plans, users
 from ...support.sites import GOOD, Site, made
 
 
@@ -20,12 +21,14 @@ def site(corpus: Path) -> Iterator[Site]:
     """A guard that runs as its own user, in front of whom the relay's group may stand."""
     group = users.entry(users.RELAY).pw_gid
     users.entry(users.STRANGER)
-    with made(corpus, command=users.guard_command(group)) as site:
+    with made(corpus, code=users.guard_code(group)) as site:
         data = site.folder / "site" / "letters.csv"
         labels = site.folder / "labels.txt"
         shutil.copy(corpus, data)
         shutil.copy(corpus.with_suffix(".labels.txt"), labels)
         labels.chmod(0o644)
+        (site.folder / "scratch").mkdir()
+        site.environment["TMPDIR"] = str(site.folder / "scratch")
         letters = ("datasets", "letters")
         site.write(
             ((*letters, "loader"), ...),
@@ -39,6 +42,7 @@ def site(corpus: Path) -> Iterator[Site]:
             (site.policy, 0o600),
             (site.folder / "site", 0o700),
             (site.folder / "run", 0o755),
+            (site.folder / "scratch", 0o755),
         ):
             users.give(path, users.GUARD, mode)
         # Not even root may enter: this process asks by way of the relay's user.
@@ -75,7 +79,7 @@ def ask(method, name):
 found["files"] = [attempt(lambda: open(path, "rb").read()) for path in FILES]
 found["writes"] = [attempt(lambda: open(path, "ab")) for path in FILES]
 found["folders"] = [attempt(lambda: os.listdir(path)) for path in FOLDERS]
-found["behind"] = [attempt(lambda: os.listdir(p)) for p in glob.glob("/tmp/dpbitfit-guard-*")]
+found["behind"] = [attempt(lambda: os.listdir(p)) for p in glob.glob(BEHIND + "/*")]
 found["replace"] = attempt(lambda: os.unlink(SOCKET))
 found["memory"] = attempt(lambda: open(f"/proc/{PID}/mem", "rb"))
 found["environment"] = attempt(lambda: open(f"/proc/{PID}/environ", "rb").read())
@@ -93,23 +97,23 @@ def test_a_bundle_with_its_own_packages_gets_what_the_policy_allows(site: Site) 
         (bundle / package / "__init__.py").write_text("MARK = 'of the bundle'\n")
     plan, stranger = site.plan(), b"s" * 32
     good = site.request(plan)
-    unsigned = site.request(plan)
-    unsigned.signature = stranger.hex() * 2
+    unsigned = dataclasses.replace(site.request(plan), signature=stranger.hex() * 2)
     requests = {
         "good": good,
         "again": good,
         "unsigned": unsigned,
-        "little-noise": site.request(replace(plan, noise_multiplier=0.5)),
-        "other-model": site.request(replace(plan, model_digest="2" * 64)),
+        "little-noise": site.request(plans.plan(plan, noise_multiplier=0.5)),
+        "other-model": site.request(plans.plan(plan, model_digest="2" * 64)),
     }
     for name, request in requests.items():
-        (bundle / name).write_bytes(request.SerializeToString())
+        (bundle / name).write_bytes(to_proto(request).SerializeToString())
     assert site.process is not None
     given = {
         "SOCKET": str(site.socket),
         "FOLDER": str(bundle),
         "FILES": [str(site.folder / "site" / "letters.csv"), str(site.policy)],
         "FOLDERS": [str(site.folder / "site")],
+        "BEHIND": site.environment["TMPDIR"],
         "PID": site.process.pid,
         "REQUESTS": list(requests),
     }
@@ -134,7 +138,7 @@ def test_a_bundle_with_its_own_packages_gets_what_the_policy_allows(site: Site) 
         "little-noise": "FAILED_PRECONDITION policy",
         "other-model": "FAILED_PRECONDITION protocol",
     }
-    assert site.spent() == {"committed": GOOD.steps_per_round}
+    assert site.spent() == {"committed": GOOD.phases[0].steps_per_round}
 
 
 READ = """

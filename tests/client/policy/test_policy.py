@@ -7,21 +7,31 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dpbitfit_client.policy.policy import AllowedModel, Evaluation, Limits, Policy, model_digest
+from dpbitfit_client.policy.dataset import Dataset, Evaluation, MetricNoise
+from dpbitfit_client.policy.limits import Limits
+from dpbitfit_client.policy.policy import (
+    AllowedModel,
+    Coordinator,
+    Policy,
+    SiteRules,
+    model_digest,
+)
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
-from dpbitfit.plan import Plan
+from dpbitfit.plan import Plan, TaskChoice
 from dpbitfit.tasks.models import resolve_model
+from dpbitfit.tasks.text_classification.settings import TextSettings
 from tests.conftest import ROOT
 from tests.support import users
 from tests.support.policies import POLICY, PUBLIC, Key, changed, keys, read, written
+
+from ...support import plans
 
 LETTERS: Key = ("datasets", "letters")
 LIMITS: Key = (*LETTERS, "coordinators", "trial-office")
@@ -70,8 +80,12 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     (*LIMITS, "max-bias-distance"): lambda policy: limits(policy).max_bias_distance == 0,
 }
 # Names that a site chooses: another one is no fault of the name.
-CHOSEN = {("coordinators", "trial-office"), ("models", "minilm"), LETTERS}
-REQUIRED = [key for key in keys() if key not in OPTIONAL and key not in CHOSEN and key != ACCURACY]
+CHOSEN = {("coordinators", "trial-office"), ("models", "minilm"), ("tasks", "triage"), LETTERS}
+# What may be left out where no limit names it.
+NAMED = {ACCURACY, ("tasks",)}
+# What may be left out and is given here as it would then be read.
+DEFAULT = {(*LETTERS, "task")}
+REQUIRED = [key for key in keys() if key not in {*OPTIONAL, *CHOSEN, *NAMED, *DEFAULT}]
 NOT_NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 10**400]
 NOT_COUNTS = [0, -1, 10**12, 10**400]
 NOT_PATHS = ["", "letters.csv", "../x.csv", "/srv/letters", "/srv/letters.xls", "/a\0.csv", "org/m"]
@@ -87,7 +101,9 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     ("coordinators", "trial-office", "public-key"): ["", "ab" * 31, "xy" * 32, "ab" * 33],
     ("models", "minilm", "path"): ["", "org/model", "model", "/a\0"],
     ("models", "minilm", "digest"): ["", "cd" * 31, "zz" * 32],
+    ("tasks", "triage"): ["", "Triage", "/srv/tasks.py:Triage", "a.b:C.d", "a:b:c", "a b:C", ":C"],
     (*LETTERS, "path"): NOT_PATHS,
+    (*LETTERS, "task"): ["", "other", "Triage"],
     (*LETTERS, "text-column"): ["", "x" * 201, "a\nb"],
     (*LETTERS, "label-column"): ["", "x" * 201, "a\nb"],
     (*LETTERS, "labels"): ["", "letters.txt", "one", "one,one", "/srv/labels.csv"],
@@ -123,10 +139,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refusal(file: Path, values: Any) -> str:
     with pytest.raises(InputError) as caught:
         read(file, values)
-    said = str(caught.value)
-    for line in said.splitlines():
+    message = str(caught.value)
+    for line in message.splitlines():
         assert re.match(rf"{file}:\d+: |{file}: and \d+ more faults", line)
-    return said
+    return message
 
 
 def test_every_key_is_read(file: Path) -> None:
@@ -137,16 +153,32 @@ def test_every_key_is_read(file: Path) -> None:
         "dpbitfit-relay",
     )
     assert (policy.site.reply_slot_seconds, policy.site.round_seconds) == (60.0, 1800.0)
-    assert policy.models == {"minilm": AllowedModel("minilm", "minilm", "cd" * 32)}
+    assert policy.models == {"minilm": AllowedModel(path="minilm", digest="cd" * 32)}
+    assert policy.tasks == {"triage": "hospital.tasks:Triage"}
     data = letters(policy)
     assert (data.source, data.unit, data.declared_size) == ("/srv/letters.csv", "patient", 4000)
     assert (data.text_column, data.label_column) == ("body", "topic")
     assert (data.epsilon, data.delta) == (8.0, 1e-5)
     heads = ("labels", "trained")
-    assert limits(policy) == Limits(6.0, 0.8, 0.2, 20, 50, ("minilm",), heads, 64, 4.0)
+    assert limits(policy) == Limits.model_construct(
+        epsilon=6.0,
+        min_noise_multiplier=0.8,
+        max_sampling_rate=0.2,
+        max_steps_per_round=20,
+        max_rounds=50,
+        models=("minilm",),
+        heads=heads,
+        max_length=64,
+        max_bias_distance=4.0,
+    )
     assert (data.account, data.evaluation_name) == ("patients", "patients:evaluation")
-    assert data.evaluation == Evaluation(
-        "/srv/held-out.parquet", "patient", 500, 1.0, 1e-6, {"accuracy": 20.0}
+    assert data.evaluation == Evaluation.model_construct(
+        path="/srv/held-out.parquet",
+        unit_column="patient",
+        declared_size=500,
+        epsilon=1.0,
+        delta=1e-6,
+        metrics={"accuracy": MetricNoise.model_construct(noise_multiplier=20.0)},
     )
 
 
@@ -176,9 +208,9 @@ def test_a_key_that_is_misspelt_is_named(file: Path, key: Key) -> None:
     other = (*key[:-1], key[-1] + "x")
     values = changed(other, value_of(key), changed(key, ...))
     line = written(values)[1][other]
-    said = refusal(file, values)
-    assert f"{file}:{line}: {named(other)}: " in said
-    assert key in (LIMITS, ACCURACY) or f"do you mean {key[-1]}?" in said
+    message = refusal(file, values)
+    assert f"{file}:{line}: {named(other)}: " in message
+    assert key in (LIMITS, ACCURACY) or f"do you mean {key[-1]}?" in message
 
 
 ANYTHING = st.one_of(
@@ -197,8 +229,8 @@ ANYTHING = st.one_of(
 def test_a_value_of_another_type_is_refused_by_name(file: Path, key: Key, value: Any) -> None:
     right = type(value_of(key))
     assume(type(value) is not right and {type(value), right} != {int, float})
-    said = refusal(file, changed(key, value))
-    assert f": {named(key)}: must be " in said or key in CHOSEN
+    message = refusal(file, changed(key, value))
+    assert f": {named(key)}: must be " in message or key in CHOSEN
 
 
 @given(st.sampled_from(keys()), ANYTHING)
@@ -218,7 +250,7 @@ def test_no_bytes_raise_anything_else(file: Path, content: bytes, at: int, cut: 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"[site\n", "this is not TOML: .*line 1"),
         (b"[site]\nname = 1\nname = 2\n", "this is not TOML: .*line 3"),
@@ -228,8 +260,8 @@ def test_no_bytes_raise_anything_else(file: Path, content: bytes, at: int, cut: 
         (b"a = " + b"9" * 10_000, "this is not TOML"),
     ],
 )
-def test_what_is_not_toml_is_refused(file: Path, text: bytes, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_what_is_not_toml_is_refused(file: Path, text: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         read(file, text)
 
 
@@ -244,7 +276,7 @@ def test_all_faults_come_in_one_message_in_order(file: Path) -> None:
     assert re.search(r":2: site.name: must be 1 to 180 .*, not 3$", lines[0])
 
 
-def test_at_most_ten_faults_are_told(file: Path) -> None:
+def test_at_most_ten_faults_are_shown(file: Path) -> None:
     values = changed(("site",), {f"unknown-{number}": number for number in range(20)})
     lines = refusal(file, values).splitlines()
     assert len(lines) == 10
@@ -312,8 +344,8 @@ def test_one_key_or_source_has_one_name(file: Path, tmp_path: Path) -> None:
     for path in ("/srv/./letters.csv", str(tmp_path / "link.csv")):
         again = {**value_of(LETTERS), "path": path, "evaluation": ...}
         again = {key: value for key, value in again.items() if value is not ...}
-        said = refusal(file, changed(("datasets", "again"), again))
-        assert "datasets.again.path: is also datasets.letters.path" in said
+        message = refusal(file, changed(("datasets", "again"), again))
+        assert "datasets.again.path: is also datasets.letters.path" in message
 
 
 def other_dataset(**values: Any) -> dict[str, Any]:
@@ -335,8 +367,8 @@ def test_datasets_of_one_account_have_one_unit_and_one_budget(file: Path) -> Non
         values = other_dataset(**{name: value})
         key = ("datasets", "notes", name)
         line = written(values)[1][key]
-        said = f"{file}:{line}: {named(key)}: must be that of datasets.letters, {theirs}"
-        assert said in refusal(file, values)
+        message = f"{file}:{line}: {named(key)}: must be that of datasets.letters, {theirs}"
+        assert message in refusal(file, values)
         assert read(file, other_dataset(**{name: value, "account": "others"}))
     without = other_dataset(unit_column=...)
     assert "datasets.notes.unit-column: must be that of" in refusal(file, without)
@@ -370,40 +402,42 @@ def test_a_source_is_a_path_or_a_loader(file: Path) -> None:
 
 
 def test_limits_name_coordinators_and_models_of_the_policy(file: Path) -> None:
-    said = refusal(file, changed((*LETTERS, "coordinators", "stranger"), value_of(LIMITS)))
-    assert "datasets.letters.coordinators.stranger: this name must be one of 'trial-office'" in said
-    assert "'other' is not among 'minilm'" in refusal(
-        file, changed((*LIMITS, "models"), ["minilm", "other"])
+    message = refusal(file, changed((*LETTERS, "coordinators", "stranger"), value_of(LIMITS)))
+    assert (
+        "datasets.letters.coordinators.stranger: this name must be one of 'trial-office'" in message
     )
+    for models in (["other"], ["minilm", "other"]):
+        (message,) = refusal(file, changed((*LIMITS, "models"), models)).splitlines()
+        assert "models: must be one of 'minilm', not 'other'" in message
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "letters:evaluation", "x" * 181, "a\u0000b"])
 @pytest.mark.parametrize("table", ["coordinators", "models", "datasets"])
 def test_names_that_the_ledger_would_refuse_are_refused(file: Path, table: str, name: str) -> None:
-    one = next(iter(POLICY[table].values()))
-    assert "this name must be 1 to 180 printable" in refusal(file, changed((table, name), one))
+    entry = next(iter(POLICY[table].values()))
+    assert "this name must be 1 to 180 printable" in refusal(file, changed((table, name), entry))
 
 
 def test_a_password_is_not_repeated(file: Path) -> None:
-    said = refusal(file, changed(("site", "ledger"), "mysql://dp:secret@host/ledger"))
-    assert "secret" not in said
+    message = refusal(file, changed(("site", "ledger"), "mysql://dp:secret@host/ledger"))
+    assert "secret" not in message
     good = changed(("site", "ledger"), "postgresql://dp:secret@host/ledger")
     assert read(file, good).site.ledger == "postgresql://dp:secret@host/ledger"
 
 
 def test_a_ledger_without_a_folder_of_its_own_needs_a_state_directory(file: Path) -> None:
     there = changed(("site", "ledger"), "postgresql://host/ledger")
-    said = refusal(file, changed(("site", "state-directory"), ..., there))
-    assert "site.state-directory: missing; it must be an absolute path of a folder" in said
+    message = refusal(file, changed(("site", "state-directory"), ..., there))
+    assert "site.state-directory: missing; it must be an absolute path of a folder" in message
 
 
 def test_a_table_that_is_dotted_or_inline_is_read_alike(file: Path) -> None:
     text = written(changed(("site",), ...))[0]
     site = ", ".join(f'{key} = "{value}"' for key, value in list(POLICY["site"].items())[:5])
     assert read(file, f"site = {{{site}}}\n{text}").site.name == "hospital-1"
-    said = refusal(file, f"site.name = 4\n{text}")
-    assert f"{file}:1: site.name: " in said
-    assert f"{file}:1: site.ledger: missing" in said
+    message = refusal(file, f"site.name = 4\n{text}")
+    assert f"{file}:1: site.name: " in message
+    assert f"{file}:1: site.ledger: missing" in message
 
 
 def test_only_a_listed_coordinator_may_do_anything(file: Path) -> None:
@@ -418,27 +452,39 @@ def test_only_a_listed_coordinator_may_do_anything(file: Path) -> None:
             policy.limits(dataset, key)
 
 
-PLAN = Plan("0" * 64, "1" * 64, 0.8, 0.2, 50, 20, 1e-5, unit="patient", max_length=64)
+PLAN = plans.plan(
+    noise_multiplier=0.8,
+    sampling_rate=0.2,
+    rounds=50,
+    steps_per_round=20,
+    unit="patient",
+    max_length=64,
+)
 
 
 def check(file: Path, plan: Plan) -> None:
     policy = read(file)
     policy.datasets["letters"].check(plan)
-    policy.limits("letters", PUBLIC).check(plan)
+    within(policy, plan)
+
+
+def within(policy: Policy, plan: Plan) -> None:
+    settings = TextSettings.checked(**plan.task.settings)
+    policy.limits("letters", PUBLIC).check(plan, settings)
 
 
 def test_a_plan_at_the_limits_is_allowed(file: Path) -> None:
     check(file, PLAN)
-    check(file, replace(PLAN, noise_multiplier=5.0, sampling_rate=0.01, rounds=1))
+    check(file, plans.plan(PLAN, noise_multiplier=5.0, sampling_rate=0.01, rounds=1))
 
 
 @pytest.mark.parametrize(
     ("change", "error", "named"),
     [
         ({"noise_multiplier": 0.799}, ProtocolError, "noise_multiplier"),
-        ({"noise_multiplier": math.nan}, InputError, "noise_multiplier"),
+        ({"noise_multiplier": math.nan}, InputError, "noise-multiplier"),
         ({"sampling_rate": 0.201}, ProtocolError, "sampling_rate"),
-        ({"sampling_rate": math.nan}, InputError, "sampling_rate"),
+        ({"sampling_rate": math.nan}, InputError, "sampling-rate"),
         ({"rounds": 51}, ProtocolError, "rounds"),
         ({"steps_per_round": 21}, ProtocolError, "steps_per_round"),
         ({"model": "other"}, ProtocolError, "model 'other'"),
@@ -453,7 +499,7 @@ def test_a_plan_outside_the_limits_is_refused_by_name(
     file: Path, change: dict[str, Any], error: type[Exception], named: str
 ) -> None:
     with pytest.raises(error, match=named):
-        check(file, replace(PLAN, **change))
+        check(file, plans.plan(PLAN, **change))
 
 
 def test_a_bias_may_be_as_far_from_its_pretrained_value_as_honest_training_takes_it(
@@ -461,20 +507,65 @@ def test_a_bias_may_be_as_far_from_its_pretrained_value_as_honest_training_takes
 ) -> None:
     """But no learning rate that a coordinator names makes that far, and a run may go on."""
     own = limits(read(file, changed((*LIMITS, "max-bias-distance"), ...)))
-    plan = replace(PLAN, rounds=10, steps_per_round=2, learning_rate=0.02)
+    plan = plans.plan(PLAN, rounds=10, steps_per_round=2, learning_rate=0.02)
     assert own.bias_distance(plan, 4000) == plan.largest_distance(4000) == 10 * 20 * 0.02
     for optimizer in ("adam", "sgd"):
-        greedy = replace(plan, learning_rate=1e6, clipping_norm=1e6, optimizer=optimizer)
+        greedy = plans.plan(plan, learning_rate=1e6, clipping_norm=1e6, optimizer=optimizer)
         assert own.bias_distance(greedy, 4000) == 10
-    assert own.bias_distance(replace(plan, rounds=1, learning_rate=1e-9), 4000) == 1
+    assert own.bias_distance(plans.plan(plan, rounds=1, learning_rate=1e-9), 4000) == 1
     assert limits(read(file)).bias_distance(plan, 4000) == 4  # what the policy says
 
 
 def test_a_head_that_is_not_listed_is_refused(file: Path) -> None:
     policy = read(file, changed((*LIMITS, "heads"), ["labels"]))
-    policy.limits("letters", PUBLIC).check(PLAN)
+    within(policy, PLAN)
     with pytest.raises(ProtocolError, match="head 'trained'"):
-        policy.limits("letters", PUBLIC).check(replace(PLAN, head="trained"))
+        within(policy, plans.plan(PLAN, head="trained"))
+
+
+def test_a_setting_that_a_plan_leaves_out_is_limited_as_its_default(file: Path) -> None:
+    """Or a plan would pass every limit of its task by not naming the setting."""
+    bare = PLAN.changed(task=TaskChoice())
+    with pytest.raises(ProtocolError, match="max_length up to 64, not 128"):
+        within(read(file), bare)
+    long = changed((*LIMITS, "max-length"), 128)
+    within(read(file, long), bare)
+    with pytest.raises(ProtocolError, match="head 'labels'"):
+        within(read(file, changed((*LIMITS, "heads"), ["trained"], long)), bare)
+
+
+def test_a_plan_for_another_task_than_the_records_are_for_is_refused(file: Path) -> None:
+    letters(read(file)).check(PLAN)
+    own = letters(read(file, changed((*LETTERS, "task"), "triage")))
+    with pytest.raises(ProtocolError, match="task is 'triage'"):
+        own.check(PLAN)
+
+
+def test_a_sites_own_task_has_a_name_of_its_own(file: Path) -> None:
+    """Or a plan would not mean the same at every site."""
+    for name in ("text-classification", "a/b", ""):
+        own = changed(("tasks", name), "hospital.tasks:Triage")
+        assert "this name must be " in refusal(file, own)
+    none = changed(("tasks",), ...)
+    assert read(file, none).tasks == {}
+    assert "must be one of 'text-classification', not 'triage'" in refusal(
+        file, changed((*LETTERS, "task"), "triage", none)
+    )
+
+
+def test_metrics_are_those_of_the_task(file: Path) -> None:
+    recall = changed((*EVALUATION, "metrics"), {"recall": {"noise-multiplier": 20.0}})
+    message = refusal(file, recall)
+    assert "datasets.letters.evaluation.metrics.recall: this name must be one of" in message
+    read(file, changed((*LETTERS, "task"), "triage", recall))  # the guard asks the class itself
+
+
+def test_the_example_names_every_key() -> None:
+    text = EXAMPLE.read_text()
+    for table in (SiteRules, Coordinator, AllowedModel, Evaluation, MetricNoise, Dataset, Limits):
+        for field in table.model_fields.values():
+            key = re.escape(str(field.alias))
+            assert re.search(rf"^(# )?{key} = |^\[.*\b{key}\b.*\]", text, re.MULTILINE), key
 
 
 def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -> None:
@@ -483,7 +574,7 @@ def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -
     assert model.folder() == Path(resolve_model("minilm"))
     assert model_digest(model.folder()) == model.digest
     with pytest.raises(InputError, match="the policy says 0000"):
-        replace(model, digest="0" * 64).folder()
+        model.model_copy(update={"digest": "0" * 64}).folder()
 
 
 @pytest.mark.parametrize("module", ["policy.policy", "policy.prose"])

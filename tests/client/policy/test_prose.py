@@ -29,11 +29,11 @@ def words(policy: Policy) -> str:
 
 
 def letters(policy: Policy) -> dict[str, Any]:
-    found: dict[str, Any] = describe(policy)["datasets"]["letters"]
-    return found
+    dataset: dict[str, Any] = describe(policy)["datasets"]["letters"]
+    return dataset
 
 
-def test_everything_that_decides_is_said(file: Path) -> None:
+def test_everything_that_decides_is_explained(file: Path) -> None:
     text = words(read(file))
     for fact in (
         "What site hospital-1 allows",
@@ -46,6 +46,8 @@ def test_everything_that_decides_is_said(file: Path) -> None:
         "at most 0.2 of the units",
         "50 rounds of 20 steps",
         "heads: labels, trained",
+        "for the task text-classification",
+        "triage: hospital.tasks:Triage, code of this site.",
         "64 tokens",
         "none is further from its pretrained value than 4.",
         "biases and of its head",
@@ -75,7 +77,7 @@ def test_one_coordinator_can_spend_its_share_and_several_the_budget(file: Path) 
     assert letters(read(file, two))["most_epsilon"] == 8
     policy = read(file, changed(LIMITS, ...))
     assert letters(policy)["most_epsilon"] == 0
-    assert "Nobody may train on it." in words(policy)
+    assert "No coordinator may train on it." in words(policy)
 
 
 def test_a_plan_at_the_extremes_costs_what_the_accountants_say(file: Path) -> None:
@@ -101,7 +103,9 @@ def test_an_evaluation_has_its_own_cost(file: Path) -> None:
     policy = read(file)
     metric = letters(policy)["evaluation"]["metrics"]["accuracy"]
     assert metric["cost"]["epsilon"] == epsilon({Mechanism(20.0, 1.0): 1}, 1e-6).epsilon
-    assert any("epsilon 7 in all, at delta 1.1e-05" in one for one in describe(policy)["warnings"])
+    assert any(
+        "epsilon 7 in all, at delta 1.1e-05" in warning for warning in describe(policy)["warnings"]
+    )
     none = read(file, changed(EVALUATION, ...))
     assert letters(none)["evaluation"] is None
     assert "Nothing is ever evaluated on private records." in words(none)
@@ -118,7 +122,7 @@ def test_people_in_several_datasets_lose_in_each_unless_they_share_an_account(fi
     """Epsilon 6 of each dataset's only coordinator, and 1 of the evaluation."""
 
     def warned(policy: Policy) -> list[str]:
-        return [one for one in describe(policy)["warnings"] if "share one account" in one]
+        return [text for text in describe(policy)["warnings"] if "share one account" in text]
 
     assert not warned(read(file))
     (apart,) = warned(read(file, notes(account="others")))
@@ -152,7 +156,7 @@ def test_who_spends_through_another_dataset_of_the_account_counts_too(file: Path
 )
 def test_what_is_unwise_is_warned_of(file: Path, key: Key, value: Any, warning: str) -> None:
     def warned(policy: Policy) -> bool:
-        return any(warning in one for one in describe(policy)["warnings"])
+        return any(warning in text for text in describe(policy)["warnings"])
 
     assert not warned(read(file))
     policy = read(file, changed(key, value))
@@ -165,23 +169,22 @@ def test_timing_is_explained_where_replies_are_not_held_back(file: Path) -> None
     assert "a coordinator can measure it; no epsilon covers that" in text
 
 
-def test_a_ledger_that_everybody_can_reach_is_warned_of(file: Path, tmp_path: Path) -> None:
+def test_a_ledger_that_every_user_can_reach_is_warned_of(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ledger"
     policy = read(file, changed(("site", "ledger"), str(folder / "ledger.sqlite")))
     for mode, warned in ((0o700, False), (0o750, False), (0o755, True), (0o751, True)):
         folder.mkdir(exist_ok=True)
         folder.chmod(mode)
-        said = [one for one in describe(policy)["warnings"] if str(folder) in one]
-        assert bool(said) is warned
+        assert any(str(folder) in text for text in describe(policy)["warnings"]) is warned
 
 
-def test_no_warning_is_said_too(file: Path) -> None:
+def test_no_warning_is_written_too(file: Path) -> None:
     quiet = changed(("site", "ledger"), "/absent/ledger", changed(EVALUATION, ...))
     assert explain(read(file, quiet)).endswith("Warnings\n  - None.\n")
 
 
 @pytest.mark.parametrize("url", ["dp:secret@host/ledger", "host/ledger?user=dp&password=secret"])
-def test_a_password_is_not_told(file: Path, url: str) -> None:
+def test_a_password_is_not_shown(file: Path, url: str) -> None:
     policy = read(file, changed(("site", "ledger"), f"postgresql://{url}"))
     assert "secret" not in json.dumps(describe(policy)) + explain(policy)
     assert "host/ledger" in explain(policy)
@@ -190,10 +193,10 @@ def test_a_password_is_not_told(file: Path, url: str) -> None:
 def test_a_record_level_unit_says_what_it_does_not_protect(file: Path) -> None:
     policy = read(file, changed((*LETTERS, "unit-column"), ...))
     assert letters(policy)["adjacency"] == "add or remove one record"
-    assert "somebody with many records is protected less" in words(policy)
+    assert "a person with many is protected less" in words(policy)
 
 
-def test_a_distance_that_follows_from_the_plan_is_said_to(file: Path) -> None:
+def test_a_distance_that_follows_from_the_plan_is_explained(file: Path) -> None:
     policy = read(file, changed((*LIMITS, "max-bias-distance"), ...))
     assert letters(policy)["coordinators"]["trial-office"]["max_bias_distance"] is None
     assert (
@@ -202,7 +205,7 @@ def test_a_distance_that_follows_from_the_plan_is_said_to(file: Path) -> None:
     )
 
 
-def test_a_cost_that_nobody_bounds_is_over_every_budget(
+def test_a_cost_that_no_accountant_bounds_is_over_every_budget(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Every key is found on the line on which it stands."""
+"""Every key is found on its line."""
 
 import tomllib
 

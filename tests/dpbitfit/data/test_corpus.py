@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from dpbitfit.data.corpus import LABELS, write_corpus
-from dpbitfit.data.tables import read_examples, read_labels
+from dpbitfit.data.tables import read_labels, read_table
+from dpbitfit.tasks.text_classification.settings import COLUMNS
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
@@ -16,7 +17,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
 def test_it_holds_all_intents_and_several_messages_of_a_customer(tmp_path: Path) -> None:
     labels = read_labels(str(write_corpus(tmp_path / "m.csv", records=1000)))
     assert labels == LABELS
-    examples = read_examples(tmp_path / "m.csv", "text", "label", labels, "customer")
-    assert set(examples.labels.tolist()) == set(range(len(LABELS)))
-    assert len(set(examples.texts)) > 800
-    assert len(set(examples.units or [])) < 300
+    table = read_table(tmp_path / "m.csv", COLUMNS, labels, unit_column="customer")
+    assert set(table.columns["label"]) == set(range(len(LABELS)))
+    assert len(set(table.columns["text"])) > 800
+    assert len(set(table.units or [])) < 300

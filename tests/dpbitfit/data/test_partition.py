@@ -9,8 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dpbitfit.data.partition import count_units, hold_out, natural_sites, split
-from dpbitfit.data.tables import Examples
+from dpbitfit.data.tables import Table
 from dpbitfit.errors import InputError
+
+from ...support.tasks import text_table
 
 Row = tuple[str, int, str, str]  # text, label, unit, site
 Placed = Counter[tuple[Row, object]]
@@ -20,31 +22,31 @@ contents = st.tuples(st.sampled_from("ab"), st.integers(0, 2))
 seeds = st.integers(-2, 2**70)
 
 
-def examples(count: int, people: int = 0) -> Examples:
+def examples(count: int, people: int = 0) -> Table:
     generator = np.random.default_rng(0)
     units = [f"p{generator.integers(people)}" for _ in range(count)] if people else None
     sites = [f"s{i % 3}" for i in range(count)]
     labels = generator.integers(0, 5, count)
-    return Examples([f"t{i}" for i in range(count)], labels, units, sites)
+    return text_table([f"t{i}" for i in range(count)], labels, units, sites)
 
 
-def table(rows: list[Row], units: bool) -> Examples:
+def table(rows: list[Row], units: bool) -> Table:
     texts, labels, people, sites = (list(column) for column in zip(*rows, strict=True))
-    return Examples(texts, np.array(labels), people if units else None, sites)
+    return text_table(texts, np.array(labels), people if units else None, sites)
 
 
-def rows_of(part: Examples) -> list[Row]:
+def rows_of(part: Table) -> list[Row]:
     units, sites = part.units or [""] * len(part), part.sites or []
-    return list(zip(part.texts, part.labels.tolist(), units, sites, strict=True))
+    return list(zip(*part.columns.values(), units, sites, strict=True))
 
 
-def dealt(whole: Examples, skew: float, seed: int) -> Placed:
+def dealt(whole: Table, skew: float, seed: int) -> Placed:
     """Where each record goes among three sites."""
     parts = split(whole, 3, skew, seed)
     return Counter((row, site) for site, part in enumerate(parts) for row in rows_of(part))
 
 
-def held_out(whole: Examples, seed: int) -> Placed:
+def held_out(whole: Table, seed: int) -> Placed:
     """Whether each record is for the test."""
     try:
         parts = hold_out(whole, 0.4, seed)
@@ -138,7 +140,9 @@ def test_every_record_goes_to_one_site_and_no_person_to_two(
         return
     parts = split(whole, sites, skew, seed)
     assert len(parts) == sites
-    assert sorted(text for part in parts for text in part.texts) == sorted(whole.texts)
+    assert sorted(text for part in parts for text in part.columns["text"]) == sorted(
+        whole.columns["text"]
+    )
     if people:
         owners = [set(part.units or []) for part in parts]
         assert sum(map(len, owners)) == units
@@ -158,7 +162,9 @@ def test_skew_skews_and_the_seed_decides() -> None:
 
     def spread(skew: float) -> float:
         parts = split(whole, 4, skew, 1)
-        shares = np.array([np.bincount(part.labels, minlength=5) / len(part) for part in parts])
+        shares = np.array(
+            [np.bincount(part.columns["label"], minlength=5) / len(part) for part in parts]
+        )
         return float(shares.std(axis=0).mean())
 
     assert spread(0) < 0.05 < spread(10)
@@ -167,7 +173,7 @@ def test_skew_skews_and_the_seed_decides() -> None:
         assert dealt(whole, skew, 1) == dealt(whole, skew, 1)
     moved = dealt(whole, 0, 1) - dealt(whole, 0, 2)
     assert moved.total() == pytest.approx(2000 * 2 / 3, abs=90)
-    tests = [set(hold_out(whole, 0.25, seed)[1].texts) for seed in range(4)]
+    tests = [set(hold_out(whole, 0.25, seed)[1].columns["text"]) for seed in range(4)]
     for one, other in pairwise(tests):
         assert len(one & other) == pytest.approx(2000 / 16, abs=45)
 
@@ -176,7 +182,7 @@ def test_a_persons_most_frequent_label_decides_where_labels_are_skewed() -> None
     """With all of a label at one site, a person of several labels is with those of one."""
     labels = {"a": [0, 1, 1], "b": [2], "c": [3, 4, 4, 3], "0": [0], "1": [1], "2": [2], "3": [3]}
     units = [unit for unit, found in labels.items() for _ in found]
-    whole = Examples(["t"] * len(units), np.concatenate([*labels.values()]), units)
+    whole = text_table(["t"] * len(units), np.concatenate([*labels.values()]), units)
     for seed in range(5):
         parts = split(whole, 4, 1e6, seed)
         site = {unit: at for at, part in enumerate(parts) for unit in part.units or []}
@@ -187,7 +193,7 @@ def test_a_persons_most_frequent_label_decides_where_labels_are_skewed() -> None
 def test_a_hold_out_shares_no_person_with_the_sites(people: int) -> None:
     whole = examples(200, people)
     train, test = hold_out(whole, 0.25, 3)
-    assert sorted(train.texts + test.texts) == sorted(whole.texts)
+    assert sorted([*train.columns["text"], *test.columns["text"]]) == sorted(whole.columns["text"])
     assert 15 < len(test) < 100
     if people:
         assert not set(train.units or []) & set(test.units or [])
@@ -198,7 +204,7 @@ def test_natural_sites_are_those_that_the_data_names() -> None:
     assert list(sites) == ["s0", "s1", "s2"]
     assert [len(part) for part in sites.values()] == [4, 3, 3]
     with pytest.raises(InputError, match="names no sites"):
-        natural_sites(Examples(["a"], np.zeros(1, dtype=np.int64)))
+        natural_sites(text_table(["a"], np.zeros(1, dtype=np.int64)))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan"), 1e-9, 1 - 1e-9])

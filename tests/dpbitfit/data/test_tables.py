@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from dpbitfit.data.tables import read_columns, read_examples, read_labels
+from dpbitfit.data.columns import Kind
+from dpbitfit.data.tables import Table, read_columns, read_labels, read_table
 from dpbitfit.errors import InputError
+from dpbitfit.tasks.text_classification.settings import COLUMNS
 
 LABELS = ("card", "loan", "1")
 ROWS = [
@@ -22,6 +25,13 @@ ROWS = [
     {"text": "42", "label": "1", "who": "ann"},
 ]
 SECRET = "sensitive words"
+
+
+def read_texts(
+    source: str | Path, unit_column: str | None = None, site_column: str | None = None
+) -> Table:
+    """Labelled texts, as text classification reads them."""
+    return read_table(source, COLUMNS, LABELS, None, unit_column, site_column)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -43,12 +53,12 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_every_format_gives_the_same_examples(path: Path) -> None:
-    examples = read_examples(write(path, ROWS), "text", "label", LABELS, "who", "who")
-    assert examples.texts == [row["text"] for row in ROWS]
-    assert examples.labels.tolist() == [0, 1, 2]
+    examples = read_texts(write(path, ROWS), "who", "who")
+    assert examples.columns["text"] == [row["text"] for row in ROWS]
+    assert examples.columns["label"] == [0, 1, 2]
     assert examples.units == examples.sites == ["ann", "bob", "ann"]
     taken = examples.take(np.array([2, 0]))
-    assert (len(taken), taken.texts[0], taken.units) == (2, "42", ["ann", "ann"])
+    assert (len(taken), taken.columns["text"][0], taken.units) == (2, "42", ["ann", "ann"])
 
 
 def load_rows() -> dict[str, list[str]]:
@@ -56,11 +66,11 @@ def load_rows() -> dict[str, list[str]]:
 
 
 def test_a_function_may_give_the_rows() -> None:
-    assert read_examples(f"{__name__}:load_rows", "text", "label", LABELS).texts == ["a", "b"]
+    assert read_texts(f"{__name__}:load_rows").columns["text"] == ["a", "b"]
     with pytest.raises(InputError, match="no such function"):
-        read_examples(f"{__name__}:nothing", "text", "label", LABELS)
+        read_texts(f"{__name__}:nothing")
     with pytest.raises(InputError, match="no such function"):
-        read_examples("no_such_module_at_all:rows", "text", "label", LABELS)
+        read_texts("no_such_module_at_all:rows")
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(path: Path) -> None:
@@ -84,7 +94,7 @@ def test_a_bad_row_is_named_by_its_number_only(
 ) -> None:
     rows = [ROWS[0], {**ROWS[1], "text": SECRET, **change}, ROWS[2]]
     with pytest.raises(InputError, match=says) as caught:
-        read_examples(write(path, rows), "text", "label", LABELS, "who")
+        read_texts(write(path, rows), "who")
     assert SECRET not in str(caught.value)
     assert "mortgage" not in str(caught.value)
 
@@ -92,10 +102,28 @@ def test_a_bad_row_is_named_by_its_number_only(
 def test_nan_and_numbers_are_no_text(tmp_path: Path) -> None:
     nan = write(tmp_path / "a.parquet", [{"text": float("nan"), "label": "card"}])
     with pytest.raises(InputError, match="NaN"):
-        read_examples(nan, "text", "label", LABELS)
+        read_texts(nan)
     number = write(tmp_path / "b.parquet", [{"text": 4.5, "label": "card"}])
     with pytest.raises(InputError, match="numbers, not text"):
-        read_examples(number, "text", "label", LABELS)
+        read_texts(number)
+
+
+def test_numbers_are_read_from_every_format(path: Path) -> None:
+    rows = [{"pulse": 71, "who": "ann"}, {"pulse": 80.5, "who": "bob"}, {"pulse": -1, "who": "ann"}]
+    table = read_table(write(path, rows), {"rate": Kind.NUMBER}, (), {"rate": "pulse"}, "who")
+    assert table.columns == {"rate": [71.0, 80.5, -1.0]}
+    assert [unit.tolist() for unit in table.unit_records()] == [[0, 2], [1]]
+    assert [unit.tolist() for unit in replace(table, units=None).unit_records()] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("value", ["", "many", "nan", "inf", None, float("-inf"), [1], SECRET])
+def test_what_is_no_finite_number_is_named_by_its_row(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.rows_of_a_loader", lambda: {"n": [1, value]}, raising=False)
+    with pytest.raises(InputError, match="row 2: column 'n' is not a finite number") as caught:
+        read_table(f"{__name__}:rows_of_a_loader", {"n": Kind.NUMBER}, ())
+    assert SECRET not in str(caught.value)
 
 
 def test_text_that_is_no_unicode_is_refused(
@@ -105,12 +133,12 @@ def test_text_that_is_no_unicode_is_refused(
     rows = {"text": ["fine", "half a pair: \ud800"], "label": ["card", "card"]}
     monkeypatch.setattr(f"{__name__}.rows_of_a_loader", lambda: rows, raising=False)
     with pytest.raises(InputError, match="row 2: column 'text' is no Unicode text"):
-        read_examples(f"{__name__}:rows_of_a_loader", "text", "label", LABELS)
+        read_texts(f"{__name__}:rows_of_a_loader")
     bytes_of = pa.array([SECRET.encode() + b"\xff"]).buffers()
     column = pa.Array.from_buffers(pa.string(), 1, bytes_of)
     parquet.write_table(pa.table({"text": column, "label": ["card"]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="cannot be read: it is damaged"):
-        read_examples(tmp_path / "a.parquet", "text", "label", LABELS)
+        read_texts(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.parquet", "data.xls", "data"])
@@ -138,7 +166,7 @@ def test_any_text_survives_a_round_through_jsonl(
 ) -> None:
     path = tmp_path_factory.mktemp("rows") / "data.jsonl"
     write(path, [{"text": text, "label": "card"} for text in texts])
-    assert read_examples(path, "text", "label", LABELS).texts == [text.strip() for text in texts]
+    assert read_texts(path).columns["text"] == [text.strip() for text in texts]
 
 
 def test_label_sets(tmp_path: Path) -> None:

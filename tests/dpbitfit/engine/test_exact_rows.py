@@ -6,7 +6,6 @@ the size of a batch, made one record's row depend on the others.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,25 +25,24 @@ from transformers import (
     RobertaModel,
 )
 
-from dpbitfit.data.tables import Examples
+from dpbitfit.data.tables import Table
 from dpbitfit.engine.biases import read_biases, write_biases
-from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.training import clipped_sum
-from dpbitfit.plan import Plan
-from dpbitfit.tasks.text_classification import TextRecords, TextTask
+from dpbitfit.plan import Phase
+from dpbitfit.tasks.text_classification.records import TextRecords
+from dpbitfit.tasks.text_classification.task import TextClassification
 
+from ...support import plans
 from ...support.hostile_biases import cancelling, overflowing_at_padding
+from ...support.tasks import load_text, text_table
 from ..tasks.test_text_classification import LABELS, SMALL, WORDS, save
 
-PLAN = Plan(
-    layout_digest="0" * 64,
-    model_digest="1" * 64,
+PHASE = plans.phase(
     noise_multiplier=1.0,
     sampling_rate=1.0,
     rounds=1,
     steps_per_round=1,
-    delta=1e-5,
 )
 SHAPE: dict[str, Any] = {**SMALL, "intermediate_size": 24}
 ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
@@ -60,26 +58,26 @@ ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def task(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TextTask:
+def task(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> TextClassification:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)
-    return TextTask.load(save(ARCHITECTURES[request.param](), folder), LABELS, "trained")
+    return load_text(save(ARCHITECTURES[request.param](), folder), LABELS, "trained")
 
 
 def integer_sum(
-    task: TextTask, records: TextRecords, units: Sequence[int], plan: Plan
+    task: TextClassification, records: TextRecords, units: Sequence[int], phase: Phase
 ) -> NDArray[np.int64]:
     """The units' clipped sum [P] on the grid."""
-    noise = DiscreteGaussian(plan.clipping_norm, plan.noise_multiplier)
+    noise = phase.noise.source(phase.clipping.sensitivity)
     sample = np.array(units, dtype=np.int64)
-    with PerRecordGradients(task.model, task.layout) as recorder:
-        return clipped_sum(
-            task.model, recorder, task.layout, records, sample, plan, noise, token_budget=200
-        )
+    with phase.estimator.attach(task.model, task.layout) as estimator:
+        return clipped_sum(task.model, estimator, records, sample, phase.clipping, noise, 200)
 
 
 @st.composite
-def people(draw: st.DrawFn) -> Examples:
+def people(draw: st.DrawFn) -> Table:
     """Records of one to several people, each of one or more; the last one is who joins."""
     texts, owners = [], []
     for person in range(draw(st.integers(2, 5))):
@@ -88,7 +86,7 @@ def people(draw: st.DrawFn) -> Examples:
             texts.append(" ".join(words))
             owners.append(str(person))
     labels = draw(st.lists(st.integers(0, 1), min_size=len(texts), max_size=len(texts)))
-    return Examples(texts, np.array(labels), owners)
+    return text_table(texts, np.array(labels), owners)
 
 
 @settings(max_examples=10, deadline=None)
@@ -96,30 +94,30 @@ def people(draw: st.DrawFn) -> Examples:
     examples=people(),
     scale=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4, 1e10, 1e18, 1e30, 3e38]),
     seed=st.integers(0, 2**32 - 1),
-    clipping=st.sampled_from(["flat", "automatic"]),
+    clipping=st.sampled_from(["abadi", "automatic"]),
     norm=st.sampled_from([1e-2, 1.0, 8.0]),
 )
 def test_adding_a_unit_moves_the_sum_by_its_own_row_and_nothing_else(
-    task: TextTask, examples: Examples, scale: float, seed: int, clipping: str, norm: float
+    task: TextClassification, examples: Table, scale: float, seed: int, clipping: str, norm: float
 ) -> None:
     own = read_biases(task.model, task.layout)
     moves = np.random.default_rng(seed).uniform(-1, 1, own.size) * scale
     records = task.records(examples)
     joins = len(records.units) - 1
-    plan = replace(PLAN, clipping=clipping, clipping_norm=norm)
+    phase = plans.phase(PHASE, clipping=clipping, clipping_norm=norm)
     try:
         write_biases(task.model, task.layout, (own + moves).astype(np.float32))
-        whole = integer_sum(task, records, range(joins + 1), plan)
-        without = integer_sum(task, records, range(joins), plan)
-        alone = integer_sum(task, records, [joins], plan)
-        scores = task.score(records)
-        fewer = task.score(task.records(examples.take(records.units[joins])))
+        whole = integer_sum(task, records, range(joins + 1), phase)
+        without = integer_sum(task, records, range(joins), phase)
+        alone = integer_sum(task, records, [joins], phase)
+        scores = task.evaluate(records)
+        fewer = task.evaluate(task.records(examples.take(records.units[joins])))
     finally:
         write_biases(task.model, task.layout, own)
     assert (whole - without == alone).all()
     step = DiscreteGaussian(norm, 1.0).step
     assert np.linalg.norm(alone * step) <= norm
-    for value, again in zip(scores, fewer, strict=True):
+    for value, again in zip(scores.values(), fewer.values(), strict=True):
         np.testing.assert_array_equal(value[records.units[joins]], again)
 
 
@@ -129,30 +127,30 @@ def test_hostile_biases_gain_nothing(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        check_hostile_biases(TextTask.load("minilm", LABELS, "labels", max_length=64))
+        check_hostile_biases(load_text("minilm", LABELS, "labels", max_length=64))
     finally:
         torch.set_num_threads(before)
 
 
-def check_hostile_biases(minilm: TextTask) -> None:
+def check_hostile_biases(minilm: TextClassification) -> None:
     companions, canary = 24, "hello my pension is eight days late so please answer me soon thanks"
     texts = ["the card is lost and the loan is new"] * 4 + [
         f"my {word} is the new rate of the loan" for word in WORDS[2:7] * 4
     ]
     labels = np.arange(companions + 1) % 2
-    records = minilm.records(Examples([*texts, canary], labels))
+    records = minilm.records(text_table([*texts, canary], labels))
     assert records.lengths[-1] > records.lengths[:-1].max()
     chosen = [overflowing_at_padding(minilm, texts)]
     chosen += [cancelling(minilm, scale) for scale in (1e2, 1e4, 1e6)]
     for biases in (minilm.pretrained, *chosen):
         write_biases(minilm.model, minilm.layout, biases)
-        for clipping in ("flat", "automatic"):
-            plan = replace(PLAN, clipping=clipping)
-            whole = integer_sum(minilm, records, range(companions + 1), plan)
-            without = integer_sum(minilm, records, range(companions), plan)
-            alone = integer_sum(minilm, records, [companions], plan)
+        for clipping in ("abadi", "automatic"):
+            phase = plans.phase(PHASE, clipping=clipping)
+            whole = integer_sum(minilm, records, range(companions + 1), phase)
+            without = integer_sum(minilm, records, range(companions), phase)
+            alone = integer_sum(minilm, records, [companions], phase)
             assert (whole - without == alone).all()
-        together = minilm.score(records)
-        apart = minilm.score(minilm.records(Examples(texts, labels[:-1])))
-        for value, again in zip(together, apart, strict=True):
+        together = minilm.evaluate(records)
+        apart = minilm.evaluate(minilm.records(text_table(texts, labels[:-1])))
+        for value, again in zip(together.values(), apart.values(), strict=True):
             np.testing.assert_array_equal(value[:-1], again)

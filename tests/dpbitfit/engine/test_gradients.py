@@ -20,8 +20,8 @@ Losses = Callable[[Sequence[int]], Tensor]
 
 
 def rows_of(model: nn.Module, layout: BiasLayout, of: Losses, records: Sequence[int]) -> Tensor:
-    with PerRecordGradients(model, layout) as recorder, recorder.records(len(records)):
-        return recorder.rows(of(records))
+    with PerRecordGradients(model, layout) as gradients:
+        return gradients.rows(lambda: of(records), len(records))
 
 
 def alone(model: nn.Module, layout: BiasLayout, of: Losses) -> Tensor:

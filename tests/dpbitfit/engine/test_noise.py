@@ -12,22 +12,23 @@ from scipy import stats
 from dpbitfit.engine.noise import (
     GRID_BITS,
     DiscreteGaussian,
+    DiscreteGaussianNoise,
+    FastInsecureNoise,
     RandomSource,
-    make_noise,
     sample_discrete_gaussian,
 )
 from dpbitfit.errors import InputError
 
-NAMES = ["discrete-gaussian", "fast-insecure"]
+KINDS = [DiscreteGaussianNoise, FastInsecureNoise]
 COUNT = 200_000
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("norm", "sigma"), [(1.0, 1.0), (0.1, 0.64), (3.0, 12.0)])
 def test_zero_comes_back_as_noise_of_sigma_times_the_norm(
-    name: str, norm: float, sigma: float
+    kind: type[DiscreteGaussianNoise], norm: float, sigma: float
 ) -> None:
-    noise = make_noise(name, norm, sigma).release(np.zeros(COUNT, dtype=np.int64))
+    noise = kind(multiplier=sigma).source(norm).release(np.zeros(COUNT, dtype=np.int64))
     # The standard error of a deviation is 1 / sqrt(2 n): five of them is 0.8 %.
     assert noise.std() == pytest.approx(sigma * norm, rel=0.008)
     assert abs(noise.mean()) < 5 * sigma * norm / COUNT**0.5
@@ -62,11 +63,11 @@ def test_the_sum_reappears_under_the_noise() -> None:
     assert noise.release(total).mean() == pytest.approx(0.25, abs=5 * 0.5 / COUNT**0.5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_draws_and_two_instances_share_nothing(name: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_draws_and_two_instances_share_nothing(kind: type[DiscreteGaussianNoise]) -> None:
     zeros = np.zeros(1000, dtype=np.int64)
-    first = make_noise(name, 1.0, 1.0)
-    draws = [first.release(zeros), first.release(zeros), make_noise(name, 1.0, 1.0).release(zeros)]
+    first, second = (kind(multiplier=1.0).source(1.0) for _ in range(2))
+    draws = [first.release(zeros), first.release(zeros), second.release(zeros)]
     for i, one in enumerate(draws):
         for other in draws[i + 1 :]:
             assert abs(np.corrcoef(one, other)[0, 1]) < 0.2
@@ -93,7 +94,7 @@ def test_the_operating_systems_key_decides_all_of_the_default_noise(
 
     def drawn(key: bytes) -> list[float]:
         monkeypatch.setattr("os.urandom", lambda count: key[:count])
-        return make_noise("discrete-gaussian", 1.0, 1.0).release(np.zeros(50, np.int64)).tolist()
+        return DiscreteGaussian(1.0, 1.0).release(np.zeros(50, np.int64)).tolist()
 
     assert drawn(b"k" * 32) == drawn(b"k" * 32) != drawn(b"K" * 32)
 
@@ -101,6 +102,4 @@ def test_the_operating_systems_key_decides_all_of_the_default_noise(
 @pytest.mark.parametrize(("norm", "sigma"), [(0.0, 1.0), (1.0, 0.0), (1.0, float("nan")), (-1, 1)])
 def test_noise_that_would_be_none_is_refused(norm: float, sigma: float) -> None:
     with pytest.raises(InputError, match="positive"):
-        make_noise("discrete-gaussian", norm, sigma)
-    with pytest.raises(InputError, match="noise must be"):
-        make_noise("none", 1.0, 1.0)
+        DiscreteGaussian(norm, sigma)

@@ -1,7 +1,7 @@
 """The private step: what it sums, what it adds, what it divides by, and what it counts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,25 +9,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpbitfit.engine import training
 from dpbitfit.engine.biases import read_biases, select_biases
-from dpbitfit.engine.gradients import PerRecordGradients
-from dpbitfit.engine.noise import DiscreteGaussian, make_noise
-from dpbitfit.engine.training import OptimizerState, clipped_sum, train_round
+from dpbitfit.engine.noise import DiscreteGaussian, DiscreteGaussianNoise
+from dpbitfit.engine.optimizers import ADAM_EPSILON, OptimizerState
+from dpbitfit.engine.training import clipped_sum, train_round
 from dpbitfit.errors import InputError
-from dpbitfit.plan import Plan
+from dpbitfit.plan import Phase
+
+from ...support import plans
 
 WIDTH = 400
 NORM, SIGMA = 0.5, 2.0
-PLAN = Plan(
-    layout_digest="0" * 64,
-    model_digest="1" * 64,
+PHASE = plans.phase(
     noise_multiplier=SIGMA,
     sampling_rate=0.5,
     rounds=1,
     steps_per_round=1,
-    delta=1e-5,
-    clipping="flat",
+    clipping="abadi",
     clipping_norm=NORM,
     optimizer="sgd",
     learning_rate=1.0,
@@ -72,23 +70,22 @@ def random_records(count: int, units: Sequence[Sequence[int]] | None = None) -> 
     return Records.of(generator.standard_normal((count, WIDTH)) * scales, units)
 
 
-def summed(records: Records, units: Sequence[int], plan: Plan = PLAN, budget: int = 20) -> Any:
+def summed(records: Records, units: Sequence[int], phase: Phase = PHASE, budget: int = 20) -> Any:
     """The clipped sum of some units, in the gradients' own unit."""
     model = OneBias()
     layout = select_biases(model)
-    noise = DiscreteGaussian(plan.clipping_norm, plan.noise_multiplier)
-    with PerRecordGradients(model, layout) as recorder:
-        total = clipped_sum(
-            model, recorder, layout, records, np.array(units, dtype=np.int64), plan, noise, budget
-        )
+    noise = phase.noise.source(phase.clipping.sensitivity)
+    sample = np.array(units, dtype=np.int64)
+    with phase.estimator.attach(model, layout) as estimator:
+        total = clipped_sum(model, estimator, records, sample, phase.clipping, noise, budget)
     return total * noise.step
 
 
-def run(records: Records, plan: Plan, declared_size: int = 100) -> np.ndarray:
+def run(records: Records, phase: Phase, declared_size: int = 100) -> np.ndarray:
     model = OneBias()
     layout = select_biases(model)
     start = read_biases(model, layout)
-    change, _ = train_round(model, layout, records, plan, declared_size, start, OptimizerState())
+    change, _ = train_round(model, layout, records, phase, declared_size, start, OptimizerState())
     return change
 
 
@@ -97,16 +94,16 @@ ZEROS = Records.of(torch.zeros(9, WIDTH))
 
 def test_zero_gradients_come_back_as_noise_of_sigma_c_over_the_public_divisor() -> None:
     """Fails without noise, with noise once per micro-batch, and with any other divisor."""
-    changes = np.concatenate([run(ZEROS, PLAN, declared_size=30) for _ in range(50)])
-    wanted = SIGMA * NORM / (PLAN.sampling_rate * 30)
+    changes = np.concatenate([run(ZEROS, PHASE, declared_size=30) for _ in range(50)])
+    wanted = SIGMA * NORM / (PHASE.sampling_rate * 30)
     assert changes.std() == pytest.approx(wanted, rel=5 / (2 * changes.size) ** 0.5)
 
 
 @pytest.mark.parametrize("count", [1, 9, 200])
 def test_the_divisor_does_not_know_how_many_records_there_are(count: int) -> None:
     records = Records.of(torch.zeros(count, WIDTH))
-    changes = np.concatenate([run(records, PLAN, declared_size=30) for _ in range(20)])
-    wanted = SIGMA * NORM / (PLAN.sampling_rate * 30)
+    changes = np.concatenate([run(records, PHASE, declared_size=30) for _ in range(20)])
+    wanted = SIGMA * NORM / (PHASE.sampling_rate * 30)
     assert changes.std() == pytest.approx(wanted, rel=5 / (2 * changes.size) ** 0.5)
 
 
@@ -119,8 +116,10 @@ def test_one_noise_draw_a_step_however_many_micro_batches(monkeypatch: pytest.Mo
             draws.append(total)
             return super().release(total)
 
-    monkeypatch.setattr(training, "make_noise", lambda _, norm, sigma: Counting(norm, sigma))
-    run(records, replace(PLAN, steps_per_round=3))
+    monkeypatch.setattr(
+        DiscreteGaussianNoise, "source", lambda noise, norm: Counting(norm, noise.multiplier)
+    )
+    run(records, plans.phase(PHASE, steps_per_round=3))
     assert len(draws) == 3
 
 
@@ -131,9 +130,9 @@ def test_each_step_flips_its_own_coin_for_each_unit() -> None:
     moved in all tells which steps those were.
     """
     records = Records.of(NORM * torch.eye(WIDTH))
-    plan = replace(PLAN, steps_per_round=2, noise_multiplier=0.01, learning_rate=2.0)
-    change = run(records, plan, declared_size=1)
-    moved = np.round(-change * plan.sampling_rate / NORM).astype(int)  # 2 in the first, then 1
+    phase = plans.phase(PHASE, steps_per_round=2, noise_multiplier=0.01, learning_rate=2.0)
+    change = run(records, phase, declared_size=1)
+    moved = np.round(-change * phase.sampling_rate / NORM).astype(int)  # 2 in the first, then 1
     assert set(moved) <= {0, 1, 2, 3}
     first, second = (moved & 2) == 2, (moved & 1) == 1
     for sampled in (first, second, first == second):
@@ -141,11 +140,11 @@ def test_each_step_flips_its_own_coin_for_each_unit() -> None:
 
 
 def test_an_empty_sample_is_still_a_noisy_step_that_is_counted() -> None:
-    plan = replace(PLAN, sampling_rate=1e-9, steps_per_round=4)
+    phase = plans.phase(PHASE, sampling_rate=1e-9, steps_per_round=4)
     model = OneBias()
     layout = select_biases(model)
     start = read_biases(model, layout)
-    change, state = train_round(model, layout, ZEROS, plan, 100, start, OptimizerState())
+    change, state = train_round(model, layout, ZEROS, phase, 100, start, OptimizerState())
     assert state.step == 4
     assert (change != 0).mean() > 0.99
     rates = np.array([1, 0.75, 0.5, 0.25])  # four independent draws at a falling rate
@@ -155,32 +154,32 @@ def test_an_empty_sample_is_still_a_noisy_step_that_is_counted() -> None:
 
 def test_the_mean_change_is_the_clipped_mean_gradient() -> None:
     records = random_records(40)
-    quiet = replace(PLAN, noise_multiplier=0.02, sampling_rate=1.0)
+    quiet = plans.phase(PHASE, noise_multiplier=0.02, sampling_rate=1.0)
     change = run(records, quiet, declared_size=40)
     rows = records.directions.numpy().astype(np.float64)
     clipped = rows * np.minimum(1, NORM / np.linalg.norm(rows, axis=1, keepdims=True))
     assert change == pytest.approx(-clipped.mean(axis=0), abs=6 * 0.02 * NORM / 40)
 
 
-@pytest.mark.parametrize("clipping", ["flat", "automatic"])
+@pytest.mark.parametrize("clipping", ["abadi", "automatic"])
 def test_adding_or_removing_a_record_moves_the_sum_by_at_most_c(clipping: str) -> None:
     records = random_records(30)
-    plan = replace(PLAN, clipping=clipping)
-    whole = summed(records, range(30), plan)
+    phase = plans.phase(PHASE, clipping=clipping)
+    whole = summed(records, range(30), phase)
     for one in range(30):
-        without = summed(records, [i for i in range(30) if i != one], plan)
+        without = summed(records, [i for i in range(30) if i != one], phase)
         assert np.linalg.norm(whole - without) <= NORM
 
 
-@pytest.mark.parametrize("clipping", ["flat", "automatic"])
+@pytest.mark.parametrize("clipping", ["abadi", "automatic"])
 def test_adding_or_removing_a_person_moves_the_sum_by_at_most_c(clipping: str) -> None:
     """Each person's records lie in different micro-batches: their lengths differ."""
     people = [list(range(start, 35, 5)) for start in range(5)]
     records = random_records(35, people)
-    plan = replace(PLAN, clipping=clipping)
-    whole = summed(records, range(5), plan)
+    phase = plans.phase(PHASE, clipping=clipping)
+    whole = summed(records, range(5), phase)
     for one in range(5):
-        without = summed(records, [i for i in range(5) if i != one], plan)
+        without = summed(records, [i for i in range(5) if i != one], phase)
         assert np.linalg.norm(whole - without) <= NORM
         rows = records.directions[people[one]].numpy().astype(np.float64).sum(axis=0)
         assert whole - without == pytest.approx(
@@ -205,7 +204,7 @@ def test_a_record_that_is_not_finite_adds_nothing() -> None:
 
 def test_adam_follows_kingma_and_ba_on_the_noised_gradient() -> None:
     """Against torch's Adam, on the gradients that the rounds themselves released."""
-    plan = replace(PLAN, optimizer="adam", learning_rate=0.01, rounds=2, steps_per_round=5)
+    phase = plans.phase(PHASE, optimizer="adam", learning_rate=0.01, rounds=2, steps_per_round=5)
     released = []
 
     class Recording(DiscreteGaussian):
@@ -218,15 +217,17 @@ def test_adam_follows_kingma_and_ba_on_the_noised_gradient() -> None:
     start = read_biases(model, layout)
     trained, state = start, OptimizerState()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_noise", lambda _, norm, sigma: Recording(norm, sigma))
-        for _ in range(plan.rounds):
-            change, state = train_round(model, layout, ZEROS, plan, 100, trained, state)
+        patch.setattr(
+            DiscreteGaussianNoise, "source", lambda noise, norm: Recording(norm, noise.multiplier)
+        )
+        for _ in range(phase.rounds):
+            change, state = train_round(model, layout, ZEROS, phase, 100, trained, state)
             trained = trained + change
     parameter = torch.tensor(start, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([parameter], lr=0.01, eps=training.ADAM_EPSILON)
+    adam = torch.optim.Adam([parameter], lr=0.01, eps=ADAM_EPSILON)
     for step, total in enumerate(released):
         adam.param_groups[0]["lr"] = 0.01 * (1 - step / 10)  # falls to 0 over the plan
-        parameter.grad = torch.tensor(total / (plan.sampling_rate * 100))
+        parameter.grad = torch.tensor(total / (phase.sampling_rate * 100))
         adam.step()
     assert trained == pytest.approx(parameter.detach().numpy(), abs=1e-5)
     assert state.step == len(released) == 10
@@ -236,20 +237,20 @@ def test_dropout_is_off_and_the_optimizer_goes_on_where_it_stopped() -> None:
     model = nn.Sequential(OneBias(), nn.Dropout(0.9)).train()
     layout = select_biases(model)
     start = read_biases(model, layout)
-    plan = replace(PLAN, optimizer="adam")
+    phase = plans.phase(PHASE, optimizer="adam")
     records = random_records(5)
-    _, state = train_round(model, layout, records, plan, 10, start, OptimizerState())
+    _, state = train_round(model, layout, records, phase, 10, start, OptimizerState())
     assert not model[1].training
-    _, later = train_round(model, layout, records, plan, 10, start, state)
+    _, later = train_round(model, layout, records, phase, 10, start, state)
     assert (state.step, later.step) == (1, 2)
 
 
 def test_a_declared_size_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="declared size"):
-        run(ZEROS, PLAN, declared_size=0)
+        run(ZEROS, PHASE, declared_size=0)
 
 
 def test_two_runs_of_the_same_round_share_no_noise() -> None:
-    first, second = run(ZEROS, PLAN), run(ZEROS, PLAN)
+    first, second = run(ZEROS, PHASE), run(ZEROS, PHASE)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.3
-    assert make_noise(PLAN.noise, 1.0, 1.0) is not make_noise(PLAN.noise, 1.0, 1.0)
+    assert PHASE.noise.source(1.0) is not PHASE.noise.source(1.0)

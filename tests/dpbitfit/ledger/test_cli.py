@@ -13,7 +13,7 @@ from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.cli import main
 from dpbitfit.errors import BudgetError
 from dpbitfit.ledger import Ledger, peers, schema, status
-from dpbitfit.ledger.events import counts_to_text
+from dpbitfit.ledger.canonical import counts_to_text
 from dpbitfit.ledger.heads import Heads
 
 from ...support.ledgers import (
@@ -184,7 +184,7 @@ def test_a_budget_below_what_was_approved_says_what_is_taken_back(run: Run, ledg
     assert "the board" in run("show", ACCOUNT).out
     again = run("set-budget", ACCOUNT, "9", "--reason", "the board", "--json")
     assert again.json["steps_given_up"] == []
-    assert status.run_standings(ledger, ledger.account(NAME))[0].left == ()
+    assert ledger.runs(ledger.account(NAME))[0].left == ()
 
 
 def test_of_an_adaptive_account_nothing_but_the_promise_is_called_a_bound(
@@ -238,7 +238,7 @@ def test_no_command_prints_what_only_a_programmer_reads(
     assert "steps spent: 30" in broken.err
     assert "steps spent: 9" in broken.err
     for one in said:
-        for sign in ("{", "}", "(<", "=Decimal", "Mechanism(", "Held(", "('", "None", "Name("):
+        for sign in ("{", "}", "(<", "=Decimal", "Mechanism(", "Allotment(", "('", "None", "Name("):
             assert sign not in one.out + one.err
 
 
@@ -413,10 +413,10 @@ def test_settle_takes_over_what_the_other_side_has_stated(run: Run, tmp_path: Pa
     paths = {name: str(tmp_path / f"{name}.sqlite") for name in ("office", "site")}
     books = {name: Ledger(path, create=True) for name, path in paths.items()}
     office = books["office"].id
-    for book, rounds in ((books["office"], 3), (books["site"], 1)):
-        of = account(book)
-        book.allot(NAME, "one", "plan", steps(100), office)
-        run_rounds(book, of, "one", rounds, steps(10))
+    for side, rounds in ((books["office"], 3), (books["site"], 1)):
+        of = account(side)
+        side.allot(NAME, "one", "plan", steps(100), office)
+        run_rounds(side, of, "one", rounds, steps(10))
     out = tmp_path / "statement"
     assert run("statement", "north", "--ledger", paths["office"], "--out", str(out)).code == 0
     to_site = ("settle", "--rebase", "--from", str(out), "--ledger", paths["site"])

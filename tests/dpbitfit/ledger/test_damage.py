@@ -262,7 +262,7 @@ def test_a_full_disk_is_said_and_spends_nothing(path: Path, reopen: Reopen) -> N
         reserve_on()
     assert 0 < done < 5000
     for _ in ("full", "roomy"):
-        held = ledger.holdings([account.id])[account.id]["long", M]
+        held = ledger.allotments([account.id])[account.id]["long", M]
         assert (held.reserved, len(ledger.reservations("long"))) == (done, done)
         ledger.verify(account)
         ledger = reopen(str(path))  # where there is room

@@ -56,7 +56,7 @@ class Side:
             return peers.runs_of(connection, self.account.id, coordinator)
 
     def spent(self) -> int:
-        held = self.ledger.holdings([self.account.id])[self.account.id].values()
+        held = self.ledger.allotments([self.account.id])[self.account.id].values()
         return sum(one.reserved + one.committed for one in held)
 
 

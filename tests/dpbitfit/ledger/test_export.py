@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
 from dpbitfit.ledger import Ledger, export, schema
+from dpbitfit.ledger.importing import import_events
 
-from ...support.ledgers import NAME, OTHER, STEP, account, book, run_rounds, steps
+from ...support.ledgers import NAME, OTHER, STEP, account, new_ledger, run_rounds, steps
 
 ACTIONS = ("allot", "reserve", "commit", "release", "void-key", "void-rest", "budget", "rebase")
 
@@ -82,34 +83,34 @@ HISTORIES = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 3)), max
 @given(actions=HISTORIES, cut=st.integers(0, 12))
 def test_what_goes_out_comes_back(actions: list[tuple[str, int]], cut: int) -> None:
     with folder() as here:
-        ledger, copy = book(here), book(here, "copy.sqlite")
+        ledger, copy = new_ledger(here), new_ledger(here, "copy.sqlite")
         act(ledger, actions)
         exported = lines_of(ledger)
-        export.import_events(copy, exported[:cut])
-        added = export.import_events(copy, exported)
+        import_events(copy, exported[:cut])
+        added = import_events(copy, exported)
         assert sum(added.values()) == len(exported) - min(cut, len(exported))
         assert tables(copy) == tables(ledger)
         assert lines_of(copy) == exported
         for one in copy.accounts():
             copy.verify(one)
         assert copy.id != ledger.id
-        assert not any(export.import_events(copy, exported).values())
+        assert not any(import_events(copy, exported).values())
         act(copy, [("commit", 0), ("commit", 1), ("allot", 2)])  # a ledger like any other
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    ledger = book(tmp_path_factory.mktemp("exported"))
+    ledger = new_ledger(tmp_path_factory.mktemp("exported"))
     act(ledger, [("reserve", 0), ("commit", 0), ("rebase", 1), ("budget", 0), ("void-key", 1)])
     return lines_of(ledger)
 
 
 def refused(exported: list[bytes], line: int | None = None) -> None:
     with folder() as here:
-        ledger = book(here)
+        ledger = new_ledger(here)
         named = "" if line is None else f"^line {line}: "
         with pytest.raises(LedgerError, match=named):
-            export.import_events(ledger, exported)
+            import_events(ledger, exported)
         assert not ledger.accounts()
 
 
@@ -147,43 +148,43 @@ def test_lines_lost_twice_or_out_of_order_are_refused(exported: list[bytes]) -> 
 
 
 def test_a_chain_with_another_history_is_refused(tmp_path: Path) -> None:
-    ours, theirs = book(tmp_path), book(tmp_path, "theirs.sqlite")
+    ours, theirs = new_ledger(tmp_path), new_ledger(tmp_path, "theirs.sqlite")
     for ledger, count in ((ours, 20), (theirs, 10)):
         of = account(ledger)
         ledger.allot(NAME, "one", "plan", steps(count))
         run_rounds(ledger, of, "one", 1, steps(5))
     before = tables(ours)
     with pytest.raises(LedgerError, match=r"event 2: another event stands here"):
-        export.import_events(ours, lines_of(theirs)[1:])
+        import_events(ours, lines_of(theirs)[1:])
     assert tables(ours) == before
 
 
 def test_a_longer_ledger_stays_as_it_is(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "plan", steps(20))
     older = lines_of(ledger)
     run_rounds(ledger, of, "one", 2, steps(5))
     before = tables(ledger)
-    assert export.import_events(ledger, older) == {NAME: 0}
+    assert import_events(ledger, older) == {NAME: 0}
     assert tables(ledger) == before
 
 
 def test_a_damaged_ledger_is_not_added_to(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "plan", steps(20))
     older = lines_of(ledger)
     with ledger.database.write() as connection:
         connection.execute(sa.update(schema.allotment).values(allotted=2000))
     with pytest.raises(LedgerError, match="its events say"):
-        export.import_events(ledger, older)
+        import_events(ledger, older)
     assert ledger.account(NAME) == ledger.accounts()[0]
     assert of.name == NAME
 
 
 def test_a_report_has_the_fields_that_people_expect(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "plan", steps(20))
     run_rounds(ledger, of, "one", 2, steps(5))
@@ -206,7 +207,7 @@ def test_a_report_has_the_fields_that_people_expect(tmp_path: Path) -> None:
 
 
 def test_no_report_of_a_ledger_that_does_not_add_up(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     account(ledger)
     ledger.allot(NAME, "one", "plan", steps(20))
     with ledger.database.write() as connection:

@@ -15,7 +15,7 @@ from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.ledger.heads import Heads, default_folder
 
-from ...support.ledgers import NAME, OTHER, account, book, run_rounds, steps
+from ...support.ledgers import NAME, OTHER, account, new_ledger, run_rounds, steps
 
 KILLS = int(os.environ.get("DPBITFIT_KILLS", "4"))
 COORDINATOR = "c" * 64
@@ -23,7 +23,7 @@ QUIET = Mechanism(1000.0, 1e-4)  # of which there are many in a budget
 
 
 def used(folder: Path, rounds: int = 1) -> Ledger:
-    made = book(folder)
+    made = new_ledger(folder)
     of = account(made)
     made.allot(NAME, "one", "plan", steps(10**6, QUIET), COORDINATOR)
     run_rounds(made, of, "one", rounds, steps(10, QUIET))
@@ -66,7 +66,7 @@ def test_a_ledger_that_was_restored_or_replaced_is_not(tmp_path: Path) -> None:
         # It grows past the number of events that was known, and is another chain.
         ledger.set_budget(NAME, 7.0, "less")
         ledger.set_budget(NAME, 6.0, "less")
-    another = book(tmp_path, "another.sqlite")
+    another = new_ledger(tmp_path, "another.sqlite")
     with pytest.raises(LedgerError, match="that one was lost"):
         heads.check(another)
     _, kept = heads.lost(another)

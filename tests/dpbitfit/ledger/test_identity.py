@@ -12,7 +12,7 @@ from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Ledger, schema
 from dpbitfit.protocol.signing import Signer, verify
 
-from ...support.ledgers import NAME, account, book
+from ...support.ledgers import NAME, account, new_ledger
 
 Reopen = Callable[..., Ledger]
 STATEMENT = {"key": "k"}
@@ -67,7 +67,7 @@ def test_a_ledger_that_lost_its_id_gets_no_other(
 
 
 def test_a_copy_without_the_key_shows_all_and_signs_nothing(tmp_path: Path, reopen: Reopen) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     with ledger.database.read() as connection:
         seed = connection.scalar(sa.select(schema.signing_key.c.seed))

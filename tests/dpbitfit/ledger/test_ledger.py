@@ -13,7 +13,7 @@ from dpbitfit.accounting.composition import Counts, Mechanism
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, budget, status
 from dpbitfit.ledger.budget import what_fits
-from dpbitfit.ledger.events import Held
+from dpbitfit.ledger.fold import Allotment
 from dpbitfit.ledger.outbox import Reply
 
 DELTA = 1e-5
@@ -32,12 +32,12 @@ def account_of(ledger: Ledger, name: AccountName = NAME, budget: float = 8.0) ->
     return ledger.open_account(name, DELTA, budget)
 
 
-def held(ledger: Ledger, account: Account, run: str = "run") -> dict[Mechanism, Held]:
-    holdings = ledger.holdings([account.id])[account.id]
+def held(ledger: Ledger, account: Account, run: str = "run") -> dict[Mechanism, Allotment]:
+    holdings = ledger.allotments([account.id])[account.id]
     return {mechanism: one for (of, mechanism), one in holdings.items() if of == run}
 
 
-def counts(one: Held) -> tuple[int, int, int, int]:
+def counts(one: Allotment) -> tuple[int, int, int, int]:
     return one.allotted, one.reserved, one.committed, one.voided
 
 
@@ -96,7 +96,7 @@ def test_a_budget_is_changed_with_its_reason(ledger: Ledger) -> None:
 
 def left(ledger: Ledger, account: Account) -> dict[str, int]:
     """Steps that may still be reserved, by run."""
-    held = ledger.holdings([account.id])[account.id]
+    held = ledger.allotments([account.id])[account.id]
     return {run: one.left for (run, _), one in sorted(held.items())}
 
 
@@ -133,7 +133,7 @@ def test_a_budget_of_exactly_what_is_approved_takes_nothing_back(
     if after_results:
         ledger.reserve("a", 1, {account.id: "k"}, bag(10))
         ledger.allot(NAME, "b", "plan-b", bag(50, N))
-    exact = status.standing(ledger, ledger.account(NAME)).approved.epsilon
+    exact = status.budget_status(ledger, ledger.account(NAME)).approved.epsilon
     before = left(ledger, account)
     ledger.set_budget(NAME, exact, "no more than that")
     assert left(ledger, account) == before
@@ -242,7 +242,7 @@ def test_a_plan_past_the_budget_is_refused_with_what_would_fit(ledger: Ledger) -
     assert f"{figure:.3f}" in said
     assert "budget of 1" in said
     assert held(ledger, account) == {}
-    fitting = what_fits(account, ledger.holdings([account.id])[account.id], bag(1000))
+    fitting = what_fits(account, ledger.allotments([account.id])[account.id], bag(1000))
     sigma = float(fitting.rpartition("noise multiplier ")[2])
     assert ledger.allot(NAME, "run", "plan", bag(1000, Mechanism(sigma, 0.01))) is not None
     ledger.verify(account)
@@ -299,7 +299,7 @@ def test_what_fits_after_a_result_passes_the_filter(ledger: Ledger) -> None:
     with pytest.raises(BudgetError, match="RDP filter"):
         ledger.allot(NAME, "b", "plan-b", bag(5000))
     account = ledger.account(NAME)
-    fitting = what_fits(account, ledger.holdings([account.id])[account.id], bag(5000))
+    fitting = what_fits(account, ledger.allotments([account.id])[account.id], bag(5000))
     sigma = float(fitting.rpartition("noise multiplier ")[2])
     assert ledger.allot(NAME, "b", "plan-b", bag(5000, Mechanism(sigma, 0.01))) is not None
 

@@ -219,7 +219,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def committed(self, of: int) -> tuple[Account, float]:
         """The account now, and epsilon of all that is approved for it."""
         account = self.ledger.account(NAMES[of])
-        held = self.ledger.holdings([account.id])[account.id]
+        held = self.ledger.allotments([account.id])[account.id]
         return account, budget.committed(account, held, account.delta, budget.tight).epsilon
 
     def is_within_its_budget(self, of: int) -> bool:
@@ -231,7 +231,7 @@ class LedgerMachine(RuleBasedStateMachine):
         recorded: Counter[tuple[int, str, Mechanism]] = Counter()
         for of, account in enumerate(self.accounts):
             self.ledger.verify(account)
-            for (run, mechanism), held in self.ledger.holdings([account.id])[account.id].items():
+            for (run, mechanism), held in self.ledger.allotments([account.id])[account.id].items():
                 recorded[of, run, mechanism] = held.reserved + held.committed
                 assert recorded[of, run, mechanism] + held.voided <= held.allotted
                 allowed = dict(self.allotted.setdefault((of, run), self.plan_of(of, run)))
@@ -243,11 +243,11 @@ class LedgerMachine(RuleBasedStateMachine):
             assert (newest.key, newest.payload) == (key, self.bytes[key])
 
     def plan_of(self, of: int, run: str) -> Counts:
-        found = self.ledger.holdings([self.accounts[of].id])[self.accounts[of].id]
+        found = self.ledger.allotments([self.accounts[of].id])[self.accounts[of].id]
         return tuple(sorted((m, held.allotted) for (name, m), held in found.items() if name == run))
 
     def left(self, of: int, run: str) -> dict[Mechanism, int]:
-        found = self.ledger.holdings([self.accounts[of].id])[self.accounts[of].id]
+        found = self.ledger.allotments([self.accounts[of].id])[self.accounts[of].id]
         return {
             mechanism: held.allotted - held.reserved - held.committed - held.voided
             for (name, mechanism), held in found.items()

@@ -16,7 +16,7 @@ from dpbitfit.ledger import migrations as scripts
 from dpbitfit.protocol.signing import Signer, verify
 
 from ...support import postgres
-from ...support.ledgers import NAME, account, book, run_rounds, steps
+from ...support.ledgers import NAME, account, new_ledger, run_rounds, steps
 
 Reopen = Callable[..., Ledger]
 SEED = "2a" * 32
@@ -27,7 +27,7 @@ CHANGED = (schema.identity, schema.signing_key)  # by 0002
 @pytest.fixture
 def source(tmp_path: Path) -> Ledger:
     """A ledger with an account and some rounds."""
-    made = book(tmp_path, "source.sqlite")
+    made = new_ledger(tmp_path, "source.sqlite")
     of = account(made)
     made.allot(NAME, "one", "plan", steps(100), "c" * 64)
     run_rounds(made, of, "one", 2, steps(10))

@@ -178,7 +178,7 @@ def test_processes_at_once_never_pass_the_allotment(
     assert Counter(what for what, _ in said) == {"reserved": 101, "refused": PROCESSES * 20 - 101}
     ledger = Ledger(url)
     account = ledger.account(NAME)
-    (held,) = ledger.holdings([account.id])[account.id].values()
+    (held,) = ledger.allotments([account.id])[account.id].values()
     assert (held.allotted, held.reserved, held.committed) == (101, 101, 0)
     acknowledged = {key for what, key in said if what == "reserved"}
     assert {one.key for one in ledger.reservations()} == acknowledged
@@ -198,7 +198,7 @@ def test_a_round_is_settled_once_whoever_is_first(
     said = together(fork, settle_every_round, url, tmp_path / "log", keys)
     released = [key for what, key in said if what == "released"]
     assert len(released) == len(set(released))
-    (held,) = ledger.holdings([account.id])[account.id].values()
+    (held,) = ledger.allotments([account.id])[account.id].values()
     assert (held.reserved, held.committed) == (0, len(keys) - len(released))
     assert {one.key for one in ledger.reservations(state="released")} == set(released)
     ledger.verify(account)

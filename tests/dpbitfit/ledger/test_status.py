@@ -13,6 +13,7 @@ from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import Counts, Mechanism, checked
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Ledger, schema, status
+from dpbitfit.ledger.bounds import QUICK
 
 from ...support.ledgers import (
     DELTA,
@@ -22,7 +23,7 @@ from ...support.ledgers import (
     STEP,
     account,
     adaptive,
-    book,
+    new_ledger,
     no_bound,
     run_rounds,
     steps,
@@ -48,14 +49,14 @@ def edit_figures(ledger: Ledger, **values: Any) -> None:
 
 
 def test_two_plans_approved_beforehand_are_one_bag(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     other = Mechanism(2.0, 0.01)
     ledger.allot(NAME, "one", "p1", steps(100))
     ledger.allot(NAME, "two", "p2", steps(50, other))
     run_rounds(ledger, of, "one", 2, steps(10))
     run_rounds(ledger, of, "two", 1, steps(10, other), outcome="")
-    found = status.standing(ledger, of)
+    found = status.budget_status(ledger, of)
     approved = ((STEP, 100), (other, 50))
     spent = ((STEP, 20), (other, 10))
     assert found.guaranteed.bound.epsilon == pytest.approx(
@@ -70,14 +71,14 @@ def test_two_plans_approved_beforehand_are_one_bag(tmp_path: Path) -> None:
 
 
 def test_a_plan_after_results_is_filtered_and_promises_the_budget(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "p1", steps(100))
     run_rounds(ledger, of, "one", 1, steps(10))
     ledger.void_rest(NAME, "one")
     ledger.allot(NAME, "two", "p2", steps(50))
     of = ledger.account(NAME)
-    found = status.standing(ledger, of)
+    found = status.budget_status(ledger, of)
     filtered = independent(RdpAccountant(orders=[of.filter_order]), steps(60))
     assert found.approved.epsilon == pytest.approx(filtered)
     assert found.left == of.budget - found.approved.epsilon
@@ -90,26 +91,26 @@ def test_a_plan_after_results_is_filtered_and_promises_the_budget(tmp_path: Path
 
 
 def test_once_plans_depend_on_results_a_tight_composition_is_no_figure(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = adaptive(ledger)
-    found = status.standing(ledger, of)
+    found = status.budget_status(ledger, of)
     filter_of = RdpAccountant(orders=[of.filter_order])
     assert found.accrued.bound.epsilon == pytest.approx(independent(filter_of, steps(100, NOISY)))
     assert no_bound() < 0.8 * of.budget < found.accrued.bound.epsilon < of.budget
     assert found.guaranteed.bound.epsilon == of.budget
-    assert found in status.standings(ledger)
-    assert status.recomputed(ledger, of, ledger.verify(of).held) == found
+    assert found in status.budget_statuses(ledger)
+    assert status.verified_status(ledger, of, ledger.verify(of).allotments) == found
     assert not kept(ledger)
 
 
 def test_an_adaptive_curve_is_that_of_the_whole_filter(tmp_path: Path) -> None:
     """At each delta, what the divergence costs with which the budget is reached at its own."""
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = adaptive(ledger)
     rest = checked({NOISY: 100})
     while independent(RdpAccountant(orders=[of.filter_order]), rest) < of.budget:
         rest = checked({NOISY: rest[0][1] + 1})
-    for bound in status.curve(ledger, of):
+    for bound in status.stored_curve(ledger, of):
         whole, less = (
             independent(
                 RdpAccountant(orders=[of.filter_order]), steps(rest[0][1] - n, NOISY), bound.delta
@@ -124,7 +125,7 @@ def test_a_guarantee_is_never_less_than_what_was_released_under_it(
     ending: str, tmp_path: Path
 ) -> None:
     """With more approved beforehand, or taken over, than the budget now holds."""
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = adaptive(ledger)
     if ending == "lowered":
         ledger.set_budget(NAME, 1.0, "the board")
@@ -138,7 +139,7 @@ def test_a_guarantee_is_never_less_than_what_was_released_under_it(
         ledger.allot(OTHER, "two", "second", steps(1, NOISY))
     of = ledger.account(of.name)
     most = {"lowered": 100, "rebased": 500, "abandoned": 125}[ending]
-    found = status.standing(ledger, of)
+    found = status.budget_status(ledger, of)
     wanted = independent(RdpAccountant(orders=[of.filter_order]), steps(most, NOISY))
     assert found.promised == pytest.approx(wanted)
     assert found.promised > of.budget
@@ -146,60 +147,60 @@ def test_a_guarantee_is_never_less_than_what_was_released_under_it(
 
 
 def test_a_figure_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "p1", steps(100))
-    first = status.standing(ledger, of)
-    curve = status.curve(ledger, of)
+    first = status.budget_status(ledger, of)
+    curve = status.stored_curve(ledger, of)
     assert kept(ledger)
 
     def refuse(*_: object) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(composition, "epsilon", refuse)
-    assert status.remembered(ledger, steps(100), DELTA) == first.guaranteed.bound
-    assert status.curve(ledger, of) == curve
+    assert status.stored_epsilon(ledger, steps(100), DELTA) == first.guaranteed.bound
+    assert status.stored_curve(ledger, of) == curve
 
 
 def test_a_figure_of_another_version_is_computed_again(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "p1", steps(100))
-    first = status.standing(ledger, of)
+    first = status.budget_status(ledger, of)
     edit_figures(ledger, version="dp-accounting 0.0.1", epsilon=0.001)
-    assert status.standing(ledger, of) == first
+    assert status.budget_status(ledger, of) == first
     assert {row.version for row in kept(ledger)} == {first.guaranteed.bound.version}
 
 
 def test_a_ledger_that_may_only_be_read_gives_figures_and_keeps_none(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "p1", steps(100))
     reader = Ledger(str(tmp_path / "ledger.sqlite"), readonly=True)
-    assert status.standing(reader, of).guaranteed.bound.epsilon > 0
+    assert status.budget_status(reader, of).guaranteed.bound.epsilon > 0
     assert not kept(ledger)
 
 
 def test_the_overview_is_quick_until_the_tight_figure_is_known(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     account(ledger, OTHER)
     ledger.allot(NAME, "one", "p1", steps(100))
     run_rounds(ledger, of, "one", 3, steps(10))
-    quick, empty = status.standings(ledger)
-    assert quick.guaranteed.bound.accountant == status.QUICK
+    quick, empty = status.budget_statuses(ledger)
+    assert quick.guaranteed.bound.accountant == QUICK
     assert empty.guaranteed.bound.epsilon == empty.accrued.bound.epsilon == 0
-    tight = status.standing(ledger, of)
+    tight = status.budget_status(ledger, of)
     assert quick.guaranteed.bound.epsilon >= tight.guaranteed.bound.epsilon
     assert quick.accrued.bound.epsilon >= tight.accrued.bound.epsilon
-    assert status.standings(ledger)[0].guaranteed == tight.guaranteed
+    assert status.budget_statuses(ledger)[0].guaranteed == tight.guaranteed
 
 
 def test_the_curve_falls_and_holds_the_accounts_own_delta(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "p1", steps(100))
-    curve = status.curve(ledger, of)
+    curve = status.stored_curve(ledger, of)
     epsilons = [bound.epsilon for bound in curve]
     assert epsilons == sorted(epsilons, reverse=True)
     assert DELTA in [bound.delta for bound in curve]
@@ -209,26 +210,26 @@ def test_the_curve_falls_and_holds_the_accounts_own_delta(tmp_path: Path) -> Non
 
 
 def test_rounds_left_are_whole_rounds(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "p1", steps(95))
     ledger.allot(NAME, "two", "p2", steps(10))
     run_rounds(ledger, of, "one", 2, steps(10))
-    one, two = status.run_standings(ledger, of)
+    one, two = ledger.runs(of)
     assert (one.run, one.plan, one.rounds_left) == ("one", "p1", 7)
     assert (one.allotted, one.spent, one.left) == (steps(95), steps(20), steps(75))
     assert two.rounds_left is None
     ledger.void_rest(NAME, "one")
-    assert status.run_standings(ledger, of)[0].rounds_left == 0
+    assert ledger.runs(of)[0].rounds_left == 0
 
 
 def test_an_edited_figure_is_noticed(tmp_path: Path) -> None:
-    ledger = book(tmp_path)
+    ledger = new_ledger(tmp_path)
     of = account(ledger)
     ledger.allot(NAME, "one", "p1", steps(100))
-    whole = status.standing(ledger, of)
-    held = ledger.verify(of).held
-    assert status.recomputed(ledger, of, held) == whole
+    whole = status.budget_status(ledger, of)
+    held = ledger.verify(of).allotments
+    assert status.verified_status(ledger, of, held) == whole
     edit_figures(ledger, epsilon=0.01)
     with pytest.raises(LedgerError, match=r"north/letters/person: an epsilon of 0\.0100"):
-        status.recomputed(ledger, of, held)
+        status.verified_status(ledger, of, held)

@@ -8,7 +8,7 @@ from dpbitfit.errors import ProtocolError
 from dpbitfit.protocol.signing import Signer, Statement, verify
 
 SIGNER = Signer(bytes(range(32)))
-SAID: Statement = {"key": "k1", "round": 3}
+STATEMENT: Statement = {"key": "k1", "round": 3}
 
 statements = st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(), max_size=4)
 
@@ -23,9 +23,9 @@ def test_what_was_signed_is_verified(seed: bytes, purpose: str, statement: State
 
 
 @given(statements, statements)
-def test_no_other_statement_passes(said: Statement, other: Statement) -> None:
-    signature = SIGNER.sign("position", said)
-    if said != other:
+def test_no_other_statement_passes(statement: Statement, other: Statement) -> None:
+    signature = SIGNER.sign("position", statement)
+    if statement != other:
         with pytest.raises(ProtocolError):
             verify(SIGNER.public, "position", other, signature)
 
@@ -36,25 +36,25 @@ def test_a_number_is_not_its_text() -> None:
 
 
 def test_no_other_purpose_or_signer_passes() -> None:
-    signature = SIGNER.sign("untouched", SAID)
-    verify(SIGNER.public, "untouched", SAID, signature)
+    signature = SIGNER.sign("untouched", STATEMENT)
+    verify(SIGNER.public, "untouched", STATEMENT, signature)
     with pytest.raises(ProtocolError):
-        verify(SIGNER.public, "position", SAID, signature)
+        verify(SIGNER.public, "position", STATEMENT, signature)
     with pytest.raises(ProtocolError):
-        verify(Signer(bytes(32)).public, "untouched", SAID, signature)
+        verify(Signer(bytes(32)).public, "untouched", STATEMENT, signature)
 
 
 @given(st.integers(0, 511))
 def test_any_changed_bit_of_a_signature_is_noticed(bit: int) -> None:
-    signature = bytearray.fromhex(SIGNER.sign("untouched", SAID))
+    signature = bytearray.fromhex(SIGNER.sign("untouched", STATEMENT))
     signature[bit // 8] ^= 1 << bit % 8
     with pytest.raises(ProtocolError):
-        verify(SIGNER.public, "untouched", SAID, signature.hex())
+        verify(SIGNER.public, "untouched", STATEMENT, signature.hex())
 
 
 @pytest.mark.parametrize("text", ["", "zz", "00", "None", "é" * 64, "0" * 127])
 def test_texts_that_are_no_key_or_signature_are_refused(text: str) -> None:
     with pytest.raises(ProtocolError):
-        verify(text, "untouched", SAID, SIGNER.sign("untouched", SAID))
+        verify(text, "untouched", STATEMENT, SIGNER.sign("untouched", STATEMENT))
     with pytest.raises(ProtocolError):
-        verify(SIGNER.public, "untouched", SAID, text)
+        verify(SIGNER.public, "untouched", STATEMENT, text)

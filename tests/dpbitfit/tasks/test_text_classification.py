@@ -1,5 +1,6 @@
 """Text classification with real pretrained weights and with small saved models."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from dpbitfit.data.tables import Examples
 from dpbitfit.engine.biases import read_biases, write_biases
 from dpbitfit.engine.training import OptimizerState, train_round
 from dpbitfit.errors import InputError, ModelError
-from dpbitfit.plan import Plan
-from dpbitfit.tasks.text_classification import TextTask
+from dpbitfit.tasks.text_classification.task import TextClassification
+
+from ...support import plans
+from ...support.tasks import load_text, text_table
 
 WORDS = ["[PAD]", "[UNK]", "card", "loan", "lost", "new", "rate", "my", "is", "what", "the"]
 LABELS = ("card_lost", "loan_rate")
-EXAMPLES = Examples(
+EXAMPLES = text_table(
     ["my card is lost", "what is the loan rate", "lost", "the new card is the new card"],
     np.array([0, 1, 0, 0]),
     ["ann", "bob", "ann", "cid"],
@@ -56,35 +58,35 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> TextTask:
-    return TextTask.load("minilm", LABELS, "labels")
+def minilm() -> TextClassification:
+    return load_text("minilm", LABELS, "labels")
 
 
 @pytest.mark.parametrize("head", ["labels", "trained"])
 def test_encoders_and_decoders_train_either_head(small: str, head: str) -> None:
-    task = TextTask.load(small, LABELS, head)
+    task = load_text(small, LABELS, head)
     assert task.layout.size > 0
     assert ("head.weight" in task.layout.names) == (head == "trained")
     losses = torch.cat([task.records(EXAMPLES).losses(task.model, [i]) for i in range(4)])
-    correct, scored = task.score(task.records(EXAMPLES))
-    assert set(correct) <= {0.0, 1.0}
-    assert scored == pytest.approx(losses.detach().numpy(), rel=1e-4)
+    values = task.evaluate(task.records(EXAMPLES))
+    assert set(values["accuracy"]) <= {0.0, 1.0}
+    assert values["loss"] == pytest.approx(losses.detach().numpy(), rel=1e-4)
 
 
 def test_padding_does_not_change_a_records_logits(small: str) -> None:
-    task = TextTask.load(small, LABELS, "labels")
+    task = load_text(small, LABELS, "labels")
     together = task.logits(task.records(EXAMPLES))
     singly = [task.logits(task.records(EXAMPLES.take([i]))) for i in range(len(EXAMPLES))]
     assert together.numpy() == pytest.approx(torch.cat(singly).numpy(), abs=1e-4)
 
 
-def test_label_names_alone_are_a_strong_start(minilm: TextTask) -> None:
-    assert minilm.score(minilm.records(EXAMPLES))[0].tolist() == [1.0] * 4
+def test_label_names_alone_are_a_strong_start(minilm: TextClassification) -> None:
+    assert minilm.evaluate(minilm.records(EXAMPLES))["accuracy"].tolist() == [1.0] * 4
     assert minilm.layout.size == 23_424
 
 
-def test_a_trained_head_starts_as_strong(minilm: TextTask) -> None:
-    trained = TextTask.load("minilm", LABELS, "trained")
+def test_a_trained_head_starts_as_strong(minilm: TextClassification) -> None:
+    trained = load_text("minilm", LABELS, "trained")
     ours, theirs = (task.logits(task.records(EXAMPLES)).numpy() for task in (trained, minilm))
     assert ours == pytest.approx(theirs, abs=1e-4)
     assert trained.layout.size == minilm.layout.size + 2 * 384 + 2
@@ -92,48 +94,54 @@ def test_a_trained_head_starts_as_strong(minilm: TextTask) -> None:
 
 def test_a_site_without_a_record_answers_with_noise(small: str) -> None:
     """Of a simulation, where who is dealt what must not depend on who else there is."""
-    task = TextTask.load(small, LABELS, "labels")
+    task = load_text(small, LABELS, "labels")
     start = read_biases(task.model, task.layout)
-    plan = Plan(task.layout.digest, task.digest, 1.0, 0.5, rounds=1, steps_per_round=2, delta=1e-5)
+    phase = plans.phase(
+        layout_digest=task.layout.digest,
+        model_digest=task.digest,
+        sampling_rate=0.5,
+        rounds=1,
+        steps_per_round=2,
+    )
     none = task.records(EXAMPLES.take([]))
-    change, state = train_round(task.model, task.layout, none, plan, 3, start, OptimizerState())
+    change, state = train_round(task.model, task.layout, none, phase, 3, start, OptimizerState())
     assert state.step == 2
     assert (change != 0).all()
 
 
-def test_records_are_grouped_by_person(minilm: TextTask) -> None:
+def test_records_are_grouped_by_person(minilm: TextClassification) -> None:
     records = minilm.records(EXAMPLES)
     assert sorted(sorted(unit.tolist()) for unit in records.units) == [[0, 2], [1], [3]]
-    single = minilm.records(Examples(EXAMPLES.texts, EXAMPLES.labels))
+    single = minilm.records(replace(EXAMPLES, units=None))
     assert [unit.tolist() for unit in single.units] == [[0], [1], [2], [3]]
     assert (records.lengths > 2).all()
 
 
 def test_a_saved_task_loads_and_answers_alike(small: str, tmp_path: Path) -> None:
-    task = TextTask.load(small, LABELS, "labels")
+    task = load_text(small, LABELS, "labels")
     moved = read_biases(task.model, task.layout) + np.float32(0.05)
     write_biases(task.model, task.layout, moved)
     task.save(tmp_path / "saved")
-    again = TextTask.load(str(tmp_path / "saved"), LABELS, "labels")
+    again = load_text(str(tmp_path / "saved"), LABELS, "labels")
     assert read_biases(again.model, again.layout) == pytest.approx(moved)
     assert (tmp_path / "saved" / "head.safetensors").exists()
 
 
 def test_the_digest_tells_weights_labels_and_lengths_apart(small: str) -> None:
-    task = TextTask.load(small, LABELS, "labels")
-    assert TextTask.load(small, LABELS, "labels").digest == task.digest
+    task = load_text(small, LABELS, "labels")
+    assert load_text(small, LABELS, "labels").digest == task.digest
     others = [
-        TextTask.load(small, LABELS[::-1], "labels"),
-        TextTask.load(small, LABELS, "trained"),
-        TextTask.load(small, LABELS, "labels", logit_scale=5.0),
-        TextTask.load(small, LABELS, "labels", max_length=8),
+        load_text(small, LABELS[::-1], "labels"),
+        load_text(small, LABELS, "trained"),
+        load_text(small, LABELS, "labels", logit_scale=5.0),
+        load_text(small, LABELS, "labels", max_length=8),
     ]
     assert len({task.digest, *(other.digest for other in others)}) == 5
 
 
-def test_long_texts_are_cut(minilm: TextTask) -> None:
-    task = TextTask.load("minilm", LABELS, "labels", max_length=8)
-    long = Examples(["card " * 500], np.array([0]))
+def test_long_texts_are_cut(minilm: TextClassification) -> None:
+    task = load_text("minilm", LABELS, "labels", max_length=8)
+    long = text_table(["card " * 500], np.array([0]))
     assert task.records(long).lengths.tolist() == [8]
     assert minilm.records(long).lengths.tolist() == [128]
 
@@ -143,8 +151,8 @@ def test_a_plan_that_cuts_texts_oddly_makes_no_odd_shapes(
     small: str, max_length: int, padded: int
 ) -> None:
     """A coordinator chooses where texts are cut: what they are padded to stays canonical."""
-    task = TextTask.load(small, LABELS, "labels", max_length=max_length)
-    records = task.records(Examples(["card " * n for n in (1, 29, 500)], np.array([0, 1, 0])))
+    task = load_text(small, LABELS, "labels", max_length=max_length)
+    records = task.records(text_table(["card " * n for n in (1, 29, 500)], np.array([0, 1, 0])))
     assert max(map(len, records.tokens)) == max_length
     assert records.lengths.tolist() == [8, padded, padded]
 
@@ -153,15 +161,15 @@ def test_what_a_model_reads_at_most_is_checked_where_it_is_an_odd_shape(tmp_path
     path = save(
         BertModel(BertConfig(**SMALL, intermediate_size=24, max_position_embeddings=30)), tmp_path
     )
-    task = TextTask.load(path, LABELS, "labels")
-    assert task.records(Examples(["card " * 500], np.array([0]))).lengths.tolist() == [30]
-    assert 30 in task._probes().lengths
+    task = load_text(path, LABELS, "labels")
+    assert task.records(text_table(["card " * 500], np.array([0]))).lengths.tolist() == [30]
+    assert 30 in task.probes().lengths
 
 
 def test_a_model_without_biases_is_refused(tmp_path: Path) -> None:
     path = save(LlamaModel(LlamaConfig(**SMALL, intermediate_size=24)), tmp_path)
     with pytest.raises(ModelError, match="no biases"):
-        TextTask.load(path, LABELS, "labels")
+        load_text(path, LABELS, "labels")
 
 
 def test_a_model_whose_files_lack_weights_is_refused(tmp_path: Path) -> None:
@@ -169,22 +177,22 @@ def test_a_model_whose_files_lack_weights_is_refused(tmp_path: Path) -> None:
     model.encoder.layer = model.encoder.layer[:1]
     path = save(model, tmp_path)
     with pytest.raises(ModelError, match="lack weights"):
-        TextTask.load(path, LABELS, "labels")
+        load_text(path, LABELS, "labels")
 
 
 def test_a_tokenizer_that_knows_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
     small = {**SMALL, "vocab_size": len(WORDS) - 1}
     path = save(BertModel(BertConfig(**small, intermediate_size=24)), tmp_path)
     with pytest.raises(ModelError, match="tokenizer knows tokens"):
-        TextTask.load(path, LABELS, "labels")
+        load_text(path, LABELS, "labels")
 
 
 @pytest.mark.parametrize("name", ["", "/nothing/here"])
 def test_a_model_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(InputError, match="cannot be loaded"):
-        TextTask.load(name, LABELS, "labels")
+        load_text(name, LABELS, "labels")
 
 
 def test_another_head_is_refused() -> None:
-    with pytest.raises(InputError, match="labels, trained"):
-        TextTask.load("minilm", LABELS, "none")
+    with pytest.raises(InputError, match=r"head.*'labels' or 'trained'"):
+        load_text("minilm", LABELS, "none")

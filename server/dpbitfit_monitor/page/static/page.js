@@ -1,8 +1,8 @@
-// Looks again while the page is open, and changes only what has changed, so that
-// focus, scrolling and open tables stay. Without this script the page reloads itself.
+// Refreshes the page while it is open, and changes only what differs, so that focus,
+// scrolling and open tables stay. Without this script the page reloads itself.
 "use strict";
 
-const PATIENCE = 10000; // milliseconds, then what is shown is called old
+const PATIENCE = 10000; // milliseconds, then what is shown is marked as old
 
 const stale = document.getElementById("stale");
 const news = document.getElementById("news");
@@ -18,7 +18,7 @@ function morph(old, fresh) {
     if (old.data !== fresh.data) old.data = fresh.data;
     return;
   }
-  // What somebody opened or is typing is theirs.
+  // What the viewer has opened or is typing stays.
   if (old === document.activeElement && old.nodeName === "INPUT") return;
   for (const { name } of [...old.attributes]) {
     if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
@@ -26,53 +26,53 @@ function morph(old, fresh) {
   for (const { name, value } of fresh.attributes) {
     if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
-  const kept = [...old.childNodes];
+  const present = [...old.childNodes];
   const next = [...fresh.childNodes];
   next.forEach((node, at) => {
-    if (at < kept.length) morph(kept[at], node);
+    if (at < present.length) morph(present[at], node);
     else old.append(node);
   });
-  kept.slice(next.length).forEach((node) => node.remove());
+  present.slice(next.length).forEach((node) => node.remove());
 }
 
-function say(text) {
+function showStale(text) {
   stale.textContent = text;
   stale.hidden = !text;
   main.classList.toggle("old", Boolean(text));
 }
 
-async function look() {
-  const said = main.dataset.news;
+async function refresh() {
+  const shownNews = main.dataset.news;
   try {
-    const answer = await fetch(location.href, {
+    const response = await fetch(location.href, {
       headers: { Accept: "text/html" },
       redirect: "manual",
       cache: "no-store",
       signal: AbortSignal.timeout(PATIENCE),
     });
-    if (answer.type === "opaqueredirect") {
+    if (response.type === "opaqueredirect") {
       location.reload(); // signed out
       return;
     }
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const fresh = page.getElementById("main");
-    if (!fresh) throw new Error("not a page of ours");
+    if (!fresh) throw new Error("not a page of this monitor");
     document.title = page.title;
     morph(main, fresh);
     main = document.getElementById("main");
     since = new Date();
-    say("");
-    if (main.dataset.news !== said) news.textContent = main.dataset.news;
+    showStale("");
+    if (main.dataset.news !== shownNews) news.textContent = main.dataset.news;
   } catch {
     const at = since.toISOString().slice(0, 19).replace("T", " ");
-    say(`The monitor does not answer. What is shown is of ${at} UTC and may no longer hold.`);
+    showStale(`The monitor does not answer. What is shown is of ${at} UTC and may no longer hold.`);
   }
-  again();
+  scheduleNext();
 }
 
-function again() {
+function scheduleNext() {
   const seconds = Number(main.dataset.refresh);
-  if (seconds > 0) setTimeout(look, 1000 * seconds);
+  if (seconds > 0) setTimeout(refresh, 1000 * seconds);
 }
 
-again();
+scheduleNext();

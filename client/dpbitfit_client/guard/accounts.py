@@ -1,0 +1,124 @@
+"""The guard's ledger: an account for the records of every data set, as the policy says."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from dpbitfit.accounting.composition import Counts
+from dpbitfit.errors import InputError, ProtocolError
+from dpbitfit.ledger import Account, AccountName, Ledger, exchange
+from dpbitfit.ledger.exchange import SignedHead
+from dpbitfit.ledger.heads import Heads
+from dpbitfit.protocol.messages import EVALUATE, TRAIN, Head
+from dpbitfit_client.guard.request import Request
+from dpbitfit_client.policy.policy import Dataset, Evaluation, Policy
+
+REASON = "the policy file says so"
+
+
+class Accounts:
+    """A site's accounts, by what is done with the records and by data set."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Open every account; InputError or LedgerError where the ledger does not fit."""
+        self.ledger = Ledger(policy.site.ledger)
+        self._policy = policy
+        self._heads = Heads(policy.site.state_directory)
+        self._heads.check(self.ledger)
+        self._accounts: dict[tuple[str, str], Account] = {}
+        for name, dataset in policy.datasets.items():
+            self._refuse_forgetting(dataset)
+            shares = self._shares(dataset.account)
+            self._accounts[TRAIN, name] = self._open(dataset.account, dataset, shares)
+            if dataset.evaluation is not None:
+                account = self._open(dataset.evaluation_name, dataset.evaluation, shares)
+                self._accounts[EVALUATE, name] = account
+        self._heads.write(self.ledger)
+
+    def find(self, purpose: str, dataset: Dataset) -> Account:
+        """The account that a purpose is charged to."""
+        return self._accounts[purpose, dataset.name]
+
+    @contextmanager
+    def claimed(self, wait_seconds: float) -> Iterator[None]:
+        """No other process writes; what a killed process left reserved is settled as spent."""
+        with self.ledger.claim(wait_seconds):
+            self._heads.check(self.ledger)
+            self.ledger.settle("crashed")
+            yield
+
+    def approve(
+        self, request: Request, account: Account, once: Counts, whole: Counts, share: float
+    ) -> None:
+        """Make sure that a round of the plan may be spent, or refuse it; no record is touched.
+
+        ``once`` is what the round costs, ``whole`` what the plan does.
+        """
+        coordinator = request.coordinator
+        runs = self.ledger.runs(account)
+        if any(run.run == request.run and run.coordinator != coordinator for run in runs):
+            raise ProtocolError("the run is another coordinator's, and so is its share")
+        exchange.check(self.ledger, account, request.head, coordinator, once)
+        self.ledger.allot(account.name, request.run, request.plan.digest, whole, coordinator, share)
+
+    def reserve(self, request: Request, account: Account, once: Counts) -> None:
+        """Reserve an approved round durably, before any record is touched."""
+        self.ledger.reserve(request.run, request.round, {account.id: request.key}, once)
+        self._heads.write(self.ledger)
+
+    def rounds_left(self, account: Account, run: str, coordinator: str) -> int:
+        """How many rounds of a run are left; -1 before its plan was approved."""
+        runs = self.ledger.runs(account)
+        left = {(known.run, known.coordinator): known.rounds_left for known in runs}
+        rounds = left.get((run, coordinator))
+        return -1 if rounds is None else rounds
+
+    def head(self, account: Account, coordinator: str, key: str) -> Head:
+        """This ledger's signed head, for a coordinator and a round."""
+        head = exchange.position(self.ledger, account, coordinator, coordinator, key)
+        return Head.model_validate(head.to_config(self.ledger))
+
+    def compare(self, account: Account, coordinator: str, theirs: SignedHead) -> None:
+        """Compare heads with a coordinator that has noticed that the two do not agree."""
+        exchange.check(self.ledger, account, theirs, coordinator)
+
+    def _refuse_forgetting(self, dataset: Dataset) -> None:
+        """InputError where losses of a data set lie in another account than it has now."""
+        if dataset.account == dataset.name:
+            return
+        for account in self.ledger.accounts():
+            site, name, _ = account.name
+            own = name.removesuffix(":evaluation") == dataset.name
+            if (
+                own
+                and site == self._policy.site.name
+                and self.ledger.allotments([account.id])[account.id]
+            ):
+                raise InputError(
+                    f"datasets.{dataset.name}.account: the ledger's {account.name} holds losses "
+                    f"that {dataset.account!r} would not: let the others name {dataset.name!r}"
+                )
+
+    def _shares(self, account: str) -> dict[str, float]:
+        """By public key, each coordinator's share of an account: the largest that is named."""
+        shares: dict[str, float] = {}
+        for dataset in self._policy.datasets.values():
+            if dataset.account == account:
+                for coordinator, limits in dataset.limits.items():
+                    key = self._policy.coordinators[coordinator].public_key
+                    shares[key] = max(limits.epsilon, shares.get(key, 0.0))
+        return shares
+
+    def _open(self, name: str, part: Dataset | Evaluation, shares: Mapping[str, float]) -> Account:
+        """The account of some records, with the budget that the policy says.
+
+        What an earlier policy approved and this one's budget or a share of it does not
+        hold is taken back.
+        """
+        account_name = AccountName(self._policy.site.name, name, part.unit)
+        account = self.ledger.open_account(account_name, part.delta, part.epsilon)
+        if account.budget != part.epsilon:
+            account = self.ledger.set_budget(account_name, part.epsilon, REASON)
+        self.ledger.enforce(account_name, REASON)
+        for coordinator, share in shares.items():
+            self.ledger.enforce(account_name, REASON, coordinator, share)
+        return account

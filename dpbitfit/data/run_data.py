@@ -1,0 +1,86 @@
+"""The data of a run on a researcher's own records: for training, for testing, for each site.
+
+Coordinator, simulated sites and command line all read it here, so that they agree on
+which records are held out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+from dpbitfit.data.columns import Kind
+from dpbitfit.data.partition import hold_out, natural_sites, split
+from dpbitfit.data.tables import Table, read_labels, read_table
+
+if TYPE_CHECKING:
+    from dpbitfit.settings import Settings
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Where a run's records are and how they are split; an empty string means "not given".
+
+    The fields are keys of the run configuration, with underscores for dashes.
+    """
+
+    data: str
+    labels: str
+    text_column: str
+    label_column: str
+    unit_column: str
+    site_column: str
+    test_data: str
+    test_fraction: float
+    seed: int
+
+    @classmethod
+    def of(cls, settings: "Settings") -> Self:
+        """The part of a run's settings that says where the records are."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> Self:
+        """The part of a run configuration that says where the records are."""
+        return cls(**{field.name: config[field.name.replace("_", "-")] for field in fields(cls)})
+
+    def label_set(self) -> tuple[str, ...]:
+        """The public label set; raises as ``read_labels``."""
+        return read_labels(self.labels)
+
+    def training(self, columns: Mapping[str, Kind]) -> Table:
+        """The records of all sites, without those that are held out as a test.
+
+        ``columns`` are the task's. Raises InputError for data that cannot be used.
+        """
+        return self._split(columns)[0]
+
+    def test(self, columns: Mapping[str, Kind]) -> Table:
+        """The public test records; raises as ``training``."""
+        if self.test_data:
+            return read_table(self.test_data, columns, self.label_set(), self._names)
+        return self._split(columns)[1]
+
+    def _split(self, columns: Mapping[str, Kind]) -> tuple[Table, Table]:
+        table = read_table(
+            self.data,
+            columns,
+            self.label_set(),
+            self._names,
+            self.unit_column or None,
+            self.site_column or None,
+        )
+        if self.test_data:
+            return table, table.take([])
+        return hold_out(table, self.test_fraction, self.seed)
+
+    def sites(self, table: Table, count: int, skew: float) -> dict[str, Table]:
+        """The records of each site by its name: as the data names them, or dealt to ``count``."""
+        if self.site_column:
+            return natural_sites(table)
+        parts = split(table, count, skew, self.seed)
+        return {f"site-{number}": part for number, part in enumerate(parts, start=1)}
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """What the files call the columns of a task."""
+        return {"text": self.text_column, "label": self.label_column}

@@ -1,0 +1,53 @@
+"""Which gradient is estimated from the losses of records; torch comes when one is attached.
+
+To add an estimator: a class here, with a ``kind`` of its own, and its name in ``Estimator``.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit.schema import Part
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dpbitfit.engine.biases import BiasLayout
+
+
+class AttachedEstimator(Protocol):
+    """An estimator at work on a model with P trained parameters.
+
+    *Formal guarantee that each gives*: row i depends on record i, the model and public
+    numbers alone, to the bit, where the losses do (see ``batches``).
+    """
+
+    @property
+    def width(self) -> int:
+        """D, of a row."""
+
+    def rows(self, losses: "Callable[[], Tensor]", count: int) -> "Tensor":
+        """Rows [B, D], float32, of the ``count`` records whose losses [B] a call computes."""
+
+    def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The gradient [P] that a noised, averaged row [D] stands for."""
+
+
+class BiasGradients(Part):
+    """The exact per-record gradient of the biases (Bu et al. 2022, arXiv 2210.00036): D = P."""
+
+    kind: Literal["bias-gradients"] = "bias-gradients"
+
+    def attach(
+        self, model: "nn.Module", layout: "BiasLayout"
+    ) -> AbstractContextManager[AttachedEstimator]:
+        """The estimator at work on ``model``, which it freezes, until the block ends."""
+        from dpbitfit.engine.gradients import PerRecordGradients
+
+        return PerRecordGradients(model, layout)
+
+
+Estimator = BiasGradients

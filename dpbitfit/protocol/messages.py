@@ -1,0 +1,205 @@
+"""Every message between a coordinator and a site, defined once: its fields and their bounds.
+
+A message is sent as canonical JSON: sorted keys, no spaces. Decoding is strict:
+fields that are missing, unknown, of another type or out of bounds are refused, and
+so is any other spelling of the same values.
+
+    purpose             request         reply
+    describe            Question        Description
+    train, evaluate     RoundRequest    TrainReply, EvaluateReply
+    any of them                         Refusal
+"""
+
+import json
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.functional_validators import AfterValidator
+
+from dpbitfit.errors import ProtocolError
+
+DESCRIBE, TRAIN, EVALUATE, REPLY = "describe", "train", "evaluate", "reply"
+MOST_ROUNDS = 10**6
+LARGEST_DECLARED_SIZE = 10**9
+
+
+def canonical(values: Any) -> bytes:
+    """Values as canonical JSON."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+_Printable = AfterValidator(_printable)
+Name = Annotated[str, StringConstraints(max_length=200), _Printable]
+Digest = Annotated[str, StringConstraints(max_length=64), _Printable]
+Signature = Annotated[str, StringConstraints(max_length=128), _Printable]
+Run = Annotated[str, StringConstraints(min_length=1, max_length=64), _Printable]
+Key = Annotated[str, StringConstraints(min_length=16, max_length=200), _Printable]
+Code = Annotated[str, StringConstraints(pattern="^[a-z-]{1,40}$")]
+Json = Annotated[str, StringConstraints(max_length=1 << 14)]  # another canonical text
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Round = Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
+Size = Annotated[int, Field(ge=1, le=LARGEST_DECLARED_SIZE)]
+Metrics = Annotated[dict[Name, float], Field(max_length=20)]
+
+
+class Message(BaseModel):
+    """What is common to all: immutable, closed, strict, bounded."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    most_bytes: ClassVar[int] = 1 << 16  # of the encoded message: some of it is stored
+    has_content: ClassVar[bool] = False  # whether its envelope carries a vector
+
+    def encode(self) -> bytes:
+        """The message as canonical JSON."""
+        return canonical(self.model_dump())
+
+    @classmethod
+    def decode(cls, statement: bytes) -> Self:
+        """The message of its canonical JSON; ProtocolError, naming the field, for anything else."""
+        try:
+            message = cls.model_validate_json(statement)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            field = ".".join(map(str, fault["loc"])) or "the whole"
+            # The field may be one that only the sender knows.
+            raise ProtocolError(
+                f"{cls.__name__}: {field!r:.60} is not as it should be: {fault['type']}"
+            ) from error
+        if message.encode() != statement:
+            raise ProtocolError(f"{cls.__name__}: the message is not in its canonical form")
+        return message
+
+
+class Head(Message):
+    """A ledger's head on an account, signed by that ledger's key.
+
+    Field by field ``dpbitfit.ledger.exchange.SignedHead``, which says what they
+    mean, and its signature.
+    """
+
+    ledger: Digest
+    account: Annotated[str, StringConstraints(max_length=800), _Printable]
+    coordinator: Digest
+    sequence: Count
+    head: Digest
+    spent: Json
+    runs: Json
+    rebased: Count
+    seen_sequence: Count
+    seen_head: Digest
+    key: Name
+    signature: Signature
+
+
+class Question(Message):
+    """A coordinator's request for a site's description, and whether it takes part in a plan.
+
+    ``plan`` is canonical JSON. ``head`` is that of the coordinator's ledger, signed for
+    the head that the site has sent: only where the two ledgers do not agree.
+    """
+
+    plan: Json
+    run: Run
+    head: Head | None = None
+
+
+class RoundRequest(Message):
+    """A coordinator's request for a round from packed biases, under a key that is used once.
+
+    ``head`` is that of its ledger, with the round reserved.
+    """
+
+    has_content: ClassVar[bool] = True
+
+    plan: Json
+    run: Run
+    round: Round
+    key: Key
+    head: Head
+
+
+class Facts(Message):
+    """The public constants of a site, for a data set and a model."""
+
+    site: Name
+    dataset: Name
+    unit: Name
+    declared_size: Size
+    layout_digest: Digest
+    model_digest: Digest
+    parameters: Count
+    version: Name
+
+
+class EvaluationOffer(Message):
+    """The evaluation that a policy allows: another account, of its own records.
+
+    ``metrics`` gives the noise multiplier of each.
+    """
+
+    dataset: Name
+    unit: Name
+    declared_size: Size
+    delta: float
+    epsilon: float
+    metrics: Metrics
+
+
+class Description(Message):
+    """What a site is; ``rounds_left`` of the run, -1 before its plan was approved."""
+
+    most_bytes: ClassVar[int] = 1 << 20
+
+    facts: Facts
+    labels: Annotated[tuple[str, ...], Field(max_length=100_000)]
+    rounds_left: Annotated[int, Field(ge=-1, le=MOST_ROUNDS)]
+    evaluation: EvaluationOffer | None
+    head: Head
+
+
+class TrainReply(Message):
+    """A trained round; its content is the noised change of the biases."""
+
+    has_content: ClassVar[bool] = True
+
+    facts: Facts
+    plan_digest: Digest
+    round: Round
+    key: Key
+    head: Head
+
+
+class EvaluateReply(Message):
+    """The noised metrics of a round, on records that are never trained on."""
+
+    facts: Facts
+    plan_digest: Digest
+    round: Round
+    key: Key
+    metrics: Metrics
+    head: Head
+
+
+class Refusal(Message):
+    """Why a request is refused: a fixed code, and no text.
+
+    ``untouched`` is the site's signature that the key touched no data and never
+    will, "" where it may have; ``head`` is None where the request was not read.
+    """
+
+    code: Code
+    key: Name = ""
+    untouched: Signature = ""
+    head: Head | None = None
+
+
+RoundReply = TrainReply | EvaluateReply

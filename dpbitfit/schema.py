@@ -1,0 +1,159 @@
+"""Declared once: the base of plan, settings and messages, and what follows from a declaration.
+
+A ``Part`` is a frozen pydantic model that knows its fields' types, bounds, defaults and
+help. Options of a command line and keys of a run configuration are flat; ``options``
+lists those that fill a tree of parts, and ``build`` fills it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from dpbitfit.errors import InputError
+
+Scalar = str | int | float | bool
+P = TypeVar("P", bound="Part")
+_MISSHAPEN = ("missing", "extra_forbidden", "json_invalid")  # pydantic's kinds of faults
+
+
+class Part(BaseModel):
+    """A frozen record whose fields are exactly those declared, of exactly those types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
+
+    @classmethod
+    def checked(cls, **values: Any) -> Self:
+        """Make one; InputError, naming the first field that is not usable."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise InputError(first_fault(error)) from error
+
+    def changed(self, **values: Any) -> Self:
+        """A copy with some fields changed, and all of them checked, as ``checked``."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return self.checked(**{**own, **values})
+
+
+@dataclass(frozen=True)
+class Key:
+    """The option's name of a field, where the field's own would say too little."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flat key: its type, what it is without being given, and its help."""
+
+    key: str
+    kind: type
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first field at fault, dotted, and what is wrong with it."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "the whole"
+    return f"{where}: {fault['msg']}"
+
+
+def is_misshapen(error: ValidationError) -> bool:
+    """Whether the first fault is of fields or types, and not of a value."""
+    kind = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
+    return kind.endswith(("_type", "_not_found")) or kind in _MISSHAPEN
+
+
+def options(part: type[Part]) -> Iterator[Option]:
+    """Every flat key that fills a part, and the parts in it; each key once."""
+    seen: set[str] = set()
+    for option in _options(part):
+        if option.key not in seen:
+            seen.add(option.key)
+            yield option
+
+
+def build(part: type[P], values: Mapping[str, Scalar], **given: Any) -> P:
+    """A part from the flat ``values`` that name its fields; ``given`` fields come as they are.
+
+    Raises InputError, naming the key that is not usable.
+    """
+    fields = dict(given)
+    for name, info in part.model_fields.items():
+        if name in given:
+            continue
+        variants = _variants(info)
+        if variants:
+            chosen = _choose(key_of(name, info), variants, values)
+            fields[name] = build(chosen, values)
+        elif (key := key_of(name, info)) in values and not _is_fixed(info):
+            fields[name] = values[key]
+    try:
+        return part.checked(**fields)
+    except InputError as error:
+        name, _, fault = str(error).partition(": ")
+        field = part.model_fields.get(name)
+        where = repr(key_of(name, field)) if field else name
+        raise InputError(f"{where}: {fault}") from error
+
+
+def key_of(name: str, info: FieldInfo) -> str:
+    """The flat key of a field."""
+    own = next((note.name for note in info.metadata if isinstance(note, Key)), name)
+    return own.replace("_", "-")
+
+
+def option_of(name: str, info: FieldInfo) -> Option:
+    """The option of a field that holds a plain value."""
+    kind, choices = info.annotation, ()
+    if get_origin(kind) is Literal:
+        kind, choices = str, get_args(kind)
+    assert isinstance(kind, type), f"{name}: {kind}"
+    default = None if info.is_required() else info.get_default(call_default_factory=True)
+    return Option(key_of(name, info), kind, default, info.description or "", choices)
+
+
+def _options(part: type[Part]) -> Iterator[Option]:
+    for name, info in part.model_fields.items():
+        if variants := _variants(info):
+            if info.discriminator:
+                # An alternative without a default is the first.
+                own = None if info.is_required() else info.get_default()
+                default = getattr(own, str(info.discriminator), next(iter(variants)))
+                help_text = info.description or ""
+                yield Option(key_of(name, info), str, default, help_text, tuple(variants))
+            for variant in variants.values():
+                yield from _options(variant)
+        elif not _is_fixed(info):
+            yield option_of(name, info)
+
+
+def _variants(info: FieldInfo) -> dict[str, type[Part]]:
+    """The parts that a field may hold, by what tells them apart; none for a plain value."""
+    kind = info.annotation
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    parts = [part for part in members if isinstance(part, type) and issubclass(part, Part)]
+    tag = str(info.discriminator or "")
+    return {get_args(part.model_fields[tag].annotation)[0] if tag else "": part for part in parts}
+
+
+def _is_fixed(info: FieldInfo) -> bool:
+    """Whether a field can have one value only."""
+    return get_origin(info.annotation) is Literal and len(get_args(info.annotation)) == 1
+
+
+def _choose(
+    key: str, variants: Mapping[str, type[Part]], values: Mapping[str, Scalar]
+) -> type[Part]:
+    chosen = values.get(key, next(iter(variants))) if len(variants) > 1 else next(iter(variants))
+    if chosen not in variants:
+        raise InputError(f"{key!r} must be one of {', '.join(variants)}, not {chosen!r}")
+    return variants[str(chosen)]

@@ -1,0 +1,143 @@
+"""What a run is asked to do: the run configuration, typed and checked.
+
+Its keys are flat: those of ``Settings`` below, those that fill a plan's phase, and the
+task's own. ``OPTIONS`` lists all of them; the command line and ``[tool.flwr.app.config]``
+follow from it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
+
+from dpbitfit.accounting.calibration import calibrate
+from dpbitfit.errors import InputError
+from dpbitfit.plan import ModelIdentity, Phase, Plan, SiteMetrics, TaskChoice
+from dpbitfit.schema import Option, Part, Scalar, build, options
+from dpbitfit.tasks.text_classification.settings import TextSettings
+from dpbitfit.validate import Delta, Evaluations
+
+_PLACEHOLDER = 1.0  # a noise multiplier, before it is calibrated
+
+
+def _help(text: str, **bounds: Any) -> Any:
+    return Field(description=text, **bounds)
+
+
+class Settings(Part):
+    """The keys that are no plan's. An empty string means "not given"."""
+
+    data: Annotated[str, _help("CSV, JSONL or Parquet file, or module:function.")] = ""
+    labels: Annotated[str, _help("The public label set: a,b,c or a .json or .txt file.")] = ""
+    text_column: Annotated[str, _help("Column of the text.")] = "text"
+    label_column: Annotated[str, _help("Column of the label.")] = "label"
+    unit_column: Annotated[str, _help("Column that names the person: the unit of privacy.")] = ""
+    site_column: Annotated[str, _help("Column that names the site.")] = ""
+    sites: Annotated[int, _help("Sites, where no column names them.", ge=1, le=10_000)] = 4
+    skew: Annotated[
+        float, _help("Label skew between sites: Dirichlet with alpha 1/skew; 0: none.", ge=0)
+    ] = 0.0
+    test_data: Annotated[str, _help("Public test file.")] = ""
+    test_fraction: Annotated[
+        float, _help("Without a test file: the part held out and treated as public.")
+    ] = 0.2
+    declared_size: Annotated[
+        int, _help("Public size of every site; 0: made from the data, to one digit.", ge=0)
+    ] = 0
+    seed: Annotated[int, _help("Of the partition only; never of the noise.")] = 0
+    model: Annotated[str, _help("Folder, hub id, or minilm.")] = "minilm"
+    target_epsilon: Annotated[float, _help("Epsilon that the plan may cost a site.")] = 8.0
+    delta: Annotated[Delta, _help("Delta of every site.")] = 1e-5
+    noise_multiplier: Annotated[
+        float, _help("Standard deviation of the noise, over the clipping norm; 0: calibrated.")
+    ] = 0.0
+    budget: Annotated[float, _help("Epsilon of an account that is new; 0: the target.", ge=0)] = 0.0
+    ledger: Annotated[
+        str, _help("The coordinator's ledger: a path or a URL; empty: OUT/ledger, alone.")
+    ] = ""
+    site_ledgers: Annotated[str, _help("Folder of the simulated sites' ledgers.")] = ""
+    dataset: Annotated[str, _help("The records' name in the ledger.")] = ""
+    site_metrics: Annotated[
+        str, _help("What sites measure on records that they keep for that: accuracy,loss.")
+    ] = ""
+    site_evaluations: Annotated[Evaluations, _help("How often they do; it is charged.")] = 0
+    server_strategy: Annotated[
+        Literal["fedavg", "fedadam", "fedmedian"], _help("How the coordinator aggregates.")
+    ] = "fedavg"
+    server_learning_rate: Annotated[float, _help("For fedadam.")] = 1.0
+    min_replies: Annotated[int, _help("Replies that make a round count.", ge=1)] = 1
+    round_timeout: Annotated[float, _help("Seconds to wait for a round.", gt=0)] = 3600.0
+    out: Annotated[str, _help("Folder for the results; absolute in a configuration.")] = ""
+    resume: Annotated[bool, _help("Go on from the checkpoint in the results' folder.")] = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return Path(self.out)
+
+    @property
+    def ledger_url(self) -> str:
+        """Where the coordinator keeps its ledger: a path or a URL."""
+        return self.ledger or str(self.folder / "ledger" / "coordinator.sqlite")
+
+    @property
+    def unit(self) -> str:
+        """The unit of privacy: a record, or all records with one value of a column."""
+        return self.unit_column or "record"
+
+
+class RunSettings(Part):
+    """A whole run configuration, read."""
+
+    run: Settings
+    phase: Phase  # with a placeholder for noise that is to be calibrated
+    task: TextSettings
+
+    @classmethod
+    def read(cls, config: Mapping[str, Scalar]) -> Self:
+        """Read a run configuration.
+
+        Raises InputError, naming the key, where one is missing, unknown, of a wrong type or
+        out of range.
+        """
+        for option in OPTIONS:
+            if option.key not in config:
+                raise InputError(f"the run configuration lacks {option.key!r}")
+        run = build(Settings, config)
+        for key in ("out", "labels"):
+            if not config[key]:
+                raise InputError(f"{key!r} is empty: give {HELP[key]}")
+        values = {**config, "noise-multiplier": run.noise_multiplier or _PLACEHOLDER}
+        return cls.checked(run=run, phase=build(Phase, values), task=build(TextSettings, config))
+
+    def plan(self, layout: str, model_digest: str) -> Plan:
+        """The plan that every site is asked to accept; calibrated unless sigma is given."""
+        run, phase = self.run, self.phase
+        if not run.noise_multiplier:
+            sigma = calibrate(run.target_epsilon, run.delta, phase.sampling_rate, phase.steps)
+            phase = phase.changed(noise=phase.noise.changed(multiplier=sigma))
+        names = tuple(filter(None, run.site_metrics.split(",")))
+        return Plan.checked(
+            dataset=run.dataset,
+            unit=run.unit,
+            delta=run.delta,
+            # As the sites' policies call it.
+            model=ModelIdentity(name=Path(run.model).name, digest=model_digest, layout=layout),
+            task=TaskChoice(settings=self.task.model_dump()),
+            phases=(phase,),
+            site_metrics=SiteMetrics(names=names, evaluations=run.site_evaluations),
+        )
+
+
+def _unique(*parts: type[Part]) -> tuple[Option, ...]:
+    """The options of several parts; of two with one key the first."""
+    found: dict[str, Option] = {}
+    for part in parts:
+        for option in options(part):
+            found.setdefault(option.key, option)
+    return tuple(found.values())
+
+
+OPTIONS = _unique(Settings, TextSettings, Phase)
+HELP = {option.key: option.help for option in OPTIONS}

@@ -1,0 +1,184 @@
+"""``dpbitfit simulate``: a whole federation on one machine, followed from the terminal.
+
+Its options are those of the run configuration (``settings.OPTIONS``).
+"""
+
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dpbitfit.data.run_data import RunData
+from dpbitfit.ledger import begin
+from dpbitfit.ledger.status import INFORMATIVE
+from dpbitfit.schema import Option
+from dpbitfit.settings import OPTIONS, RunSettings
+from dpbitfit.simulate import simulate as run_simulation
+from dpbitfit.tasks.text_classification.settings import COLUMNS
+
+INTERRUPTED = 130  # exit status
+# Noise is calibrated here; and simulated sites keep no records for a measurement.
+FIXED = {"noise-multiplier": 0.0, "site-metrics": "", "site-evaluations": 0, "site-ledgers": ""}
+# What stands for something else than in a configuration.
+_HERE = {
+    "out": ("out", "Folder for the report and the model."),
+    "ledger": (
+        "",
+        "Folder of the ledgers, in which all runs on the same records add up; "
+        "empty: this run counts alone, in OUT/ledger.",
+    ),
+    "dataset": ("", "The records' name in the ledger; empty: made from file and split."),
+}
+_REQUIRED = ("data", "labels")
+
+console = Console(stderr=True)
+
+
+def _parameters() -> Iterator[click.Option]:
+    for option in OPTIONS:
+        if option.key not in FIXED:
+            yield _parameter(option)
+    yield click.Option(["--json", "as_json"], is_flag=True, help="Print the report.")
+
+
+def _parameter(option: Option) -> click.Option:
+    default, text = _HERE.get(option.key, (option.default, option.help))
+    kind = click.Choice(option.choices) if option.choices else option.kind
+    shown: dict[str, Any] = {"help": text, "show_default": default != ""}
+    if option.key in _REQUIRED:
+        return click.Option([f"--{option.key}"], required=True, type=str, help=text)
+    if option.kind is bool:
+        return click.Option([f"--{option.key}"], is_flag=True, default=default, help=text)
+    return click.Option([f"--{option.key}"], type=kind, default=default, **shown)
+
+
+def simulate(as_json: bool, **values: Any) -> None:
+    """Fine-tune a model's biases over simulated sites, and report what privacy it cost."""
+    config = {name.replace("_", "-"): value for name, value in values.items()} | FIXED
+    ledger, out = config["ledger"], Path(config["out"])
+    for key in ("data", "test-data", "labels", "model"):
+        config[key] = _absolute(config[key])
+    names_of_sites = _check(config)
+    config["sites"] = len(names_of_sites)
+    config["dataset"] = config["dataset"] or _name_of_records(config)
+    folder = (Path(ledger) if ledger else out / "ledger").resolve()
+    if not (ledger or config["resume"]):
+        shutil.rmtree(folder, ignore_errors=True)  # those of an earlier run, which counted alone
+    if begin.simulation(folder, names_of_sites) and ledger:
+        console.print(f"new ledgers in {folder}")
+    config["ledger"] = str(begin.coordinators_path(folder))
+    config["site-ledgers"] = str(folder / "sites")
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background shell ignores the first
+        signal.signal(number, signal.default_int_handler)
+    try:
+        report = _follow(config)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started has been stopped")
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        print_summary(report, out)
+
+
+command = click.Command(
+    "simulate", callback=simulate, params=list(_parameters()), help=simulate.__doc__
+)
+
+
+def _absolute(value: str) -> str:
+    """A path of the caller's, made good for processes that start elsewhere."""
+    return str(Path(value).resolve()) if value and Path(value).exists() else value
+
+
+def _name_of_records(config: Mapping[str, Any]) -> str:
+    """A name that is the same when a site would hold the same records again."""
+    path = Path(config["data"])
+    split_by = ("sites", "skew", "site-column", "unit-column", "test-data", "test-fraction", "seed")
+    seen = hashlib.sha256(json.dumps([config[key] for key in split_by]).encode())
+    if path.is_file():
+        seen.update(path.read_bytes())
+    return f"{path.stem.replace(':', '.')}-{seen.hexdigest()[:8]}"
+
+
+def _check(config: dict[str, Any]) -> list[str]:
+    """Read the data once, before anything starts; returns the names of the sites."""
+    data = RunData.read(config)
+    sites = data.sites(data.training(COLUMNS), config["sites"], config["skew"])
+    if config["test-data"]:
+        data.test(COLUMNS)
+    if empty := sum(not len(table) for table in sites.values()):
+        console.print(f"note: {empty} of {len(sites)} sites have no record and add noise alone")
+    RunSettings.read(config).plan("", "")  # whether it can be calibrated
+    return list(sites)
+
+
+def _follow(config: dict[str, Any]) -> dict[str, Any]:
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} rounds"),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=config["rounds"], figures="")
+
+        def on_round(line: dict[str, Any]) -> None:
+            metrics = "  ".join(f"{name} {_figure(v)}" for name, v in line["metrics"].items())
+            figures = (
+                f"{metrics}  epsilon {line['guaranteed']:.2f}, "
+                f"accrued {line['accrued']:.2f}  "
+                f"up {line['bytes_up'] / 1e3:.0f} kB  down {line['bytes_down'] / 1e3:.0f} kB"
+            )
+            progress.update(
+                task,
+                completed=line["round"],
+                total=line["rounds"],
+                description="training",
+                figures=figures,
+            )
+            if not console.is_terminal:
+                console.print(f"round {line['round']}/{line['rounds']}  {figures}", highlight=False)
+
+        return run_simulation(config, config["sites"], on_round)
+
+
+def print_summary(report: dict[str, Any], out: Path) -> None:
+    privacy, final = report["privacy"], report["final"]
+    titles = ("site", "epsilon", "accrued", "budget", "delta", "rounds", "noise multiplier")
+    table = Table(*titles, caption=f"epsilon: an upper bound; accrued: {INFORMATIVE}")
+    for site in report["sites"]:
+        table.add_row(
+            site["name"],
+            f"{site['epsilon']:.3f}",
+            f"{site['accrued']:.3f}",
+            f"{site['budget']:g}",
+            f"{site['delta']:g}",
+            str(site["rounds"]),
+            ", ".join(f"{one['noise_multiplier']:.3f}" for one in site["mechanisms"]),
+        )
+    headline = final["headline"]
+    printer = Console()
+    printer.print(table)
+    printer.print(
+        f"{headline} {_figure(final['initial'][headline])} -> "
+        f"{_figure(final['metrics'][headline])}; "
+        f"{report['communication']['ratio']:.0f}x fewer bytes than full weights; "
+        f"unit {privacy['unit']}, {privacy['adjacency']}, accountant {privacy['accountant']}"
+    )
+    printer.print(f"report: {out / 'report.html'}")
+
+
+def _figure(value: float | None) -> str:
+    """A metric's value; None where it is not finite."""
+    return "–" if value is None else f"{value:.3f}"

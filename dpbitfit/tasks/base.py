@@ -1,0 +1,103 @@
+"""What a task is: columns, settings, a model, losses and metrics.
+
+A task is one class. Built-in ones are in ``registry``; a site's policy can name its own.
+Imports without torch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit.data.columns import Kind
+from dpbitfit.data.tables import Table
+from dpbitfit.schema import Part
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dpbitfit.engine.biases import BiasLayout
+    from dpbitfit.engine.training import PrivateRecords
+
+Progress = Callable[[int, int], None]  # how much is done, of how much; it may raise to end the work
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure whose values per record are from 0 to ``bound``, a public constant.
+
+    A site clips to it before it adds noise, so it is the sensitivity of a unit's mean.
+    ``unit`` is that of the values, empty for a fraction.
+    """
+
+    bound: float
+    unit: str = ""
+    higher_is_better: bool = True
+
+
+class TaskSettings(Part):
+    """The settings of a task: public, part of the plan, each with its bounds and help text."""
+
+
+class Task(Protocol):
+    """A model with what it is trained for.
+
+    *Formal guarantee*: training protects a unit if a record's loss and its padded length
+    are functions of that record and the biases alone. ``attach`` checks the losses on
+    ``probes``; the lengths are the task's own affair.
+    """
+
+    Settings: ClassVar[type[TaskSettings]]
+    columns: ClassVar[Mapping[str, Kind]]  # that it reads, by its own names for them
+    metrics: ClassVar[Mapping[str, Metric]]
+    headline: ClassVar[str]  # the metric that a short report names
+
+    canonical_rows: int  # of this machine, in rows; set by ``attach``
+
+    @property
+    def model(self) -> "nn.Module":
+        """The model, frozen but for what ``layout`` names."""
+
+    @property
+    def layout(self) -> "BiasLayout":
+        """What trains, and its order in a vector [P]."""
+
+    @property
+    def pretrained(self) -> NDArray[np.float32]:
+        """What trains [P], before any of it has."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The public label set."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that both sides must share: pretrained weights, labels, settings."""
+
+    @classmethod
+    def load(cls, folder: str, settings: Any, labels: Sequence[str]) -> Self:
+        """Load a model with ``settings``, an instance of ``Settings``.
+
+        Raises InputError when it cannot be loaded, ModelError when it cannot be trained
+        privately.
+        """
+
+    def probes(self) -> "PrivateRecords":
+        """A few public records of each shape that occurs, on which ``attach`` checks the model."""
+
+    def records(self, table: Table) -> "PrivateRecords":
+        """A site's records as the training loop sees them."""
+
+    def evaluate(
+        self, records: Any, progress: Progress | None = None
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """Each metric's value for each record [n], a function of that record alone, to the bit.
+
+        ``records`` is what ``records`` returned; all metrics come from one pass.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write the model in a format that others read."""

@@ -1,0 +1,45 @@
+"""A site's reply, verified and decoded, or its refusal."""
+
+from typing import TypeVar
+
+from dpbitfit.errors import GuardUnavailable, IdentityError, PolicyError, ProtocolError
+from dpbitfit.ledger.exchange import SignedHead
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import REPLY, Description, Refusal, RoundReply
+
+Reply = TypeVar("Reply", bound=Description | RoundReply)
+
+
+def read(envelope: Envelope, kind: type[Reply], key: str) -> tuple[Reply | Refusal, SignedHead]:
+    """A reply of this kind, or a refusal, and the head that its ledger signed for a round.
+
+    Raises GuardUnavailable where the site's guard did not answer, ProtocolError for
+    a reply that is not what it should be, IdentityError for one that the ledger
+    which it speaks for did not sign.
+    """
+    message: Reply | Refusal
+    message = envelope.read(kind, REPLY) if envelope.signature else _refusal(envelope)
+    if message.head is None:
+        assert isinstance(message, Refusal)
+        raise ProtocolError(explain(message))
+    head = SignedHead.from_config(message.head.model_dump(), key)
+    if envelope.signature and head.ledger != envelope.sender:
+        raise IdentityError("the head is that of another ledger")
+    return message, head
+
+
+def explain(refusal: Refusal) -> str:
+    """A site's refusal in words; why it refuses is for its own log alone."""
+    if refusal.code == PolicyError.code:
+        return "its policy does not allow this plan: its guard's log names what"
+    return f"it refused with the code {refusal.code!r}"
+
+
+def _refusal(envelope: Envelope) -> Refusal:
+    """An unsigned statement: only a refusal is one, which costs its site and gives nothing."""
+    if len(envelope.statement) > Refusal.most_bytes or envelope.content:
+        raise ProtocolError("the message is too large")
+    refusal = Refusal.decode(envelope.statement)
+    if refusal.code == GuardUnavailable.code:
+        raise GuardUnavailable("the site's guard does not answer")
+    return refusal

@@ -1,0 +1,205 @@
+"""The private trainer: what it sums, adds, divides by and counts, seen from its public face."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+import dpbitfit
+from dpbitfit.engine.biases import read_biases, select_biases
+from dpbitfit.engine.noise import DiscreteGaussian
+from dpbitfit.engine.trainer import PrivateTrainer
+from dpbitfit.errors import BudgetError, InputError, ModelError
+
+RECORDS, PROBES = 60, range(60, 68)
+NORM = 0.7
+
+generator = torch.Generator().manual_seed(0)
+FEATURES = torch.randn(68, 6, generator=generator)
+LABELS = torch.randint(3, (68,), generator=generator)
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+
+
+def loss(model: nn.Module, indices: list[int]) -> Tensor:
+    return functional.cross_entropy(model(FEATURES[indices]), LABELS[indices], reduction="none")
+
+
+def make_trainer(model: nn.Module, loss: Any = loss, **changes: Any) -> PrivateTrainer:
+    settings = {
+        **{"probes": PROBES, "declared_size": 50, "clipping": dpbitfit.AbadiClipping(norm=NORM)},
+        **{"steps": 5, "sampling_rate": 0.5, "target_epsilon": 2.0},
+    }
+    return PrivateTrainer(model, loss, RECORDS, **{**settings, **changes})
+
+
+@pytest.fixture
+def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DiscreteGaussian, "release", lambda noise, total: total * noise.step)
+
+
+def rows_by_torch_func(model: nn.Module) -> np.ndarray:
+    """The gradient row of each private record [n, P], by another way than the engine's."""
+    layout = select_biases(model)
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    biases = {name: parameters[name] for name in layout.names}
+
+    def of_record(biases: dict[str, Tensor], features: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, {**parameters, **biases}, (features[None],))
+        return functional.cross_entropy(logits, label[None])
+
+    rows = vmap(grad(of_record), (None, 0, 0))(biases, FEATURES[:RECORDS], LABELS[:RECORDS])
+    return torch.cat([rows[name].reshape(RECORDS, -1) for name in layout.names], 1).double().numpy()
+
+
+@pytest.mark.parametrize("people", [RECORDS, 7])
+def test_a_step_is_the_sum_of_clipped_gradients_over_the_public_divisor(
+    people: int, no_noise: None
+) -> None:
+    """Fails with a sum that is not clipped by unit, and with a divisor made of the records."""
+    model = make_model().eval()
+    units = [f"person {record % people}" for record in range(RECORDS)]
+    rows = rows_by_torch_func(model)
+    summed = np.stack([rows[person::people].sum(axis=0) for person in range(people)])
+    lengths = np.linalg.norm(summed, axis=1, keepdims=True)
+    assert (lengths > NORM).any()
+    clipped = summed * np.minimum(1, NORM / lengths)
+    before = read_biases(model, select_biases(model))
+    trainer = make_trainer(
+        model, units=units, sampling_rate=1.0, optimizer=dpbitfit.Sgd(learning_rate=2.0)
+    )
+    trainer.step()
+    moved = read_biases(model, select_biases(model)) - before
+    assert moved == pytest.approx(-2.0 * clipped.sum(axis=0) / 50, abs=1e-5)
+
+
+def test_the_noise_is_that_of_the_stated_multiplier() -> None:
+    """Private records without a gradient leave the noise alone."""
+
+    def silent(model: nn.Module, indices: list[int]) -> Tensor:
+        public = torch.tensor(indices) >= RECORDS
+        return loss(model, indices) * public
+
+    model = make_model()
+    layout = select_biases(model.eval())
+    trainer = make_trainer(model, silent, optimizer=dpbitfit.Sgd(learning_rate=1.0), steps=30)
+    biases = [read_biases(model, layout)]
+    for _ in trainer:
+        biases.append(read_biases(model, layout))
+    rates = 1 - np.arange(30)[:, None] / 30  # linear decay to zero
+    moves = np.diff(biases, axis=0) / rates
+    wanted = trainer.noise_multiplier * NORM / (0.5 * 50)
+    assert moves.std() == pytest.approx(wanted, rel=5 / (2 * moves.size) ** 0.5)
+
+
+def test_epsilon_is_that_of_the_steps_taken() -> None:
+    trainer = make_trainer(make_model(), delta=1e-6)
+    mechanism = dpbitfit.Mechanism(trainer.noise_multiplier, 0.5)
+    assert trainer.epsilon == 0
+    seen = [(step, trainer.epsilon) for step in trainer]
+    assert seen == [(n, dpbitfit.epsilon({mechanism: n}, 1e-6).epsilon) for n in range(1, 6)]
+    assert 1.9 < trainer.epsilon == trainer.planned_epsilon <= 2.0
+    assert trainer.noise_multiplier == dpbitfit.calibrate(2.0, 1e-6, 0.5, 5)
+    with pytest.raises(BudgetError, match="all 5 steps"):
+        trainer.step()
+    trainer.run()
+    assert trainer.steps_taken == 5
+
+
+def test_a_step_that_fails_is_spent() -> None:
+    broken = False
+
+    def fails(model: nn.Module, indices: list[int]) -> Tensor:
+        if broken:
+            raise MemoryError
+        return loss(model, indices)
+
+    trainer = make_trainer(make_model(), fails, sampling_rate=1.0)
+    broken = True
+    with pytest.raises(MemoryError):
+        trainer.step()
+    assert trainer.steps_taken == 1
+    assert trainer.epsilon > 0
+
+
+def test_each_step_flips_a_coin_for_each_unit() -> None:
+    """Fails with batches of a fixed size, and with one sample for all steps."""
+    steps: list[set[int]] = []
+
+    def watched(model: nn.Module, indices: list[int]) -> Tensor:
+        if steps:
+            steps[-1].update(indices)
+        return loss(model, indices)
+
+    trainer = make_trainer(make_model(), watched, steps=30)
+    for _ in range(30):
+        steps.append(set())
+        trainer.step()
+    drawn = np.array([[record in step for record in range(RECORDS)] for step in steps])
+    assert len({len(step) for step in steps}) > 3
+    for sampled in (drawn, drawn[1:] == drawn[:-1], drawn[:, 1:] == drawn[:, :-1]):
+        assert sampled.mean() == pytest.approx(0.5, abs=5 * 0.5 / sampled.size**0.5)
+
+
+def test_no_private_record_is_read_before_the_first_step() -> None:
+    asked: set[int] = set()
+
+    def watched(model: nn.Module, indices: list[int]) -> Tensor:
+        asked.update(indices)
+        return loss(model, indices)
+
+    make_trainer(make_model(), watched)
+    assert asked == set(PROBES)
+
+
+def test_a_loss_that_mixes_records_is_refused() -> None:
+    def mixed(model: nn.Module, indices: list[int]) -> Tensor:
+        losses = loss(model, indices)
+        return losses * losses.mean()
+
+    with pytest.raises(ModelError, match="mixes records"):
+        make_trainer(make_model(), mixed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probes": range(8)}, "probes must be indices of public records, from 60 on"),
+        ({"probes": []}, "probes"),
+        ({"declared_size": 0}, "declared_size must be at least 1"),
+        ({"units": ["one person"]}, "units must name one unit for each of the 60 records"),
+        ({"lengths": [1] * RECORDS}, "lengths must name one length for each index"),
+        ({"clipping": "none"}, "clipping"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_trainer(make_model(), **changes)
+
+
+def test_records_of_several_lengths_never_share_a_batch() -> None:
+    lengths = 1 + np.arange(68) % 4
+    seen: set[frozenset[int]] = set()
+
+    def watched(model: nn.Module, indices: list[int]) -> Tensor:
+        seen.add(frozenset(lengths[indices].tolist()))
+        return loss(model, indices)
+
+    make_trainer(make_model(), watched, lengths=lengths.tolist(), sampling_rate=1.0).step()
+    assert seen == {frozenset([length]) for length in range(1, 5)}
+
+
+def test_a_heads_weight_trains_too_and_nothing_else_moves() -> None:
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    make_trainer(model, train_also=["3.weight"]).run()
+    moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert moved == {"0.bias", "3.bias", "3.weight"}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
