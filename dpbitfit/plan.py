@@ -21,8 +21,9 @@ from dpbitfit.engine.estimators import BiasGradients, Estimator
 from dpbitfit.engine.noise import Noise
 from dpbitfit.engine.optimizers import Adam, Optimizer
 from dpbitfit.errors import InputError, ProtocolError
+from dpbitfit.protocol.codec import CODECS, FLOAT32, Codec
 from dpbitfit.schema import Part, Scalar, first_fault, is_misshapen
-from dpbitfit.validate import Delta, Evaluations, Rounds, SamplingRate, StepsPerRound
+from dpbitfit.validate import Delta, Evaluations, Rounds, SamplingRate, StepsPerRound, one_of
 
 LONGEST = 1 << 15  # bytes of a plan's JSON
 MOST_PHASES = 16
@@ -126,13 +127,18 @@ class Plan(Part):
     task: TaskChoice = TaskChoice()
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)]
     site_metrics: SiteMetrics = SiteMetrics()
-    codec: Literal["float32"] = "float32"
+    codec: Annotated[str, one_of(tuple(CODECS))] = FLOAT32.name
 
     @model_validator(mode="after")
     def _measures_at_most_once_a_round(self) -> Self:
         if self.site_metrics.evaluations > self.rounds:
             raise ValueError("site_metrics.evaluations must be at most the rounds")
         return self
+
+    @property
+    def updates(self) -> Codec:
+        """How a site's update of a round is written."""
+        return CODECS[self.codec]
 
     @property
     def rounds(self) -> int:

@@ -250,7 +250,7 @@ class PrivateStrategy(Strategy):
         """The change [P] that a site sends; ProtocolError where it cannot be an honest one."""
         phase = self.plan.phase(reply.round)
         most = phase.largest_update(self._parameters, site.declared_size)
-        return FLOAT32.decode(content, self._parameters, max_norm=most)
+        return self.plan.updates.decode(content, self._parameters, max_norm=most)
 
     def _measure(self, number: int, result: Result, grid: Grid) -> dict[str, float]:
         """The sites' own metrics of a round; empty where none are due."""

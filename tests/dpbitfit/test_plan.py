@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dpbitfit.engine.optimizers import BETA_FIRST, BETA_SECOND, OptimizerState
 from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.plan import Plan
+from dpbitfit.protocol.codec import CODECS
 
 from ..support.plans import phase, plan
 
@@ -150,6 +151,13 @@ def test_there_is_one_spelling(spelling: Callable[[bytes], bytes]) -> None:
 def test_bad_values_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InputError, match=name.replace("_", ".")):
         plan(**{name: value})
+
+
+def test_a_codec_is_one_that_is_built_in() -> None:
+    assert PLAN.updates is CODECS["float32"]
+    for name in ("float64", "dpbitfit.protocol.codec:Float32"):
+        with pytest.raises(InputError, match="codec: must be one of 'float32'"):
+            Plan.decode(damaged(("codec",), put(name)))
 
 
 def test_rounds_are_those_of_their_phases() -> None:

@@ -228,7 +228,7 @@ class Guard:
             "key": request.key,
             "head": self._accounts.head(account, request.coordinator, request.key),
         }
-        message, content = operation.reply(payload, fields)
+        message, content = operation.reply(request.plan, payload, fields)
         return Envelope.sign(self.ledger.signer, REPLY, message.encode(), content)
 
     @contextmanager

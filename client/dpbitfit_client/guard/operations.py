@@ -17,7 +17,6 @@ from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.training import train_round
 from dpbitfit.errors import PolicyError
 from dpbitfit.plan import Plan
-from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.protocol.messages import EVALUATE, TRAIN, EvaluateReply, RoundReply, TrainReply
 from dpbitfit.tasks.base import Metric, Progress
 from dpbitfit_client.guard import stored_reply
@@ -50,7 +49,7 @@ class Operation(Protocol):
     ) -> bytes:
         """The payload to store; ``before`` is the run's last."""
 
-    def reply(self, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
+    def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The message of a stored payload, and its content."""
 
 
@@ -94,9 +93,9 @@ class TrainRound:
         )
         return stored_reply.pack(change, state)
 
-    def reply(self, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
+    def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The change alone: the state stays."""
-        return TrainReply(**fields), FLOAT32.encode(stored_reply.change_of(payload))
+        return TrainReply(**fields), plan.updates.encode(stored_reply.change_of(payload))
 
 
 class EvaluateRound:
@@ -142,7 +141,7 @@ class EvaluateRound:
         }
         return json.dumps(metrics).encode()
 
-    def reply(self, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
+    def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The metrics by name."""
         return EvaluateReply(**fields, metrics=json.loads(payload)), b""
 
