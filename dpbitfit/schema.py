@@ -63,7 +63,8 @@ def first_fault(error: ValidationError) -> str:
     """The first field at fault, dotted, and what is wrong with it."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in fault["loc"]) or "the whole"
-    return f"{where}: {fault['msg']}"
+    must = "must be " if fault["type"] == "form" else ""  # see ``validate.Form``
+    return f"{where}: {must}{fault['msg']}"
 
 
 def is_misshapen(error: ValidationError) -> bool:
