@@ -5,11 +5,11 @@
     ├── ModelError       the model cannot be trained privately as it is
     ├── AccountingError  a privacy figure cannot be given truthfully
     ├── BudgetError      the work asked for would pass a privacy budget
-    ├── LedgerError      the ledger cannot be read, written or believed
-    │   └── LedgerBusy       somebody else is at work on it: the same may succeed later
+    ├── LedgerError      the ledger is unreadable, corrupt or cannot be written
+    │   └── LedgerBusy       another process is at work on it: the same may succeed later
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
         ├── AnswerLost       a round was trained, or may have been, and its answer is gone
-        ├── IdentityError    a signature or a key is not that of somebody who may ask
+        ├── IdentityError    a signature or a key is not that of a listed party
         ├── PolicyError      the site's policy does not allow what a plan asks for
         └── GuardUnavailable the site's guard does not answer: a later round may find it
 
@@ -61,13 +61,13 @@ class BudgetError(DpbitfitError):
 
 
 class LedgerError(DpbitfitError):
-    """The ledger cannot be read, written or believed."""
+    """The ledger is unreadable, corrupt or cannot be written."""
 
     code = "ledger"
 
 
 class LedgerBusy(LedgerError):
-    """Somebody else is at work on the ledger: the same may succeed later."""
+    """Another process is at work on the ledger: the same may succeed later."""
 
     code = "busy"
 
@@ -85,7 +85,7 @@ class AnswerLost(ProtocolError):
 
 
 class IdentityError(ProtocolError):
-    """A signature or a key is not that of somebody who may ask."""
+    """A signature or a key is not that of a listed party."""
 
     code = "identity"
 

@@ -91,7 +91,7 @@ class AccountView:
 
     @property
     def state(self) -> State:
-        """The gravest that applies."""
+        """The most severe that applies."""
         applies = {
             State.DRIFTED: bool(self.drift),
             State.ORPHANED: self.orphaned,

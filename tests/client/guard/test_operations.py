@@ -1,0 +1,47 @@
+"""What a round is charged for is what it does, whichever phase a coordinator asks for."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from dpbitfit_client.guard import operations
+from dpbitfit_client.guard.guard import go_on
+
+from dpbitfit.engine.optimizers import OptimizerState
+from dpbitfit.errors import ProtocolError
+
+from ...support import plans
+
+FIRST = plans.phase(rounds=2, steps_per_round=1, noise_multiplier=4.0)
+SECOND = plans.phase(rounds=1, steps_per_round=3, noise_multiplier=1.0)
+PLAN = plans.plan().changed(phases=(FIRST, SECOND))
+DATASET = cast(Any, SimpleNamespace(declared_size=10))
+LOADED = cast(Any, SimpleNamespace(task=SimpleNamespace(model=None, layout=None), records=id))
+
+
+@pytest.mark.parametrize(("number", "phase"), [(1, FIRST), (2, FIRST), (3, SECOND)])
+def test_a_round_is_charged_and_trained_as_its_own_phase(
+    number: int, phase: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train_round(
+        _model: Any, _layout: Any, _records: Any, given: Any, *_: Any, **__: Any
+    ) -> Any:
+        trained.append(given)
+        return np.zeros(3, dtype=np.float32), OptimizerState()
+
+    monkeypatch.setattr(operations, "train_round", train_round)
+    operation = operations.TrainRound(go_on)
+    once, whole = operation.steps(PLAN, number, DATASET)
+    assert dict(once) == {phase.mechanism: phase.steps_per_round}
+    assert dict(whole) == {FIRST.mechanism: 2, SECOND.mechanism: 3}
+    operation.do(PLAN, number, DATASET, LOADED, np.zeros(3, dtype=np.float32), None)
+    assert trained == [phase]
+
+
+@pytest.mark.parametrize("number", [0, 4, 10**6])
+def test_a_round_that_the_plan_does_not_have_is_refused_uncharged(number: int) -> None:
+    with pytest.raises(ProtocolError, match="no such round"):
+        operations.TrainRound(go_on).steps(PLAN, number, DATASET)
