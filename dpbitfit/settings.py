@@ -13,7 +13,8 @@ from pydantic import Field
 
 from dpbitfit.accounting.calibration import calibrate
 from dpbitfit.errors import InputError
-from dpbitfit.plan import ModelIdentity, Phase, Plan, SiteMetrics, TaskChoice
+from dpbitfit.phases import BiasPhase
+from dpbitfit.plan import ModelIdentity, Plan, SiteMetrics, TaskChoice
 from dpbitfit.schema import Option, Part, Scalar, build, options
 from dpbitfit.tasks.text_classification.settings import TextSettings
 from dpbitfit.validate import Delta, Evaluations
@@ -91,7 +92,7 @@ class RunSettings(Part):
     """A whole run configuration, read."""
 
     run: Settings
-    phase: Phase  # with a placeholder for noise that is to be calibrated
+    phase: BiasPhase  # with a placeholder for noise that is to be calibrated
     task: TextSettings
 
     @classmethod
@@ -109,7 +110,9 @@ class RunSettings(Part):
             if not config[key]:
                 raise InputError(f"{key!r} is empty: give {HELP[key]}")
         values = {**config, "noise-multiplier": run.noise_multiplier or _PLACEHOLDER}
-        return cls.checked(run=run, phase=build(Phase, values), task=build(TextSettings, config))
+        return cls.checked(
+            run=run, phase=build(BiasPhase, values), task=build(TextSettings, config)
+        )
 
     def plan(self, layout: str, model_digest: str) -> Plan:
         """The plan that every site is asked to accept; calibrated unless sigma is given."""
@@ -139,5 +142,5 @@ def _unique(*parts: type[Part]) -> tuple[Option, ...]:
     return tuple(found.values())
 
 
-OPTIONS = _unique(Settings, TextSettings, Phase)
+OPTIONS = _unique(Settings, TextSettings, BiasPhase)
 HELP = {option.key: option.help for option in OPTIONS}

@@ -7,13 +7,14 @@ Imports without torch.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpbitfit.data.columns import Kind
 from dpbitfit.data.tables import Table
+from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.schema import Part
 
 if TYPE_CHECKING:
@@ -101,3 +102,22 @@ class Task(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the model in a format that others read."""
+
+
+@runtime_checkable
+class LinearTask(Task, Protocol):
+    """A task whose model ends in a linear head, which phases of a plan may train alone.
+
+    A record's logits are ``scale * (W phi + b)``, with features ``phi`` of a norm of at most
+    1, and its loss is their cross-entropy.
+    """
+
+    @property
+    def linear_head(self) -> LinearHead | None:
+        """Where the head lies in the packed vector; None where it does not train."""
+
+    def features(self, records: Any, progress: Progress | None = None) -> NDArray[np.float32]:
+        """The features [n, d] of records, each a function of its record alone, to the bit."""
+
+    def classes(self, records: Any) -> NDArray[np.int64]:
+        """The class of each record [n], from 0."""

@@ -18,6 +18,7 @@ from dpbitfit.data.columns import Kind
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.batches import PADDED_MULTIPLE, padded_length
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, select_biases
+from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.errors import ModelError
 from dpbitfit.tasks.base import Metric, Progress, TaskSettings
 from dpbitfit.tasks.evaluation import outputs
@@ -29,6 +30,7 @@ from dpbitfit.tasks.text_classification.backbone import (
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.settings import COLUMNS, HEADLINE, METRICS, TextSettings
 
+_HEAD_WEIGHT = "head.weight"
 # A public text: pieces of it are the probes of the check at attach time.
 _PROBE_TEXT = (
     "the card has not come and I was charged twice for one payment last week: what is the rate of "
@@ -75,7 +77,7 @@ class TextClassification:
         reads = min(max_length, positions)
         task = cls(model, tokenizer, tuple(labels), BiasLayout((), ()), reads, positions)
         model.head = task._label_head(settings.head)
-        trained_head = ("head.weight",) if settings.head == "trained" else ()
+        trained_head = (_HEAD_WEIGHT,) if settings.head == "trained" else ()
         task.layout = select_biases(model, train_also=trained_head)
         freeze(model)
         task.pretrained = read_biases(model, task.layout)
@@ -155,6 +157,35 @@ class TextClassification:
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Micro-batches of all records, each with its logits [B, K]."""
         return outputs(records, lambda batch: self.model(**records.inputs(batch)), progress)
+
+    @property
+    def linear_head(self) -> LinearHead | None:
+        """Where the head lies in the packed vector; None where it is fixed."""
+        places = {name: (place, shape) for name, shape, place in self.layout.slices()}
+        if _HEAD_WEIGHT not in places:
+            return None
+        weight, (classes, width) = places[_HEAD_WEIGHT]
+        bias, _ = places["head.bias"]
+        return LinearHead(weight, bias, classes, width, self.model.logit_scale)
+
+    def features(
+        self, records: TextRecords, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """The embeddings [n, d], each a function of its record alone, to the bit."""
+        width = self.model.head.in_features if self.model.head else 0
+        embeddings = np.empty((len(records.tokens), width), np.float32)
+
+        def forward(batch: Sequence[int]) -> Tensor:
+            return self.model.embed(**records.inputs(batch))
+
+        for batch, rows in outputs(records, forward, progress):
+            embeddings[batch] = rows.numpy()
+        return embeddings
+
+    def classes(self, records: TextRecords) -> NDArray[np.int64]:
+        """Each record's label [n], by its position in the label set."""
+        positions: NDArray[np.int64] = records.labels.numpy()
+        return positions
 
     def save(self, folder: Path) -> None:
         """Write backbone and tokenizer for ``from_pretrained``, and head and labels beside."""
