@@ -17,7 +17,7 @@ from dpbitfit.protocol import flower
 from dpbitfit.settings import RunSettings
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.base import LinearTask
-from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
+from dpbitfit.tasks.registry import resolve
 
 
 class PublicEvaluation:
@@ -25,7 +25,7 @@ class PublicEvaluation:
 
     def __init__(self, settings: RunSettings) -> None:
         data = RunData.of(settings.run)
-        kind = resolve(TEXT_CLASSIFICATION, {})
+        kind = resolve(settings.run.task, {})
         self.task = attach(kind, settings.run.model, settings.task, data.label_set())
         self._test = self.task.records(data.test(kind.columns))
 

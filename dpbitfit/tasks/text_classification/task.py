@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,13 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpbitfit.data.columns import Kind
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.batches import PADDED_MULTIPLE, padded_length
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, select_biases
 from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.errors import ModelError
-from dpbitfit.tasks.base import Metric, Progress, TaskSettings
+from dpbitfit.tasks.base import Progress
 from dpbitfit.tasks.evaluation import outputs
 from dpbitfit.tasks.text_classification.backbone import (
     SteadyLinear,
@@ -28,7 +27,7 @@ from dpbitfit.tasks.text_classification.backbone import (
     load_pretrained,
 )
 from dpbitfit.tasks.text_classification.records import TextRecords
-from dpbitfit.tasks.text_classification.settings import COLUMNS, HEADLINE, METRICS, TextSettings
+from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
 
 _HEAD_WEIGHT = "head.weight"
 # A public text: pieces of it are the probes of the check at attach time.
@@ -41,7 +40,7 @@ _PROBE_LENGTHS = (8, 20)  # tokens, as far as the model reads so many
 
 
 @dataclass
-class TextClassification:
+class TextClassification(TextTask):
     """A classifier with its tokenizer, its public label set and what of it trains.
 
     Texts are cut to ``max_length`` tokens and padded to no more than ``positions``, which
@@ -49,11 +48,6 @@ class TextClassification:
     both sides must share; ``pretrained`` [P] is what trains, before any of it has;
     ``canonical_rows`` is what this machine needs: see ``batches``.
     """
-
-    Settings: ClassVar[type[TaskSettings]] = TextSettings
-    columns: ClassVar[Mapping[str, Kind]] = COLUMNS
-    metrics: ClassVar[Mapping[str, Metric]] = METRICS
-    headline: ClassVar[str] = HEADLINE
 
     model: TextClassifier
     tokenizer: Any
@@ -67,11 +61,7 @@ class TextClassification:
 
     @classmethod
     def load(cls, folder: str, settings: TextSettings, labels: Sequence[str]) -> Self:
-        """Load a model by folder, hub id or ``minilm``.
-
-        Only safetensors, never code from a hub. Raises InputError when it cannot
-        be loaded, ModelError when it cannot be trained privately.
-        """
+        """Load a model, as ``TextTask.load``."""
         max_length = settings.max_length
         model, tokenizer, positions = load_pretrained(folder, settings.logit_scale, max_length)
         reads = min(max_length, positions)
