@@ -43,8 +43,8 @@ def run(grid: Grid, settings: RunSettings) -> dict[str, Any]:
     )
 
     # Only a run that counts alone makes its ledger: one that was lost is not begun anew.
-    ledger = Ledger(settings.run.ledger_url, create=not settings.run.ledger)
-    with ledger.claim():
+    opened = Ledger(settings.run.ledger_url, create=not settings.run.ledger)
+    with opened as ledger, ledger.claim():
         return _run(grid, settings, PublicEvaluation(settings), ledger)
 
 
