@@ -112,9 +112,10 @@ def _name_of_records(config: Mapping[str, Any]) -> str:
 def _check(config: dict[str, Any]) -> list[str]:
     """Read the data once, before anything starts; returns the names of the sites."""
     settings = RunSettings.read(config)
-    settings.plan("", "")  # whether it can be calibrated
     data, columns = RunData.of(settings.run), resolve(settings.run.task, {}).columns
     sites = data.sites(data.training(columns), config["sites"], config["skew"])
+    labels = len(data.label_set()) if settings.task.trains_head else 0
+    settings.plan("", "", settings.facts(labels, 1))  # whether it can be calibrated
     if config["test-data"]:
         data.test(columns)
     if empty := sum(not len(table) for table in sites.values()):
@@ -132,7 +133,7 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting", total=config["rounds"], figures="")
+        task = progress.add_task("starting", total=1, figures="")
 
         def on_round(line: dict[str, Any]) -> None:
             metrics = "  ".join(f"{name} {_figure(v)}" for name, v in line["metrics"].items())

@@ -103,13 +103,13 @@ def _device() -> str:
 
 
 def _ledger(policy: Policy) -> str:
-    ledger = Ledger(policy.site.ledger, readonly=True)
-    Heads(policy.site.state_directory).check(ledger)
-    for account in ledger.accounts():
-        ledger.verify(account)
-        for other in exchange.unsettled(ledger, account):
-            raise LedgerError(f"account {account.name}: {other.drift}: ledger settle --rebase")
-    return f"{ledger.database}: every event adds up; its public key is {ledger.id}"
+    with Ledger(policy.site.ledger, readonly=True) as ledger:
+        Heads(policy.site.state_directory).check(ledger)
+        for account in ledger.accounts():
+            ledger.verify(account)
+            for other in exchange.unsettled(ledger, account):
+                raise LedgerError(f"account {account.name}: {other.drift}: ledger settle --rebase")
+        return f"{ledger.database}: every event adds up; its public key is {ledger.id}"
 
 
 def _guard(policy: Policy) -> str:

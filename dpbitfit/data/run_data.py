@@ -4,12 +4,13 @@ Coordinator, simulated sites and command line all read it here, so that they agr
 which records are held out.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from dpbitfit.data.columns import Kind
-from dpbitfit.data.partition import hold_out, natural_sites, split
+from dpbitfit.data.partition import count_units, hold_out, natural_sites, split
 from dpbitfit.data.tables import Table, read_labels, read_table
 
 if TYPE_CHECKING:
@@ -80,7 +81,19 @@ class RunData:
         parts = split(table, count, skew, self.seed)
         return {f"site-{number}": part for number, part in enumerate(parts, start=1)}
 
+    def declared_sizes(self, table: Table, sites: Mapping[str, Table]) -> dict[str, int]:
+        """The size of each site that a researcher would declare: to one digit."""
+        if self.site_column:
+            return {name: _to_one_digit(count_units(part)) for name, part in sites.items()}
+        # Parts of a split are meant to be alike.
+        return dict.fromkeys(sites, _to_one_digit(count_units(table) / len(sites)))
+
     @property
     def _names(self) -> dict[str, str]:
         """What the files call the columns of a task."""
         return {"text": self.text_column, "label": self.label_column}
+
+
+def _to_one_digit(count: float) -> int:
+    digit = 10 ** math.floor(math.log10(count))
+    return int(round(count / digit) * digit)

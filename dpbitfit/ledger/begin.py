@@ -37,9 +37,8 @@ def simulation(folder: Path, sites: Iterable[str]) -> list[Path]:
             raise LedgerError(f"{coordinator}: it is gone, and ledgers of its sites are there")
         new.append(coordinator)
     else:
-        ledger = Ledger(str(coordinator), readonly=True)
-        known = {site_path(of_sites, account.name.site) for account in ledger.accounts()}
-        ledger.database.close()
+        with Ledger(str(coordinator), readonly=True) as ledger:
+            known = {site_path(of_sites, account.name.site) for account in ledger.accounts()}
         if lost := known.intersection(new):
             raise LedgerError(
                 f"{min(lost)}: it is gone, and {coordinator} knows of it: put it back, or take "

@@ -43,8 +43,8 @@ def run(grid: Grid, settings: RunSettings) -> dict[str, Any]:
     )
 
     # Only a run that counts alone makes its ledger: one that was lost is not begun anew.
-    ledger = Ledger(settings.run.ledger_url, create=not settings.run.ledger)
-    with ledger.claim():
+    opened = Ledger(settings.run.ledger_url, create=not settings.run.ledger)
+    with opened as ledger, ledger.claim():
         return _run(grid, settings, PublicEvaluation(settings), ledger)
 
 
@@ -54,7 +54,7 @@ def _run(
     layout, run = evaluation.task.layout, settings.run
     strategy = PrivateStrategy(
         inner=STRATEGIES[run.server_strategy](run.server_learning_rate),
-        plan=settings.plan(layout.digest, evaluation.task.digest),
+        plan=settings.plan(layout.digest, evaluation.task.digest, evaluation.facts),
         parameters=layout.size,
         budget=run.budget or run.target_epsilon,
         folder=run.folder,

@@ -16,7 +16,8 @@ from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.flower import pack, unpack
-from dpbitfit.protocol.messages import Head, Question, RoundRequest, canonical
+from dpbitfit.protocol.messages import Head, Question, RoundRequest
+from dpbitfit.schema import canonical
 
 from . import plans
 
