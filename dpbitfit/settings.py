@@ -28,7 +28,7 @@ def _help(text: str, **bounds: Any) -> Any:
 class Settings(Part):
     """The keys that are no plan's. An empty string means "not given"."""
 
-    data: Annotated[str, _help("CSV, JSONL or Parquet file, or module:function.")] = ""
+    data: Annotated[str, _help("CSV, TSV, JSONL, Parquet or Excel file, or module:function.")] = ""
     labels: Annotated[str, _help("The public label set: a,b,c or a .json or .txt file.")] = ""
     text_column: Annotated[str, _help("Column of the text.")] = "text"
     label_column: Annotated[str, _help("Column of the label.")] = "label"

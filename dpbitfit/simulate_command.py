@@ -112,7 +112,7 @@ def _name_of_records(config: Mapping[str, Any]) -> str:
 def _check(config: dict[str, Any]) -> list[str]:
     """Read the data once, before anything starts; returns the names of the sites."""
     data = RunData.read(config)
-    sites = data.sites(data.training(COLUMNS), config["sites"], config["skew"])
+    sites = data.sites(COLUMNS, config["sites"], config["skew"])
     if config["test-data"]:
         data.test(COLUMNS)
     if empty := sum(not len(table) for table in sites.values()):

@@ -96,8 +96,7 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
 def _part(run: Config, index: int) -> tuple[str, Table, int]:
     """The name and the records of one of the data set's sites, and a size to declare."""
     data = RunData.read(run)
-    training = data.training(COLUMNS)
-    sites = data.sites(training, int(run["sites"]), float(run["skew"]))
+    sites = data.sites(COLUMNS, int(run["sites"]), float(run["skew"]))
     if index >= len(sites):
         raise InputError(f"the data has {len(sites)} sites and the simulation more nodes")
     name = list(sites)[index]
@@ -105,7 +104,7 @@ def _part(run: Config, index: int) -> tuple[str, Table, int]:
     if run["site-column"]:
         units: float = count_units(sites[name])
     else:
-        units = count_units(training) / len(sites)
+        units = sum(map(count_units, sites.values())) / len(sites)
     return name, sites[name], _to_one_digit(units)
 
 
@@ -115,6 +114,10 @@ def _ledgers_of(run: Config) -> Path:
 
 
 def _to_one_digit(count: float) -> int:
-    """A size that a researcher would declare: the count's first digit, the rest zeros."""
+    """A size that a researcher would declare: the count's first digit, the rest zeros.
+
+    At least 1: all records of a site that the data names may be held out.
+    """
+    count = max(count, 1)
     digit = 10 ** math.floor(math.log10(count))
     return int(round(count / digit) * digit)
