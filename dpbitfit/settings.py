@@ -36,7 +36,7 @@ class Settings(Part):
     task: Annotated[
         str, one_of(TASKS), _help(f"What the model is trained for: {', '.join(TASKS)}.")
     ] = TEXT_CLASSIFICATION
-    data: Annotated[str, _help("CSV, JSONL or Parquet file, or module:function.")] = ""
+    data: Annotated[str, _help("CSV, TSV, JSONL, Parquet or Excel file, or module:function.")] = ""
     labels: Annotated[str, _help("The public label set: a,b,c or a .json or .txt file.")] = ""
     text_column: Annotated[str, _help("Column of the text.")] = "text"
     label_column: Annotated[str, _help("Column of the label.")] = "label"
@@ -144,9 +144,8 @@ class RunSettings(Part):
             if not run.data:
                 raise InputError("'declared-size' is 0: give the size that a site declares")
             data = RunData.of(run)
-            table = data.training(resolve(run.task, {}).columns)
-            sizes = data.declared_sizes(table, data.sites(table, run.sites, run.skew))
-            units = sum(sizes.values())
+            sites = data.sites(resolve(run.task, {}).columns, run.sites, run.skew)
+            units = sum(data.declared_sizes(sites).values())
         return PublicFacts(labels, width, run.sites, units)
 
     def plan(self, layout: str, model_digest: str, facts: PublicFacts = NO_HEAD) -> Plan:

@@ -113,7 +113,7 @@ def _check(config: dict[str, Any]) -> list[str]:
     """Read the data once, before anything starts; returns the names of the sites."""
     settings = RunSettings.read(config)
     data, columns = RunData.of(settings.run), resolve(settings.run.task, {}).columns
-    sites = data.sites(data.training(columns), config["sites"], config["skew"])
+    sites = data.sites(columns, config["sites"], config["skew"])
     labels = len(data.label_set()) if settings.task.trains_head else 0
     settings.plan("", "", settings.facts(labels, 1))  # whether it can be calibrated
     if config["test-data"]:

@@ -96,12 +96,12 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
 def _part(run: Config, index: int) -> tuple[str, Table, int]:
     """The name and the records of one of the data set's sites, and a size to declare."""
     data = RunData.read(run)
-    training = data.training(resolve(str(run["task"]), {}).columns)
-    sites = data.sites(training, int(run["sites"]), float(run["skew"]))
+    columns = resolve(str(run["task"]), {}).columns
+    sites = data.sites(columns, int(run["sites"]), float(run["skew"]))
     if index >= len(sites):
         raise InputError(f"the data has {len(sites)} sites and the simulation more nodes")
     name = list(sites)[index]
-    return name, sites[name], data.declared_sizes(training, sites)[name]
+    return name, sites[name], data.declared_sizes(sites)[name]
 
 
 def _ledgers_of(run: Config) -> Path:

@@ -46,7 +46,8 @@ class PublicEvaluation:
     def facts(self) -> PublicFacts:
         """What a plan follows from."""
         head = self.linear_head
-        return self._settings.facts(head.classes, head.width) if head else self._settings.facts(0, 0)
+        labels, width = (head.classes, head.width) if head else (0, 0)
+        return self._settings.facts(labels, width)
 
     @property
     def parameters(self) -> int:
