@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dpbitfit_client.guard_client import SocketGuardClient
 
-from dpbitfit import simulate
+from dpbitfit import flower_tools, simulate
 from dpbitfit.errors import GuardUnavailable
 
 from . import warm
@@ -179,7 +179,7 @@ class Federation:
         ``between`` is called again and again while the run goes on.
         """
         app, out = self.home / f"app-{Path(config['out']).name}", Path(config["out"])
-        simulate._write_app(app, config)
+        flower_tools.write_app(app, config)
         run = self._start("flwr", "run", str(app), "field", "--stream", log=app.name)
         seen = 0
         while run.poll() is None:
@@ -192,7 +192,7 @@ class Federation:
         yield json.loads((out / "report.json").read_text())
 
     def _flwr(self, *arguments: str) -> None:
-        command = [*simulate._tool("flwr"), *arguments]
+        command = [*flower_tools.tool("flwr"), *arguments]
         subprocess.run(
             command, cwd=self.home, env=self.environment, check=True, capture_output=True
         )
@@ -200,7 +200,7 @@ class Federation:
     def _start(
         self, tool: str, *arguments: str, log: str = "", **more: str
     ) -> "subprocess.Popen[bytes]":
-        command = [*simulate._tool(tool), *arguments]
+        command = [*flower_tools.tool(tool), *arguments]
         environment = {**self.environment, **more}
         return _start(command, self.home, environment, self.logs / f"{log or tool}.log")
 
