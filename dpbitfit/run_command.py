@@ -24,7 +24,7 @@ from dpbitfit.simulate_command import INTERRUPTED
 
 ATTEMPTS, PAUSE_SECONDS = 20, 3.0  # to reach a SuperLink that has answered before
 # What only a simulation needs: here records are the sites' own.
-_SIMULATED = ("data", "site-column", "skew", "seed", "site-ledgers", "test-fraction")
+SIMULATED = ("data", "site-column", "skew", "seed", "site-ledgers", "test-fraction")
 _REQUIRED = ("labels", "test-data", "out", "ledger")
 _PATHS = ("test-data", "out", "ledger")
 _HERE: dict[str, tuple[Scalar, str]] = {
@@ -63,7 +63,7 @@ def run(superlink: str, **values: Any) -> None:
 command = click.Command(
     "run",
     callback=run,
-    params=[click.Argument(["superlink"]), *run_options.parameters(_SIMULATED, _REQUIRED, _HERE)],
+    params=[click.Argument(["superlink"]), *run_options.parameters(SIMULATED, _REQUIRED, _HERE)],
     help=run.__doc__,
 )
 

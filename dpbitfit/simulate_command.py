@@ -127,7 +127,11 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
                 figures=figures,
             )
             if not console.is_terminal:
-                console.print(f"round {line['round']}/{line['rounds']}  {figures}", highlight=False)
+                console.print(
+                    f"round {line['round']}/{line['rounds']}  {figures}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
 
         return run_simulation(config, config["sites"], on_round)
 
