@@ -25,7 +25,7 @@ from dpbitfit.simulate_command import INTERRUPTED
 ATTEMPTS, PAUSE_SECONDS = 20, 3.0  # to reach a SuperLink that has answered before
 # What only a simulation needs: here records are the sites' own.
 SIMULATED = ("data", "site-column", "skew", "seed", "site-ledgers", "test-fraction")
-_REQUIRED = ("labels", "test-data", "out", "ledger")
+_REQUIRED = ("test-data", "out", "ledger")
 _PATHS = ("test-data", "out", "ledger")
 _HERE: dict[str, tuple[Scalar, str]] = {
     "sites": (1, "How many sites to wait for, a minute at most."),
