@@ -42,8 +42,9 @@ BUDGET = 200.0  # so little noise that what was learned stands out from it
 PLAN = {
     **{"rounds": ROUNDS, "steps-per-round": STEPS, "sampling-rate": 0.5, "noise-multiplier": 0.6},
     **{"max-length": 24, "declared-size": RECORDS, "dataset": "letters", "sites": 2},
-    "budget": BUDGET,
+    **{"budget": BUDGET, "phases": "biases", "head": "labels"},
 }
+PHASES = ("class-sums", "head", "biases")
 # Three simulated runs with noise 0.4 had a standard deviation of 0.015; five of those.
 SPREAD = 0.075
 
@@ -326,6 +327,27 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
     assert outcomes[SITES[0]] == [*["reply"] * (ROUNDS + 1), "crashed", *["reply"] * 2]
     assert outcomes[SITES[1]] == ["reply"] * (ROUNDS + 3)
     assert field.mark not in field.seen
+
+
+def test_a_plan_of_phases_costs_what_its_simulation_does(field: Field, tmp_path: Path) -> None:
+    changes = {
+        **{"phases": ",".join(PHASES), "head": "trained", "most-rounds": 6, "rounds": 2},
+        **{"steps-per-round": 2, "noise-multiplier": 0.0, "target-epsilon": 8.0},
+    }
+    *lines, report = field.run("phased-run", **changes)
+    assert [line["phase"] for line in lines] == ["", PHASES[0], *["head"] * 3, *["biases"] * 2]
+    assert [line["replies"] for line in lines] == [0, *[len(SITES)] * 6]
+    simulation = simulated({**field.config, **changes}, tmp_path)
+    assert report["plan"] == simulation["plan"]
+    accountant = PLDAccountant()
+    for phase in report["plan"]["phases"]:
+        gaussian = dp_event.GaussianDpEvent(phase["noise"]["multiplier"])
+        step = dp_event.PoissonSampledDpEvent(phase["sampling_rate"], gaussian)
+        accountant.compose(step, phase["rounds"] * phase["steps_per_round"])
+    for site, simulated_site in zip(report["sites"], simulation["sites"], strict=True):
+        assert site["plan_epsilon"] == simulated_site["plan_epsilon"] <= 8.0
+        assert site["plan_epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.01)
+        assert site["rounds"] == 6
 
 
 def kill_at_work(guard: Guard, ledger: Ledger) -> None:
