@@ -120,10 +120,10 @@ def _write_app(directory: Path, config: Mapping[str, Scalar]) -> None:
 def _tool(name: str) -> list[str]:
     """The command of this Python's environment, whether or not it is on the PATH."""
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
+    tool = str(beside) if beside.exists() else shutil.which(name)
+    if tool is None:
         raise InputError(f"{name} is not installed: pip install 'dpbitfit[simulation]'")
-    return [found]
+    return [tool]
 
 
 def _free_port() -> int:
@@ -208,8 +208,8 @@ def _follow(
 def _result(out: Path, log: Path) -> dict[str, Any]:
     error = out / "error.json"
     if error.exists():
-        said = json.loads(error.read_text())
-        raise kinds().get(said["code"], RunFailed)(said["message"])
+        failure = json.loads(error.read_text())
+        raise kinds().get(failure["code"], RunFailed)(failure["message"])
     report = out / "report.json"
     if not report.exists():
         raise RunFailed(f"the run ended without a report; its log is {log}")

@@ -194,7 +194,7 @@ class SiteRegistry:
     def is_taken_back(self, site: Site) -> bool:
         """Whether what the account was approved for in this run was given up."""
         held = self.ledger.allotments([site.account.id])[site.account.id]
-        return any(one.voided for (run, _), one in held.items() if run == self.run)
+        return any(allotment.voided for (run, _), allotment in held.items() if run == self.run)
 
     def admit(self, grid: Grid, timeout: float) -> None:
         """Let the nodes that are new here describe themselves; leave out those that do not fit."""
@@ -227,7 +227,7 @@ class SiteRegistry:
             list(grid.send_and_receive(questions, timeout=timeout))
 
     def _head(self, account: Account, to: str, key: str) -> Head:
-        head = exchange.position(self.ledger, account, self.ledger.id, to, key)
+        head = exchange.head_for(self.ledger, account, self.ledger.id, to, key)
         return Head.model_validate(head.to_config(self.ledger))
 
     def _question(self, node: int, head: Head | None = None) -> Message:

@@ -135,12 +135,12 @@ def check_figures(report: dict[str, Any], folder: Path) -> None:
         # What the site did is in the coordinator's record; beyond it are the unknown rounds.
         assert mine.committed <= at_server.committed <= at_server.allotted == ROUNDS
         done = {r.key for r in ledger.reservations(state="committed") if r.outcome == "reply"}
-        believed = [
+        recorded = [
             r.key
             for r in coordinator.reservations(state="committed")
             if r.account_id == theirs.id and r.outcome == "reply"
         ]
-        assert set(believed) <= done
+        assert set(recorded) <= done
         mechanism = place[1]
         accountant = PLDAccountant()
         step = dp_event.PoissonSampledDpEvent(
