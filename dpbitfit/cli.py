@@ -39,14 +39,14 @@ class _Commands(TyperGroup):
     def _load(self, name: str) -> click.Command | None:
         for point in entry_points(group=COMMANDS, name=name):
             try:
-                found = point.load()
+                loaded = point.load()
             except ImportError:
                 return None
-            if not isinstance(found, typer.Typer):
+            if not isinstance(loaded, typer.Typer):
                 application = typer.Typer(add_completion=False)
-                application.command(name)(found)
-                found = application
-            command = typer.main.get_command(found)
+                application.command(name)(loaded)
+                loaded = application
+            command = typer.main.get_command(loaded)
             command.name = name
             return command
         return None
@@ -103,7 +103,7 @@ def main() -> None:
     try:
         app()
     except DpbitfitError as error:
-        said = " ".join(str(error).split())
-        console.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
+        line = " ".join(str(error).split())
+        console.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         codes = {BudgetError: OVER_BUDGET, LedgerError: BAD_LEDGER}
         sys.exit(next((codes[kind] for kind in type(error).mro() if kind in codes), BAD_INPUT))

@@ -29,12 +29,12 @@ class DpbitfitError(Exception):
 
 def kinds() -> dict[str, type[DpbitfitError]]:
     """Every kind of error, by its code."""
-    found, left = {}, [DpbitfitError]
+    by_code, left = {}, [DpbitfitError]
     while left:
         kind = left.pop()
-        found[kind.code] = kind
+        by_code[kind.code] = kind
         left += kind.__subclasses__()
-    return found
+    return by_code
 
 
 class InputError(DpbitfitError):

@@ -150,7 +150,7 @@ def print_summary(report: dict[str, Any], out: Path) -> None:
             f"{site['budget']:g}",
             f"{site['delta']:g}",
             str(site["rounds"]),
-            ", ".join(f"{one['noise_multiplier']:.3f}" for one in site["mechanisms"]),
+            ", ".join(f"{mechanism['noise_multiplier']:.3f}" for mechanism in site["mechanisms"]),
         )
     headline = final["headline"]
     printer = Console()

@@ -199,11 +199,11 @@ class SiteRegistry:
     def is_taken_back(self, site: Site) -> bool:
         """Whether what the account was approved for in this run was given up."""
         held = self.ledger.allotments([site.account.id])[site.account.id]
-        return any(one.voided for (run, _), one in held.items() if run == self.run)
+        return any(allotment.voided for (run, _), allotment in held.items() if run == self.run)
 
     def head(self, account: Account, to: str, key: str) -> Head:
         """This ledger's head of an account, signed for the ledger ``to``."""
-        head = exchange.position(self.ledger, account, self.ledger.id, to, key)
+        head = exchange.head_for(self.ledger, account, self.ledger.id, to, key)
         return Head.model_validate(head.to_config(self.ledger))
 
     def _key(self, site: Site, number: int, attempt: int) -> str:

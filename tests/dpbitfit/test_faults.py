@@ -113,14 +113,14 @@ def test_a_fault_says_what_to_write(values: dict[str, Any], message: str) -> Non
     assert texts.pop().startswith(message)
 
 
-def test_a_fault_can_be_told_without_the_value() -> None:
+def test_a_fault_can_leave_out_the_value() -> None:
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate({**GOOD, "heads": ["secret"], "first-part": {"noise": "secret"}})
     texts = [fault.text(with_value=False) for fault in faults(caught.value, Whole)]
     assert texts == ["must be a number from 0.01 to 1,000,000", "must be one of 'a', 'b'"]
 
 
-def test_what_is_no_json_is_said_so() -> None:
+def test_what_is_no_json_is_called_so() -> None:
     for text in (b"{", b"[" * 100_000, b"\xff" * 100_000):
         with pytest.raises(ValidationError) as caught:
             Whole.model_validate_json(text)

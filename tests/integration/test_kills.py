@@ -139,12 +139,12 @@ def check_figures(report: dict[str, Any], folder: Path) -> None:
             # What the site did is in the coordinator's record; beyond it are the unknown rounds.
             assert mine.committed <= at_server.committed <= at_server.allotted
         done = {r.key for r in ledger.reservations(state="committed") if r.outcome == "reply"}
-        believed = [
+        recorded = [
             r.key
             for r in coordinator.reservations(state="committed")
             if r.account_id == theirs.id and r.outcome == "reply"
         ]
-        assert set(believed) <= done
+        assert set(recorded) <= done
         accountant = PLDAccountant()
         for (_, mechanism), at_server in held.items():
             step = dp_event.PoissonSampledDpEvent(

@@ -1,4 +1,4 @@
-"""The private strategy around Flower's own: who is asked, what is believed, what is spent."""
+"""The private strategy around Flower's own: which sites and replies count, what is spent."""
 
 import json
 from collections.abc import Callable

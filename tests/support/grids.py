@@ -139,7 +139,7 @@ class Site:
             exchange.check(self.ledger, self.account, theirs, coordinator)
 
     def head(self, coordinator: str, key: str = "") -> Fields:
-        head = exchange.position(self.ledger, self.account, coordinator, coordinator, key)
+        head = exchange.head_for(self.ledger, self.account, coordinator, coordinator, key)
         return head.to_config(self.ledger)
 
     def train(self, envelope: Envelope) -> Envelope | RecordDict | Error | None:
