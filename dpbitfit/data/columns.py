@@ -73,7 +73,7 @@ def _read(
             missing.append(row)
         texts.append(text)
     if missing:
-        more = f", as {len(missing) - 1} later rows are" if len(missing) > 1 else ""
+        more = f", {len(missing)} rows in all" if len(missing) > 1 else ""
         raise InputError(f"{source}: row {missing[0]}: column {column!r} is empty or NaN{more}")
     return texts
 

@@ -31,7 +31,7 @@ _DECLARED = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _LONGEST_DECLARATION = 8  # characters
 # What stands for no value, where it is not in quotes.
 ABSENT = frozenset(("", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "NaN", "nan", "NaT", "<NA>"))
-_BLOCKS = (1 << 22, 1 << 30)  # bytes: a row must fit in two of them
+_BLOCKS = (1 << 20, 1 << 25, 1 << 30)  # bytes, of which a row fits in two; larger if need be
 _CHARACTERS = 1 << 20  # that are read at once
 
 
@@ -103,7 +103,7 @@ def _places(path: str, header: _Header, columns: Sequence[str]) -> list[int]:
         elif len(header.names) == 1:
             advice = "if it names several, separate them by a comma, semicolon or tab"
         else:
-            raise
+            advice = "the first line must name each of the columns, once"
         raise InputError(f"{error}; {advice}") from error
 
 

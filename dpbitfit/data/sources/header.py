@@ -25,7 +25,6 @@ def places(
                 f"{source}: there are {times} columns {column!r}: rename or remove all but one"
             )
         if times == 0:
-            there = "the columns are " + ", ".join(map(repr, names))
-            counted = f"the first line names {len(names)}, and not this one"
-            raise InputError(f"{source}: no column {column!r}; {there if declared else counted}")
+            there = ", ".join(map(repr, names)) if declared else f"the {len(names)} that it has"
+            raise InputError(f"{source}: no column {column!r} among {there}")
     return [names.index(canonical(column)) for column in columns]

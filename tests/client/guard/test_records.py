@@ -229,6 +229,18 @@ def test_what_goes_wrong_with_a_record_in_a_round_is_charged(
         assert site.spent() == site.spent("letters:evaluation") == {"committed": 1}
 
 
+def test_a_person_whose_name_is_spelled_in_several_ways_is_one_unit(
+    corpus: Path, rows: list[Row]
+) -> None:
+    spellings = ("Ann Bo", "Ann  Bo", "Ann Bo\u200b", "\ufeffAnn Bo ", "Ann\u00a0Bo")
+    own = [{**row, "customer": name} for row, name in zip(rows, spellings, strict=False)]
+    with site_with(corpus, own, own) as site:
+        records = Records(policy := Policy.read(site.policy))
+        for part in policy.datasets["letters"].parts:
+            (unit,) = records.table(part).unit_records()
+            assert len(unit) == len(spellings)
+
+
 def test_a_metric_that_the_task_does_not_have_is_found_at_the_start(corpus: Path) -> None:
     """In a round it would end what was charged."""
     with made(corpus) as site:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from dpbitfit.data.columns import Kind
+from dpbitfit.data.partition import count_units, natural_sites, split
 from dpbitfit.data.tables import Table, read_columns, read_table
 from dpbitfit.errors import InputError
 from dpbitfit.tasks.text_classification.settings import COLUMNS
@@ -169,3 +170,20 @@ def test_any_text_survives_a_round_through_jsonl(
     path = tmp_path_factory.mktemp("rows") / "data.jsonl"
     write(path, [{"text": text, "label": "card"} for text in texts])
     assert read_texts(path).columns["text"] == [text.strip() for text in texts]
+
+
+SPELLINGS = ("Müller", "Mu\u0308ller", " Müller", "Mü\u200bller", "\ufeffMüller\u00a0")
+
+
+def test_a_person_is_one_unit_and_a_site_one_site_however_they_are_written(path: Path) -> None:
+    """Else a person is protected as each of several, and the loss of each is too small a figure."""
+    rows = [{"text": f"t{n}", "label": "card", "who": who} for n, who in enumerate(SPELLINGS)]
+    rows += [{**rows[0], "who": who} for who in ("Ann  Bo", "Ann Bo", "müller")]
+    table = read_texts(write(path, rows), "who", "who")
+    assert [unit.tolist() for unit in table.unit_records()] == [[0, 1, 2, 3, 4], [5, 6], [7]]
+    assert count_units(table) == 3
+    assert list(natural_sites(table, table.take([]))) == ["Ann Bo", "Müller", "müller"]
+    whole = table.take([0, 1, 2, 3, 4, 7] * 2)
+    for seed in range(6):
+        sides = [part for part in split(whole, 2, 0, seed) if "Müller" in (part.units or ())]
+        assert [(part.units or []).count("Müller") for part in sides] == [10]
