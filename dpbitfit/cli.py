@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from dpbitfit.accounting import calibration, composition
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
 from dpbitfit.ledger.cli import app as ledger_app
+from dpbitfit.predict_command import predict
 from dpbitfit.simulate_command import command as simulate_command
 
 COMMANDS = "dpbitfit.commands"  # the group of entry points in which roles offer theirs
@@ -94,6 +95,9 @@ def calibrate(
         f"noise multiplier {sigma:.4f}: epsilon {bound.epsilon:.4f} at delta {delta:g} "
         f"({bound.accountant} {bound.version})"
     )
+
+
+app.command()(predict)
 
 
 def main() -> None:

@@ -101,3 +101,6 @@ class Task(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the model in a format that others read."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write only what trained, for those who have the pretrained model."""
