@@ -46,6 +46,11 @@ class BiasLayout:
         text = json.dumps([self.names, self.shapes], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def without(self, place: slice) -> "BiasLayout":
+        """The layout without the parameter at a place in the packed vector."""
+        left = [(name, shape) for name, shape, own in self.slices() if own != place]
+        return BiasLayout(tuple(name for name, _ in left), tuple(shape for _, shape in left))
+
     def slices(self) -> Iterator[tuple[str, tuple[int, ...], slice]]:
         """Each parameter's name, its shape and its place in the packed vector."""
         start = 0

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from dpbitfit.engine.selfcheck import check_gradients
-from dpbitfit.tasks.base import Task, TaskSettings
+from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 
 
-def attach(kind: type[Task], folder: str, settings: TaskSettings, labels: Sequence[str]) -> Task:
+def attach(
+    kind: type[Declaration], folder: str, settings: TaskSettings, labels: Sequence[str]
+) -> Task:
     """Load a task, built-in or a site's own, and check its gradients on its public probes.
 
     Raises InputError when it cannot be loaded, ModelError when it cannot be trained

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dpbitfit.data.columns import Kind
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.batches import PADDED_MULTIPLE, padded_length
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, select_biases
+from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.errors import ModelError
-from dpbitfit.tasks.base import Metric, Progress, TaskSettings
+from dpbitfit.tasks.base import Progress
 from dpbitfit.tasks.evaluation import outputs
 from dpbitfit.tasks.models import resolve_model
 from dpbitfit.tasks.text_classification import results
@@ -30,8 +31,9 @@ from dpbitfit.tasks.text_classification.backbone import (
 from dpbitfit.tasks.text_classification.heads import label_head, stored_head
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.saved import read_saved, read_tensors
-from dpbitfit.tasks.text_classification.settings import COLUMNS, HEADLINE, METRICS, TextSettings
+from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
 
+_HEAD_WEIGHT = "head.weight"
 # A public text: pieces of it are the probes of the check at attach time.
 _PROBE_TEXT = (
     "the card has not come and I was charged twice for one payment last week: what is the rate of "
@@ -42,7 +44,7 @@ _PROBE_LENGTHS = (8, 20)  # tokens, as far as the model reads so many
 
 
 @dataclass
-class TextClassification:
+class TextClassification(TextTask):
     """A classifier with its tokenizer, its public label set and what of it trains.
 
     Texts are cut to ``max_length`` tokens and padded to no more than ``positions``, which
@@ -50,11 +52,6 @@ class TextClassification:
     that of all which both sides must share; ``pretrained`` [P] is what trains, before any
     of it has; ``canonical_rows`` is what this machine needs: see ``batches``.
     """
-
-    Settings: ClassVar[type[TaskSettings]] = TextSettings
-    columns: ClassVar[Mapping[str, Kind]] = COLUMNS
-    metrics: ClassVar[Mapping[str, Metric]] = METRICS
-    headline: ClassVar[str] = HEADLINE
 
     name: str
     model: TextClassifier
@@ -71,11 +68,7 @@ class TextClassification:
 
     @classmethod
     def load(cls, folder: str, settings: TextSettings, labels: Sequence[str]) -> Self:
-        """Load a model by folder, hub id or ``minilm``: a result that was saved with its head.
-
-        Only safetensors, never code from a hub. Raises InputError when it cannot
-        be loaded, ModelError when it cannot be trained privately.
-        """
+        """Load a model, as ``TextTask.load``; a result that was saved goes on with its head."""
         place, trains = resolve_model(folder), settings.head == "trained"
         saved = read_saved(place)
         if saved is not None:
@@ -88,7 +81,7 @@ class TextClassification:
         else:
             task.model.head = stored_head(read_tensors(place, saved), len(labels), trains)
             head = weights_digest(task.model.head)
-        task.layout = select_biases(task.model, train_also=("head.weight",) if trains else ())
+        task.layout = select_biases(task.model, train_also=(_HEAD_WEIGHT,) if trains else ())
         freeze(task.model)
         task.pretrained = read_biases(task.model, task.layout)
         shared = [task.base, head, task.model.pooling, [*labels], settings.model_dump()]
@@ -155,12 +148,9 @@ class TextClassification:
     def _embeddings(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors [n, d] of public texts."""
         records = TextRecords(self, self.tokens(texts), [0] * len(texts), [])
-        rows = {
-            place: vector
-            for batch, vectors in outputs(records, lambda b: self.model.embed(**records.inputs(b)))
-            for place, vector in zip(batch, vectors, strict=True)
-        }
-        return torch.stack([rows[place] for place in range(len(texts))])
+        places, rows = zip(*self._embedded(records), strict=True)
+        order = torch.tensor([*chain(*places)]).argsort()
+        return torch.cat(rows)[order]
 
     def records(self, table: Table) -> TextRecords:
         """The records, tokenised once."""
@@ -194,6 +184,37 @@ class TextClassification:
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Micro-batches of all records, each with its logits [B, K]."""
         return outputs(records, lambda batch: self.model(**records.inputs(batch)), progress)
+
+    @property
+    def linear_head(self) -> LinearHead | None:
+        """Where the head lies in the packed vector; None where it is fixed."""
+        places = {name: (place, shape) for name, shape, place in self.layout.slices()}
+        if _HEAD_WEIGHT not in places:
+            return None
+        weight, (classes, width) = places[_HEAD_WEIGHT]
+        bias, _ = places["head.bias"]
+        return LinearHead(weight, bias, classes, width, self.model.logit_scale)
+
+    def features(
+        self, records: TextRecords, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """The embeddings [n, d], each a function of its record alone, to the bit."""
+        width = self.model.head.in_features if self.model.head else 0
+        embeddings = np.empty((len(records.tokens), width), np.float32)
+        for batch, rows in self._embedded(records, progress):
+            embeddings[batch] = rows.numpy()
+        return embeddings
+
+    def _embedded(
+        self, records: TextRecords, progress: Progress | None = None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Micro-batches of all records, each with its embeddings [B, d]."""
+        return outputs(records, lambda batch: self.model.embed(**records.inputs(batch)), progress)
+
+    def classes(self, records: TextRecords) -> NDArray[np.int64]:
+        """Each record's label [n], by its position in the label set."""
+        positions: NDArray[np.int64] = records.labels.numpy()
+        return positions
 
     def save(self, folder: Path) -> None:
         """Write the whole model: for ``restore``, transformers and sentence-transformers."""
