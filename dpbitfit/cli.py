@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from dpbitfit.accounting import calibration, composition
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
 from dpbitfit.ledger.cli import app as ledger_app
+from dpbitfit.predict_command import predict
 from dpbitfit.run_command import command as run_command
 from dpbitfit.simulate_command import command as simulate_command
 
@@ -96,6 +97,9 @@ def calibrate(
         f"noise multiplier {sigma:.4f}: epsilon {bound.epsilon:.4f} at delta {delta:g} "
         f"({bound.accountant} {bound.version})"
     )
+
+
+app.command()(predict)
 
 
 def main() -> None:

@@ -112,6 +112,9 @@ class Task(Declaration, Protocol):
     def save(self, folder: Path) -> None:
         """Write the model in a format that others read."""
 
+    def save_adapter(self, folder: Path) -> None:
+        """Write only what trained, for those who have the pretrained model."""
+
 
 @runtime_checkable
 class LinearTask(Task, Protocol):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from dpbitfit.data.run_data import RunData
 from dpbitfit.engine.biases import write_biases
@@ -55,13 +54,10 @@ class PublicEvaluation:
         return sum(parameter.numel() for parameter in self.task.model.parameters())
 
     def save(self, folder: Path, biases: NDArray[np.float32]) -> None:
-        """Write ``model/`` in Hugging Face's format, and ``biases.safetensors``."""
+        """Write the trained model to ``model/``, and what trained alone to ``adapter/``."""
         self._load(biases)
         self.task.save(folder / "model")
-        trained = {
-            name: biases[place].reshape(shape) for name, shape, place in self.task.layout.slices()
-        }
-        save_file(trained, folder / "biases.safetensors")
+        self.task.save_adapter(folder / "adapter")
 
     def _load(self, biases: NDArray[np.float32]) -> None:
         write_biases(self.task.model, self.task.layout, biases)

@@ -118,7 +118,8 @@ def test_the_model_loads_with_from_pretrained_and_holds_the_biases(out: Path) ->
 
     model = AutoModel.from_pretrained(out / "model")
     parameters = dict(model.named_parameters())
-    biases = load_file(out / "biases.safetensors")
+    adapter = load_file(out / "adapter" / "adapter.safetensors")
+    biases = {name: value for name, value in adapter.items() if name.startswith("backbone.")}
     assert biases
     for name, value in biases.items():
         found = [p for n, p in parameters.items() if name.endswith(n)]
