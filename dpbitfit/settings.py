@@ -12,11 +12,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from dpbitfit.accounting.calibration import calibrate
+from dpbitfit.data.columns import Kind
 from dpbitfit.errors import InputError
-from dpbitfit.plan import ModelIdentity, Phase, Plan, SiteMetrics, TaskChoice
+from dpbitfit.phases import BiasPhase
+from dpbitfit.plan import ModelIdentity, Plan, SiteMetrics, TaskChoice
 from dpbitfit.schema import Option, Part, Scalar, build, options
-from dpbitfit.tasks.text_classification.settings import TextSettings
-from dpbitfit.validate import Delta, Evaluations
+from dpbitfit.tasks.base import TaskSettings
+from dpbitfit.tasks.registry import TASKS, TEXT_CLASSIFICATION, resolve
+from dpbitfit.validate import Delta, Evaluations, one_of
 
 _PLACEHOLDER = 1.0  # a noise multiplier, before it is calibrated
 
@@ -28,6 +31,9 @@ def _help(text: str, **bounds: Any) -> Any:
 class Settings(Part):
     """The keys that are no plan's. An empty string means "not given"."""
 
+    task: Annotated[
+        str, one_of(TASKS), _help(f"What the model is trained for: {', '.join(TASKS)}.")
+    ] = TEXT_CLASSIFICATION
     data: Annotated[str, _help("CSV, JSONL or Parquet file, or module:function.")] = ""
     labels: Annotated[str, _help("The public label set: a,b,c or a .json or .txt file.")] = ""
     text_column: Annotated[str, _help("Column of the text.")] = "text"
@@ -91,25 +97,29 @@ class RunSettings(Part):
     """A whole run configuration, read."""
 
     run: Settings
-    phase: Phase  # with a placeholder for noise that is to be calibrated
-    task: TextSettings
+    phase: BiasPhase  # with a placeholder for noise that is to be calibrated
+    task: TaskSettings
 
     @classmethod
     def read(cls, config: Mapping[str, Scalar]) -> Self:
         """Read a run configuration.
 
-        Raises InputError, naming the key, where one is missing, unknown, of a wrong type or
-        out of range.
+        The task's own keys may be left out: then they are as it declares. Raises InputError,
+        naming the key, where another is missing, or one of a wrong type or out of range.
         """
-        for option in OPTIONS:
-            if option.key not in config:
-                raise InputError(f"the run configuration lacks {option.key!r}")
+        for part in (Settings, BiasPhase):
+            for option in options(part):
+                if option.key not in config:
+                    raise InputError(f"the run configuration lacks {option.key!r}")
         run = build(Settings, config)
-        for key in ("out", "labels"):
+        task = resolve(run.task, {})
+        needs_labels = Kind.LABEL in task.columns.values()
+        for key in ("out", "labels") if needs_labels else ("out",):
             if not config[key]:
                 raise InputError(f"{key!r} is empty: give {HELP[key]}")
         values = {**config, "noise-multiplier": run.noise_multiplier or _PLACEHOLDER}
-        return cls.checked(run=run, phase=build(Phase, values), task=build(TextSettings, config))
+        phase = build(BiasPhase, values)
+        return cls.checked(run=run, phase=phase, task=build(task.Settings, config))
 
     def plan(self, layout: str, model_digest: str) -> Plan:
         """The plan that every site is asked to accept; calibrated unless sigma is given."""
@@ -124,20 +134,23 @@ class RunSettings(Part):
             delta=run.delta,
             # As the sites' policies call it.
             model=ModelIdentity(name=Path(run.model).name, digest=model_digest, layout=layout),
-            task=TaskChoice(settings=self.task.model_dump()),
+            task=TaskChoice(name=run.task, settings=self.task.model_dump()),
             phases=(phase,),
             site_metrics=SiteMetrics(names=names, evaluations=run.site_evaluations),
         )
 
 
-def _unique(*parts: type[Part]) -> tuple[Option, ...]:
-    """The options of several parts; of two with one key the first."""
-    found: dict[str, Option] = {}
-    for part in parts:
-        for option in options(part):
-            found.setdefault(option.key, option)
-    return tuple(found.values())
+def _options() -> tuple[Option, ...]:
+    """Every option once; TypeError where one key would mean two things."""
+    known = {option.key: option for option in options(Settings)}
+    for option in options(BiasPhase):
+        known.setdefault(option.key, option)  # the noise multiplier may be 0 here
+    for name in TASKS:
+        for option in options(resolve(name, {}).Settings):
+            if known.setdefault(option.key, option) != option:
+                raise TypeError(f"the task {name!r}: {option.key!r} is taken: give it a schema.Key")
+    return tuple(known.values())
 
 
-OPTIONS = _unique(Settings, TextSettings, Phase)
+OPTIONS = _options()
 HELP = {option.key: option.help for option in OPTIONS}

@@ -22,7 +22,7 @@ from dpbitfit.ledger.status import INFORMATIVE
 from dpbitfit.schema import Option
 from dpbitfit.settings import OPTIONS, RunSettings
 from dpbitfit.simulate import simulate as run_simulation
-from dpbitfit.tasks.text_classification.settings import COLUMNS
+from dpbitfit.tasks.registry import resolve
 
 INTERRUPTED = 130  # exit status
 # Noise is calibrated here; and simulated sites keep no records for a measurement.
@@ -37,7 +37,7 @@ _HERE = {
     ),
     "dataset": ("", "The records' name in the ledger; empty: made from file and split."),
 }
-_REQUIRED = ("data", "labels")
+_REQUIRED = ("data",)
 
 console = Console(stderr=True)
 
@@ -111,13 +111,14 @@ def _name_of_records(config: Mapping[str, Any]) -> str:
 
 def _check(config: dict[str, Any]) -> list[str]:
     """Read the data once, before anything starts; returns the names of the sites."""
-    data = RunData.read(config)
-    sites = data.sites(data.training(COLUMNS), config["sites"], config["skew"])
+    settings = RunSettings.read(config)
+    settings.plan("", "")  # whether it can be calibrated
+    data, columns = RunData.of(settings.run), resolve(settings.run.task, {}).columns
+    sites = data.sites(data.training(columns), config["sites"], config["skew"])
     if config["test-data"]:
-        data.test(COLUMNS)
+        data.test(columns)
     if empty := sum(not len(table) for table in sites.values()):
         console.print(f"note: {empty} of {len(sites)} sites have no record and add noise alone")
-    RunSettings.read(config).plan("", "")  # whether it can be calibrated
     return list(sites)
 
 

@@ -18,7 +18,7 @@ from dpbitfit.ledger.begin import site_path
 from dpbitfit.ledger.heads import default_folder
 from dpbitfit.plan import Plan
 from dpbitfit.tasks.base import TaskSettings
-from dpbitfit.tasks.text_classification.settings import COLUMNS
+from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.policy.limits import Limits
 from dpbitfit_client.policy.policy import Dataset, Policy, SiteRules
@@ -72,6 +72,7 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
     name, table, size = _part(run, int(node["partition-id"]))
     name_of_data = str(run["dataset"]) or Path(str(run["data"])).stem
     dataset = SimulatedDataset.model_construct(
+        task=str(run["task"]),
         path=str(run["data"]),
         text_column=str(run["text-column"]),
         label_column=str(run["label-column"]),
@@ -96,7 +97,7 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
 def _part(run: Config, index: int) -> tuple[str, Table, int]:
     """The name and the records of one of the data set's sites, and a size to declare."""
     data = RunData.read(run)
-    training = data.training(COLUMNS)
+    training = data.training(resolve(str(run["task"]), {}).columns)
     sites = data.sites(training, int(run["sites"]), float(run["skew"]))
     if index >= len(sites):
         raise InputError(f"the data has {len(sites)} sites and the simulation more nodes")

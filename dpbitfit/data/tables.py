@@ -106,8 +106,12 @@ def read_table(
 def read_labels(spec: str) -> tuple[str, ...]:
     """The public label set: ``a,b,c``, a JSON list, or a text file with one a line.
 
+    It is empty for an empty ``spec``, of a task that has no label.
+
     Raises InputError for a file that cannot be read, duplicates, fewer than two.
     """
+    if not spec:
+        return ()
     path = Path(spec)
     if path.suffix not in (".json", ".txt"):
         names = [name.strip() for name in spec.split(",")]

@@ -70,6 +70,11 @@ class BiasLayout:
         text = json.dumps([self.names, self.shapes], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def without(self, place: slice) -> "BiasLayout":
+        """The layout without the parameter at a place in the packed vector."""
+        left = [(name, shape) for name, shape, own in self.slices() if own != place]
+        return BiasLayout(tuple(name for name, _ in left), tuple(shape for _, shape in left))
+
     def slices(self) -> Iterator[tuple[str, tuple[int, ...], slice]]:
         """Each parameter's name, its shape and its place in the packed vector."""
         start = 0
@@ -78,7 +83,7 @@ class BiasLayout:
             yield name, shape, slice(start, stop)
             start = stop
 
-    def without(self, reasons: Mapping[str, str]) -> "BiasLayout":
+    def leaving_out(self, reasons: Mapping[str, str]) -> "BiasLayout":
         """The layout without the biases that are named, each for its reason."""
         stay = [(name, shape) for name, shape in self._pairs if name not in reasons]
         gone = [
@@ -158,7 +163,7 @@ def select_biases(model: nn.Module, train_also: Sequence[str] = ()) -> BiasLayou
             raise ModelError(f"{name}: the model has no such parameter")
         reasons.pop(name, None)
         layout.setdefault(name, tuple(parameters[name].shape))
-    selected = BiasLayout(tuple(layout), tuple(layout.values())).without(reasons)
+    selected = BiasLayout(tuple(layout), tuple(layout.values())).leaving_out(reasons)
     selected.require_most()
     return selected
 

@@ -80,7 +80,7 @@ def _without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:
     for name, why in reasons.items():
         if not name.endswith("bias"):  # the task itself has named it
             raise ModelError(f"{name}: {why}")
-    layout = layout.without(reasons)
+    layout = layout.leaving_out(reasons)
     layout.require_most()
     return layout
 

@@ -20,7 +20,7 @@ from dpbitfit.engine.optimizers import Adam, Optimizer, OptimizerState
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.engine.training import train_round
 from dpbitfit.errors import BudgetError, InputError
-from dpbitfit.plan import BiasPhase
+from dpbitfit.phases import BiasPhase
 
 # The loss [B] of each of the records with these indices, from that record and the model alone.
 Loss = Callable[[nn.Module, list[int]], Tensor]

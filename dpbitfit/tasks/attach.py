@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.errors import DpbitfitError, ModelError
-from dpbitfit.tasks.base import Task, TaskSettings
+from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 from dpbitfit.tasks.models import reason
 
 
-def attach(kind: type[Task], folder: str, settings: TaskSettings, labels: Sequence[str]) -> Task:
+def attach(
+    kind: type[Declaration], folder: str, settings: TaskSettings, labels: Sequence[str]
+) -> Task:
     """Load a task, built-in or a site's own, and check its gradients on its public probes.
 
     Biases that cannot be trained soundly leave its layout. Raises InputError when it cannot

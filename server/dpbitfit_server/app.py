@@ -62,6 +62,7 @@ def _run(
         min_replies=run.min_replies,
         expected_sites=run.sites,
         on_round=lambda line: _publish(run.folder, strategy, line),
+        head=evaluation.linear_head,
     )
     (run.folder / "progress.jsonl").unlink(missing_ok=True)
     resumed = run.resume and strategy.resume()

@@ -12,10 +12,12 @@ from safetensors.numpy import save_file
 
 from dpbitfit.data.run_data import RunData
 from dpbitfit.engine.biases import write_biases
+from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.protocol import flower
 from dpbitfit.settings import RunSettings
 from dpbitfit.tasks.attach import attach
-from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
+from dpbitfit.tasks.base import LinearTask
+from dpbitfit.tasks.registry import resolve
 
 
 class PublicEvaluation:
@@ -23,7 +25,7 @@ class PublicEvaluation:
 
     def __init__(self, settings: RunSettings) -> None:
         data = RunData.of(settings.run)
-        kind = resolve(TEXT_CLASSIFICATION, {})
+        kind = resolve(settings.run.task, {})
         self.task = attach(kind, settings.run.model, settings.task, data.label_set())
         self._test = self.task.records(data.test(kind.columns))
 
@@ -32,6 +34,11 @@ class PublicEvaluation:
         self._load(flower.from_arrays(arrays, self.task.layout.size))
         values = self.task.evaluate(self._test)
         return MetricRecord({name: values[name].mean().item() for name in self.task.metrics})
+
+    @property
+    def linear_head(self) -> LinearHead | None:
+        """Where the task's linear head lies in the packed vector, if it trains one."""
+        return self.task.linear_head if isinstance(self.task, LinearTask) else None
 
     @property
     def parameters(self) -> int:

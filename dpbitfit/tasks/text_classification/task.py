@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpbitfit.data.columns import Kind
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.batches import PADDED_MULTIPLE, padded_length
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, select_biases
+from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.errors import ModelError
-from dpbitfit.tasks.base import Metric, Progress, TaskSettings
+from dpbitfit.tasks.base import Progress
 from dpbitfit.tasks.evaluation import outputs
 from dpbitfit.tasks.text_classification.backbone import (
     SteadyLinear,
@@ -27,15 +27,16 @@ from dpbitfit.tasks.text_classification.backbone import (
     load_pretrained,
 )
 from dpbitfit.tasks.text_classification.records import TextRecords
-from dpbitfit.tasks.text_classification.settings import COLUMNS, HEADLINE, METRICS, TextSettings
+from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
 from dpbitfit.tasks.text_classification.tokenizer import probe_text
 
+_HEAD_WEIGHT = "head.weight"
 _PROBES_OF_A_LENGTH = 3
 _PROBE_LENGTHS = (8, 20)  # tokens, as far as the model reads so many
 
 
 @dataclass
-class TextClassification:
+class TextClassification(TextTask):
     """A classifier with its tokenizer, its public label set and what of it trains.
 
     Texts are cut to ``max_length`` tokens and padded to no more than ``positions``, which
@@ -43,11 +44,6 @@ class TextClassification:
     both sides must share; ``pretrained`` [P] is what trains, before any of it has;
     ``canonical_rows`` is what this machine needs: see ``batches``.
     """
-
-    Settings: ClassVar[type[TaskSettings]] = TextSettings
-    columns: ClassVar[Mapping[str, Kind]] = COLUMNS
-    metrics: ClassVar[Mapping[str, Metric]] = METRICS
-    headline: ClassVar[str] = HEADLINE
 
     model: TextClassifier
     tokenizer: Any
@@ -61,17 +57,13 @@ class TextClassification:
 
     @classmethod
     def load(cls, folder: str, settings: TextSettings, labels: Sequence[str]) -> Self:
-        """Load a model by folder, hub id or ``minilm``.
-
-        Only safetensors, never code from a hub. Raises InputError when it cannot
-        be loaded, ModelError when it cannot be trained privately.
-        """
+        """Load a model, as ``TextTask.load``."""
         max_length = settings.max_length
         model, tokenizer, positions = load_pretrained(folder, settings.logit_scale, max_length)
         reads = min(max_length, positions)
         task = cls(model, tokenizer, tuple(labels), BiasLayout((), ()), reads, positions)
         model.head = task._label_head(settings.head)
-        trained_head = ("head.weight",) if settings.head == "trained" else ()
+        trained_head = (_HEAD_WEIGHT,) if settings.head == "trained" else ()
         task.layout = select_biases(model, train_also=trained_head)
         freeze(model)
         task.pretrained = read_biases(model, task.layout)
@@ -151,6 +143,35 @@ class TextClassification:
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Micro-batches of all records, each with its logits [B, K]."""
         return outputs(records, lambda batch: self.model(**records.inputs(batch)), progress)
+
+    @property
+    def linear_head(self) -> LinearHead | None:
+        """Where the head lies in the packed vector; None where it is fixed."""
+        places = {name: (place, shape) for name, shape, place in self.layout.slices()}
+        if _HEAD_WEIGHT not in places:
+            return None
+        weight, (classes, width) = places[_HEAD_WEIGHT]
+        bias, _ = places["head.bias"]
+        return LinearHead(weight, bias, classes, width, self.model.logit_scale)
+
+    def features(
+        self, records: TextRecords, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """The embeddings [n, d], each a function of its record alone, to the bit."""
+        width = self.model.head.in_features if self.model.head else 0
+        embeddings = np.empty((len(records.tokens), width), np.float32)
+
+        def forward(batch: Sequence[int]) -> Tensor:
+            return self.model.embed(**records.inputs(batch))
+
+        for batch, rows in outputs(records, forward, progress):
+            embeddings[batch] = rows.numpy()
+        return embeddings
+
+    def classes(self, records: TextRecords) -> NDArray[np.int64]:
+        """Each record's label [n], by its position in the label set."""
+        positions: NDArray[np.int64] = records.labels.numpy()
+        return positions
 
     def save(self, folder: Path) -> None:
         """Write backbone and tokenizer for ``from_pretrained``, and head and labels beside."""

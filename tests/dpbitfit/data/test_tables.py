@@ -176,9 +176,10 @@ def test_label_sets(tmp_path: Path) -> None:
     assert read_labels("card, loan") == wanted
     assert read_labels(str(tmp_path / "a.txt")) == wanted
     assert read_labels(str(tmp_path / "a.json")) == wanted
+    assert read_labels("") == ()
 
 
-@pytest.mark.parametrize("spec", ["card", "card,card", "", "missing.json"])
+@pytest.mark.parametrize("spec", ["card", "card,card", ",", "missing.json"])
 def test_label_sets_that_are_none_are_refused(spec: str) -> None:
     with pytest.raises(InputError, match="label"):
         read_labels(spec)

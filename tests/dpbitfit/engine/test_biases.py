@@ -107,7 +107,7 @@ def test_what_is_left_out_is_named_with_its_reason() -> None:
 
 def test_names_that_differ_in_numbers_are_told_as_one() -> None:
     layout = BiasLayout(("a.0.k.bias", "a.1.k.bias", "b.bias", "c.bias"), ((2,), (2,), (3,), (4,)))
-    layout = layout.without({"a.0.k.bias": "x", "a.1.k.bias": "x", "b.bias": "y"})
+    layout = layout.leaving_out({"a.0.k.bias": "x", "a.1.k.bias": "x", "b.bias": "y"})
     assert (layout.names, layout.shapes) == (("c.bias",), ((4,),))
     assert layout.left_out_by_reason == {"x": ["a.*.k.bias (2)"], "y": ["b.bias"]}
 
@@ -115,7 +115,7 @@ def test_names_that_differ_in_numbers_are_told_as_one() -> None:
 @pytest.mark.parametrize(("stays", "refused"), [(11, True), (12, False)])
 def test_a_model_is_refused_where_hardly_any_bias_stays(stays: int, refused: bool) -> None:
     sizes = {"a.bias": stays, "b.bias": 60, "c.bias": 40, "key.bias": 500, "unread.bias": 500}
-    layout = BiasLayout(tuple(sizes), tuple((size,) for size in sizes.values())).without(
+    layout = BiasLayout(tuple(sizes), tuple((size,) for size in sizes.values())).leaving_out(
         {
             "b.bias": NO_OWNER,
             "c.bias": NOT_PER_RECORD,

@@ -30,7 +30,7 @@ from dpbitfit.data.tables import Table
 from dpbitfit.engine.biases import read_biases, write_biases
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.training import clipped_sum
-from dpbitfit.plan import Phase
+from dpbitfit.phases import BiasPhase
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.task import TextClassification
 
@@ -71,7 +71,7 @@ def task(
 
 
 def integer_sum(
-    task: TextClassification, records: TextRecords, units: Sequence[int], phase: Phase
+    task: TextClassification, records: TextRecords, units: Sequence[int], phase: BiasPhase
 ) -> NDArray[np.int64]:
     """The units' clipped sum [P] on the grid."""
     noise = phase.noise.source(phase.clipping.sensitivity)

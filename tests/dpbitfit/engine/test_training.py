@@ -14,7 +14,7 @@ from dpbitfit.engine.noise import DiscreteGaussian, DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import ADAM_EPSILON, OptimizerState
 from dpbitfit.engine.training import clipped_sum, train_round
 from dpbitfit.errors import InputError
-from dpbitfit.plan import Phase
+from dpbitfit.phases import BiasPhase
 
 from ...support import plans
 
@@ -70,7 +70,9 @@ def random_records(count: int, units: Sequence[Sequence[int]] | None = None) -> 
     return Records.of(generator.standard_normal((count, WIDTH)) * scales, units)
 
 
-def summed(records: Records, units: Sequence[int], phase: Phase = PHASE, budget: int = 20) -> Any:
+def summed(
+    records: Records, units: Sequence[int], phase: BiasPhase = PHASE, budget: int = 20
+) -> Any:
     """The clipped sum of some units, in the gradients' own unit."""
     model = OneBias()
     layout = select_biases(model)
@@ -81,7 +83,7 @@ def summed(records: Records, units: Sequence[int], phase: Phase = PHASE, budget:
     return total * noise.step
 
 
-def run(records: Records, phase: Phase, declared_size: int = 100) -> np.ndarray:
+def run(records: Records, phase: BiasPhase, declared_size: int = 100) -> np.ndarray:
     model = OneBias()
     layout = select_biases(model)
     start = read_biases(model, layout)
