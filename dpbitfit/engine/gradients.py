@@ -10,6 +10,7 @@ needs its input too; that one is small.
 treats records independently. ``selfcheck.check_gradients`` tests that.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -22,6 +23,8 @@ from torch.utils.hooks import RemovableHandle
 
 from dpbitfit.engine.biases import FEATURES_SECOND, NOT_PER_RECORD, BiasLayout, freeze
 from dpbitfit.errors import ModelError
+
+_log = logging.getLogger("dpbitfit.engine")
 
 
 class _StartGraph(torch.autograd.Function):
@@ -63,6 +66,7 @@ class PerRecordGradients:
         self._layout = layout
         self._handles: list[RemovableHandle] = []
         self._buffer: Tensor | None = None  # [B, P] float32
+        self._finite: bool | None = None  # whether any row was; None before the first
         device = next(model.parameters()).device
         self._anchor = torch.zeros((), requires_grad=True, device=device)
 
@@ -84,6 +88,11 @@ class PerRecordGradients:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._finite is False:  # for the machine's own log: it tells of the records
+            _log.warning(
+                "no record of this round had a finite gradient: it released noise alone; "
+                "the biases that it began from are out of range"
+            )
 
     @property
     def width(self) -> int:
@@ -111,6 +120,7 @@ class PerRecordGradients:
         finally:
             self._buffer = self._anchor.grad = None
         finite = torch.isfinite(buffer).all(dim=1, keepdim=True)  # [B, 1]
+        self._finite = bool(self._finite or finite.any())
         return torch.where(finite, buffer, torch.zeros_like(buffer))
 
     def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:

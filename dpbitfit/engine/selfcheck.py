@@ -51,10 +51,11 @@ def check_gradients(
     cannot be trained soundly are left out (a layer used functionally or whose output does
     not begin with the record, a layer that no record reaches): the same ones on every machine.
 
-    Raises ModelError when a loss or gradient is not finite, when a row changes with its
+    Raises ModelError when a weight, loss or gradient is not finite, when a row changes with its
     companions at every size (layers or losses that mix records, a device whose sums depend
     on the batch), when hardly any bias is left, or when what cannot be trained is no bias.
     """
+    require_finite(model)
     groups = {  # the probes, by padded length
         int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
     }
@@ -74,6 +75,13 @@ def check_gradients(
         level = logging.INFO if why == SOFTMAX_KEY else logging.WARNING
         _log.log(level, "not trained, because %s: %s", why, ", ".join(names))
     return layout, canonical
+
+
+def require_finite(model: nn.Module) -> None:
+    """ModelError for weights that are no numbers, wherever they are: probes need not meet them."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ModelError(f"{name} holds values that are not finite: the weights are damaged")
 
 
 def _without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
+from dpbitfit.engine.selfcheck import require_finite
 from dpbitfit.errors import DpbitfitError, InputError, ModelError
 from dpbitfit.tasks.models import check_files, reason, resolve_model
 from dpbitfit.tasks.text_classification.tokenizer import load_tokenizer
@@ -102,6 +103,7 @@ def _load_backbone(folder: str) -> Any:
         # They would be drawn at random, differently at every site.
         missing = min(loading["missing_keys"])
         raise ModelError(f"{folder}: the files lack weights, such as {missing}")
+    require_finite(backbone)
     return backbone.float()
 
 

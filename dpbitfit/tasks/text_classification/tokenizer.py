@@ -4,7 +4,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from dpbitfit.errors import ModelError
+from dpbitfit.errors import InputError, ModelError
+from dpbitfit.tasks.models import reason
 
 # Public texts in some of the scripts and notations that are classified. Pieces of the one that a
 # tokenizer knows best are the probes of the check at attach time.
@@ -25,18 +26,23 @@ PROBE_TEXTS = (
 def load_tokenizer(folder: str, embeddings: int) -> Any:
     """The tokenizer of a folder, for a model that knows so many tokens; it pads to the right.
 
-    Raises ModelError where it lacks a token to pad with, knows tokens that the model does not, or
-    none of the probe texts (its own files are missing, or are another model's).
+    Raises InputError where it cannot be loaded. Raises ModelError where it knows none of the
+    probe texts (its own files are missing, or are another model's), knows tokens that the
+    model does not, or has none to pad with.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if max(tokenizer.get_vocab().values(), default=0) >= embeddings:
-        # A record with such a token would end its round: that would tell of the record.
-        raise ModelError(f"{folder}: its tokenizer knows tokens that the model has none for")
-    if not any(_known(tokenizer, text) for text in PROBE_TEXTS):
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        known = any(_known(tokenizer, text) for text in PROBE_TEXTS)
+    except Exception as error:  # libraries raise of many kinds, bare ones too
+        raise InputError(f"{folder}: its tokenizer cannot be loaded: {reason(error)}") from error
+    if not known:
         raise ModelError(
             f"{folder}: its tokenizer knows no text: are its files (tokenizer.json or the "
             "vocabulary, and tokenizer_config.json) beside the weights?"
         )
+    if max(tokenizer.get_vocab().values()) >= embeddings:
+        # A record with such a token would end its round: that would tell of the record.
+        raise ModelError(f"{folder}: its tokenizer knows tokens that the model has none for")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
