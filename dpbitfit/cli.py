@@ -13,8 +13,10 @@ from typer.core import TyperGroup
 from dpbitfit.accounting import calibration, composition
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
 from dpbitfit.ledger.cli import app as ledger_app
+from dpbitfit.run_command import command as run_command
 from dpbitfit.simulate_command import command as simulate_command
 
+_CLICK_COMMANDS = {"run": run_command, "simulate": simulate_command}
 COMMANDS = "dpbitfit.commands"  # the group of entry points in which roles offer theirs
 
 
@@ -27,11 +29,11 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         offered = [name for name in entry_points(group=COMMANDS).names if self._load(name)]
-        return [*super().list_commands(ctx), "simulate", *sorted(offered)]
+        return [*super().list_commands(ctx), *_CLICK_COMMANDS, *sorted(offered)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == simulate_command.name:
-            return simulate_command
+        if cmd_name in _CLICK_COMMANDS:
+            return _CLICK_COMMANDS[cmd_name]
         return super().get_command(ctx, cmd_name) or self._load(cmd_name)
 
     def _load(self, name: str) -> click.Command | None:

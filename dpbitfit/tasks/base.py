@@ -42,6 +42,11 @@ class Metric:
 class TaskSettings(Part):
     """The settings of a task: public, part of the plan, each with its bounds and help text."""
 
+    @property
+    def trains_head(self) -> bool:
+        """Whether the task's model has a linear head that trains: see ``LinearTask``."""
+        return False
+
 
 class Declaration(Protocol):
     """What is public of a task before a model is loaded. A built-in one imports without torch."""

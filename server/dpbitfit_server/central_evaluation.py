@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from dpbitfit.data.run_data import RunData
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.linear_head import LinearHead
+from dpbitfit.planner import PublicFacts
 from dpbitfit.protocol import flower
 from dpbitfit.settings import RunSettings
 from dpbitfit.tasks.attach import attach
@@ -24,6 +25,7 @@ class PublicEvaluation:
     """The task's metrics of given biases on the public test records."""
 
     def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
         data = RunData.of(settings.run)
         kind = resolve(settings.run.task, {})
         self.task = attach(kind, settings.run.model, settings.task, data.label_set())
@@ -39,6 +41,13 @@ class PublicEvaluation:
     def linear_head(self) -> LinearHead | None:
         """Where the task's linear head lies in the packed vector, if it trains one."""
         return self.task.linear_head if isinstance(self.task, LinearTask) else None
+
+    @property
+    def facts(self) -> PublicFacts:
+        """What a plan follows from."""
+        head = self.linear_head
+        labels, width = (head.classes, head.width) if head else (0, 0)
+        return self._settings.facts(labels, width)
 
     @property
     def parameters(self) -> int:

@@ -16,7 +16,7 @@ from dpbitfit.ledger.canonical import counts_to_text
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.protocol.envelope import Envelope
-from dpbitfit.protocol.messages import canonical
+from dpbitfit.schema import canonical
 
 Fields = dict[str, str | int]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from dpbitfit.data.columns import Kind
-from dpbitfit.data.tables import Table, read_columns, read_labels, read_table
+from dpbitfit.data.tables import Table, read_columns, read_table
 from dpbitfit.errors import InputError
 from dpbitfit.tasks.text_classification.settings import COLUMNS
 
@@ -73,9 +73,10 @@ def test_a_function_may_give_the_rows() -> None:
         read_texts("no_such_module_at_all:rows")
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(path: Path) -> None:
-    with pytest.raises(InputError, match=r"no column 'message'.*'label'"):
+def test_a_missing_column_is_named_with_those_that_the_format_declares(path: Path) -> None:
+    with pytest.raises(InputError, match=r"no .*'message'") as caught:
         read_columns(write(path, ROWS), ["message"])
+    assert ("'label'" in str(caught.value)) == (path.suffix == ".parquet")
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,9 @@ def test_text_that_is_no_unicode_is_refused(
     bytes_of = pa.array([SECRET.encode() + b"\xff"]).buffers()
     column = pa.Array.from_buffers(pa.string(), 1, bytes_of)
     parquet.write_table(pa.table({"text": column, "label": ["card"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="cannot be read: it is damaged"):
+    with pytest.raises(InputError, match="cannot be read: it is no Unicode text") as caught:
         read_texts(tmp_path / "a.parquet")
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.parquet", "data.xls", "data"])
@@ -167,26 +169,3 @@ def test_any_text_survives_a_round_through_jsonl(
     path = tmp_path_factory.mktemp("rows") / "data.jsonl"
     write(path, [{"text": text, "label": "card"} for text in texts])
     assert read_texts(path).columns["text"] == [text.strip() for text in texts]
-
-
-def test_label_sets(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("card\nloan\n\n")
-    (tmp_path / "a.json").write_text('["card", "loan"]')
-    wanted = ("card", "loan")
-    assert read_labels("card, loan") == wanted
-    assert read_labels(str(tmp_path / "a.txt")) == wanted
-    assert read_labels(str(tmp_path / "a.json")) == wanted
-    assert read_labels("") == ()
-
-
-@pytest.mark.parametrize("spec", ["card", "card,card", ",", "missing.json"])
-def test_label_sets_that_are_none_are_refused(spec: str) -> None:
-    with pytest.raises(InputError, match="label"):
-        read_labels(spec)
-
-
-@pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", "nonsense", '["a"]'])
-def test_label_files_that_are_no_list_of_names_are_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.json").write_text(content)
-    with pytest.raises(InputError, match="label"):
-        read_labels(str(tmp_path / "a.json"))
