@@ -17,9 +17,10 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from dpbitfit.accounting.composition import Counts, merged
 from dpbitfit.errors import InputError, ProtocolError
+from dpbitfit.faults import faults
 from dpbitfit.phases import Phase
 from dpbitfit.protocol.codec import CODECS, FLOAT32, Codec
-from dpbitfit.schema import Part, Scalar, first_fault, is_misshapen
+from dpbitfit.schema import Part, Scalar
 from dpbitfit.validate import Delta, Evaluations, one_of
 
 LONGEST = 1 << 15  # bytes of a plan's JSON
@@ -107,11 +108,6 @@ class Plan(Part):
         """A public bound on how far honest training takes one value over the whole plan."""
         return sum(phase.largest_distance(declared_size) for phase in self.phases)
 
-    def encode(self) -> bytes:
-        """The plan's canonical JSON."""
-        values = self.model_dump(mode="json")
-        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
-
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read a plan from its canonical JSON.
@@ -124,8 +120,9 @@ class Plan(Part):
         try:
             plan = cls.model_validate_json(data)
         except ValidationError as error:
-            kind = ProtocolError if is_misshapen(error) else InputError
-            raise kind(f"the plan's {first_fault(error)}") from error
+            fault = next(faults(error, cls))
+            kind = ProtocolError if fault.is_misshapen else InputError
+            raise kind(f"the plan's {fault}") from error
         if plan.encode() != data:
             lacking = _lacking(json.loads(plan.encode()), json.loads(data))
             raise ProtocolError(

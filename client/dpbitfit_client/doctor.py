@@ -1,14 +1,15 @@
 """Checks of everything that a run needs at a site, each with what to do where it fails.
 
-One line for each check. None says how many records there are or what they hold,
-so that the output can be sent to a helper.
+One line for each check. None says how many records there are or what they hold, so
+that the output can be sent to a helper; only how many persons' names are alike is a
+count, and is for the site alone.
 """
 
 import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,10 @@ from pathlib import Path
 from cryptography import x509
 
 from dpbitfit.accounting.promise import empty_promise
-from dpbitfit.data.tables import read_labels
+from dpbitfit.data.labels import read_labels
+from dpbitfit.data.names import count_look_alikes
+from dpbitfit.data.partition import count_units
+from dpbitfit.data.tables import Table
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import Ledger, exchange
 from dpbitfit.ledger.heads import Heads
@@ -60,7 +64,9 @@ def examine(
     count = len(policy.datasets)
     yield Finding("policy", OK, f"{count} data sets, as dpbitfit guard check explains it")
     for name, dataset in policy.datasets.items():
-        yield _checked(f"data set {name}", partial(_data, dataset, policy.tasks))
+        tables: list[Table] = []
+        yield _checked(f"data set {name}", partial(_data, dataset, policy.tasks, tables))
+        yield from _persons(dataset, tables)
         yield from _look(dataset)
     for what, check in needs(policy):
         yield _checked(what, check)
@@ -99,13 +105,13 @@ def warnings(policy: Policy) -> list[str]:
 def drifts(policy: Policy) -> list[str]:
     """Each account whose ledger and another disagree: a guard answers, and spends nothing on it."""
     try:
-        ledger = Ledger(policy.site.ledger, readonly=True)
-        return [
-            f"account {account.name}: {other.drift}: nothing is spent until both sides have "
-            "run ledger settle --rebase"
-            for account in ledger.accounts()
-            for other in exchange.unsettled(ledger, account)
-        ]
+        with Ledger(policy.site.ledger, readonly=True) as ledger:
+            return [
+                f"account {account.name}: {other.drift}: nothing is spent until both sides have "
+                "run ledger settle --rebase"
+                for account in ledger.accounts()
+                for other in exchange.unsettled(ledger, account)
+            ]
     except LedgerError:  # a finding of its own
         return []
 
@@ -139,18 +145,32 @@ def _model(model: AllowedModel) -> str:
     return f"{model.folder()}: its digest is the policy's"
 
 
-def _data(dataset: Dataset, site_tasks: Mapping[str, str]) -> str:
+def _data(dataset: Dataset, site_tasks: Mapping[str, str], tables: list[Table]) -> str:
+    """Read every part of a data set into ``tables``."""
     labels = read_labels(dataset.labels)
     columns = resolve(dataset.task, site_tasks).columns
     for part in dataset.parts:
         read = read_part(dataset, part, labels, columns)
-        count = len(set(read.units)) if read.units else len(read)
+        tables.append(read)
+        count = count_units(read)
         if not part.declared_size / 2 <= count <= part.declared_size * 2:
             raise Doubt(
                 f"{part.source}: declared-size is off by more than twice (a unit of privacy is "
                 f"{part.unit!r}): the model learns too fast or too slowly; the budget holds"
             )
     return "every record can be read, and every label is in the label set"
+
+
+def _persons(dataset: Dataset, tables: Sequence[Table]) -> Iterator[Finding]:
+    """Whether a person may be there under several names, and so be protected as each alone."""
+    for part, table in zip(dataset.parts, tables, strict=False):
+        if count := count_look_alikes(table.units or ()):
+            yield Finding(
+                f"persons of {part.source}",
+                LOOK,
+                f"{count} values of {part.unit!r} differ from another in case, leading zeros or "
+                "'.0' only: where that is one person, write one name (keep this line here)",
+            )
 
 
 def _device() -> str:
@@ -162,11 +182,11 @@ def _device() -> str:
 
 
 def _ledger(policy: Policy) -> str:
-    ledger = Ledger(policy.site.ledger, readonly=True)
-    Heads(policy.site.state_directory).check(ledger)
-    for account in ledger.accounts():
-        ledger.verify(account)
-    return f"{ledger.database}: every event adds up; its public key is {ledger.id}"
+    with Ledger(policy.site.ledger, readonly=True) as ledger:
+        Heads(policy.site.state_directory).check(ledger)
+        for account in ledger.accounts():
+            ledger.verify(account)
+        return f"{ledger.database}: every event adds up; its public key is {ledger.id}"
 
 
 def _guard(policy: Policy) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dpbitfit.data.partition import count_units
 from dpbitfit.data.run_data import RunData
 from dpbitfit.data.tables import Table
 from dpbitfit.errors import InputError
@@ -97,25 +96,14 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
 def _part(run: Config, index: int) -> tuple[str, Table, int]:
     """The name and the records of one of the data set's sites, and a size to declare."""
     data = RunData.read(run)
-    training = data.training(resolve(str(run["task"]), {}).columns)
-    sites = data.sites(training, int(run["sites"]), float(run["skew"]))
+    columns = resolve(str(run["task"]), {}).columns
+    sites = data.sites(columns, int(run["sites"]), float(run["skew"]))
     if index >= len(sites):
         raise InputError(f"the data has {len(sites)} sites and the simulation more nodes")
     name = list(sites)[index]
-    # A site that the data names has a size of its own; parts of a split are meant to be alike.
-    if run["site-column"]:
-        units: float = count_units(sites[name])
-    else:
-        units = count_units(training) / len(sites)
-    return name, sites[name], _to_one_digit(units)
+    return name, sites[name], data.declared_sizes(sites)[name]
 
 
 def _ledgers_of(run: Config) -> Path:
     """Where a simulation keeps its sites' ledgers."""
     return Path(str(run["site-ledgers"]) or Path(str(run["out"])) / "ledger" / "sites")
-
-
-def _to_one_digit(count: float) -> int:
-    """A size that a researcher would declare: the count's first digit, the rest zeros."""
-    digit = 10 ** math.floor(math.log10(count))
-    return int(round(count / digit) * digit)

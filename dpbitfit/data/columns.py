@@ -1,15 +1,23 @@
 """What a column may hold, and how its values are checked.
 
-Messages name columns and row numbers, never what a row holds.
+Messages name columns, types and row numbers, never what a row holds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from dpbitfit.data.names import canonical
+from dpbitfit.data.sources.text_files import CONVERT
 from dpbitfit.errors import InputError
+
+# How programs print a value that is not there, in a text and in a name.
+_NO_TEXT = frozenset({"nan", "nat", "<na>"})
+_NO_NAME = _NO_TEXT | {"none", "null"}
+# From here on neighbouring whole numbers are one and the same float.
+_INEXACT = 2.0**53
 
 
 class Kind(Enum):
@@ -26,30 +34,84 @@ def read_column(
     """The values [n] of one column; InputError, with the row's number, for another kind."""
     if kind is Kind.NUMBER:
         return [_number(source, row, column, value) for row, value in enumerate(values, start=1)]
-    texts = read_names(source, column, values)
     if kind is Kind.LABEL:
-        return _positions(source, texts, labels)
-    if any(isinstance(value, int | float) for value in values):
-        raise InputError(f"{source}: column {column!r} holds numbers, not text")
-    return texts
+        names = _read(source, column, values, canonical, _name, frozenset())
+        return _positions(source, names, labels)
+    return _read(source, column, values, str.strip, _text, _NO_TEXT)
 
 
 def read_names(source: str | Path, column: str, values: Sequence[Any]) -> list[str]:
-    """Values [n] as text without outer spaces; InputError where one is empty or not Unicode."""
+    """Names [n] of persons or sites, each in its canonical form; whole numbers are names too.
+
+    Raises InputError where one is missing, not Unicode or of another type.
+    """
+    return _read(source, column, values, canonical, _name, _NO_NAME)
+
+
+def _read(
+    source: str | Path,
+    column: str,
+    values: Sequence[Any],
+    form: Callable[[str], str],
+    spelled: Callable[[Any], str],
+    absent: frozenset[str],
+) -> list[str]:
+    """Each value, ``spelled`` as a text and brought to a ``form``; none may be ``absent``."""
     texts = []
+    missing = []
     for row, value in enumerate(values, start=1):
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
-        text = "" if missing else str(value).strip()
-        if not text or text.lower() == "nan":
-            raise InputError(f"{source}: row {row}: column {column!r} is empty or NaN")
-        if not _is_unicode(text):  # no tokenizer would read it
-            raise InputError(f"{source}: row {row}: column {column!r} is no Unicode text")
+        try:
+            text = "" if _is_missing(value) else form(spelled(value))
+            text.encode()  # half of a surrogate pair cannot be: no tokenizer would read it
+        except _Unusable as error:
+            raise InputError(f"{source}: row {row}: column {column!r} {error}") from error
+        except UnicodeError as error:
+            raise InputError(
+                f"{source}: row {row}: column {column!r} is no Unicode text: {CONVERT}"
+            ) from error
+        if not text or text.lower() in absent:
+            missing.append(row)
         texts.append(text)
+    if missing:
+        more = f", {len(missing)} rows in all" if len(missing) > 1 else ""
+        raise InputError(f"{source}: row {missing[0]}: column {column!r} is empty or NaN{more}")
     return texts
 
 
+class _Unusable(Exception):
+    """What is wrong with a value, in words that follow its column."""
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value)
+    # Those of pandas, by name: it need not be installed.
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise _Unusable("holds numbers, not text")
+    raise _Unusable(f"holds a value of the type {type(value).__name__}: write it as text")
+
+
+def _name(value: Any) -> str:
+    """A number as it would be written by hand: 7 and 7.0 are one name."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _text(value)
+    if isinstance(value, int):
+        return str(value)
+    if abs(value) >= _INEXACT:
+        raise _Unusable("holds a number too long to be exact: write it as text")
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
 def _positions(source: str | Path, texts: Sequence[str], labels: Sequence[str]) -> list[int]:
-    position = {name: index for index, name in enumerate(labels)}
+    position = {canonical(name): index for index, name in enumerate(labels)}
     for row, text in enumerate(texts, start=1):
         if text not in position:
             raise InputError(f"{source}: row {row}: its label is not in the public label set")
@@ -64,12 +126,3 @@ def _number(source: str | Path, row: int, column: str, value: Any) -> float:
     if not math.isfinite(number):
         raise InputError(f"{source}: row {row}: column {column!r} is not a finite number")
     return number
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: half of a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

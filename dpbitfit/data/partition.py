@@ -60,13 +60,16 @@ def split(table: Table, sites: int, skew: float, seed: int) -> list[Table]:
     return [table.take(np.flatnonzero(owner == site)) for site in range(sites)]
 
 
-def natural_sites(table: Table) -> dict[str, Table]:
-    """The records of each site that the data names, in the order of the names."""
-    if table.sites is None:
+def natural_sites(table: Table, others: Table) -> dict[str, Table]:
+    """The records of each site that the data names, in the order of the names.
+
+    A site all of whose records are among the ``others``, held out as a test, has none.
+    """
+    if table.sites is None or others.sites is None:
         raise InputError("the data names no sites; give the column that does")
-    members: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {site: [] for site in {*table.sites, *others.sites}}
     for index, site in enumerate(table.sites):
-        members.setdefault(site, []).append(index)
+        members[site].append(index)
     return {site: table.take(members[site]) for site in sorted(members)}
 
 

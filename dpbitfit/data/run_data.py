@@ -4,13 +4,15 @@ Coordinator, simulated sites and command line all read it here, so that they agr
 which records are held out.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from dpbitfit.data.columns import Kind
-from dpbitfit.data.partition import hold_out, natural_sites, split
-from dpbitfit.data.tables import Table, read_labels, read_table
+from dpbitfit.data.labels import read_labels
+from dpbitfit.data.partition import count_units, hold_out, natural_sites, split
+from dpbitfit.data.tables import Table, read_table
 
 if TYPE_CHECKING:
     from dpbitfit.settings import Settings
@@ -47,20 +49,26 @@ class RunData:
         """The public label set; raises as ``read_labels``."""
         return read_labels(self.labels)
 
-    def training(self, columns: Mapping[str, Kind]) -> Table:
-        """The records of all sites, without those that are held out as a test.
+    def sites(self, columns: Mapping[str, Kind], count: int, skew: float) -> dict[str, Table]:
+        """The training records of each site by its name; one may have none.
 
-        ``columns`` are the task's. Raises InputError for data that cannot be used.
+        The sites are as the data names them, or dealt to ``count`` of them. ``columns``
+        are the task's. Raises InputError for data that cannot be used.
         """
-        return self._split(columns)[0]
+        training, test = self._split(columns)
+        if self.site_column:
+            return natural_sites(training, test)
+        parts = split(training, count, skew, self.seed)
+        return {f"site-{number}": part for number, part in enumerate(parts, start=1)}
 
     def test(self, columns: Mapping[str, Kind]) -> Table:
-        """The public test records; raises as ``training``."""
+        """The public test records; raises as ``sites``."""
         if self.test_data:
             return read_table(self.test_data, columns, self.label_set(), self._names)
         return self._split(columns)[1]
 
     def _split(self, columns: Mapping[str, Kind]) -> tuple[Table, Table]:
+        """All records but those that are held out as a test, and these."""
         table = read_table(
             self.data,
             columns,
@@ -73,14 +81,21 @@ class RunData:
             return table, table.take([])
         return hold_out(table, self.test_fraction, self.seed)
 
-    def sites(self, table: Table, count: int, skew: float) -> dict[str, Table]:
-        """The records of each site by its name: as the data names them, or dealt to ``count``."""
+    def declared_sizes(self, sites: Mapping[str, Table]) -> dict[str, int]:
+        """The size of each site that a researcher would declare: to one digit, at least 1."""
         if self.site_column:
-            return natural_sites(table)
-        parts = split(table, count, skew, self.seed)
-        return {f"site-{number}": part for number, part in enumerate(parts, start=1)}
+            return {name: _to_one_digit(count_units(part)) for name, part in sites.items()}
+        # Parts of a split are meant to be alike.
+        mean = sum(map(count_units, sites.values())) / len(sites)
+        return dict.fromkeys(sites, _to_one_digit(mean))
 
     @property
     def _names(self) -> dict[str, str]:
         """What the files call the columns of a task."""
         return {"text": self.text_column, "label": self.label_column}
+
+
+def _to_one_digit(count: float) -> int:
+    count = max(count, 1)  # all records of a site that the data names may be held out
+    digit = 10 ** math.floor(math.log10(count))
+    return int(round(count / digit) * digit)

@@ -169,7 +169,7 @@ class _Check:
 
             return hook
 
-        leaves = [(path, one) for path, one in self.model.named_modules() if not [*one.children()]]
+        leaves = [(path, m) for path, m in self.model.named_modules() if not [*m.children()]]
         handles = [layer.register_forward_hook(keep(path)) for path, layer in leaves]
         try:
             with torch.no_grad():

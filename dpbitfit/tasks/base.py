@@ -42,6 +42,11 @@ class Metric:
 class TaskSettings(Part):
     """The settings of a task: public, part of the plan, each with its bounds and help text."""
 
+    @property
+    def trains_head(self) -> bool:
+        """Whether the task's model has a linear head that trains: see ``LinearTask``."""
+        return False
+
 
 class Declaration(Protocol):
     """What is public of a task before a model is loaded. A built-in one imports without torch."""
@@ -106,6 +111,9 @@ class Task(Declaration, Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the model in a format that others read."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write only what trained, for those who have the pretrained model."""
 
 
 @runtime_checkable

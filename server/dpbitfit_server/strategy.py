@@ -12,13 +12,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from numpy.typing import NDArray
@@ -32,11 +30,14 @@ from dpbitfit.protocol import flower
 from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.protocol.flower import payload_bytes
 from dpbitfit.protocol.messages import TRAIN, TrainReply
+from dpbitfit.stream import round_line
+from dpbitfit_server.admission import Admission
 from dpbitfit_server.checkpoint import Checkpoint
 from dpbitfit_server.pooling import PooledSteps
 from dpbitfit_server.settlement import settle
 from dpbitfit_server.site_metrics import SiteMetrics
-from dpbitfit_server.sites import Site, SiteRegistry, await_nodes
+from dpbitfit_server.sites import Site, SiteRegistry
+from dpbitfit_server.stream import INFO, WARNING, log
 
 # What FedAdam, FedYogi and FedAdagrad remember between rounds.
 MOMENTS = ("m_t", "v_t")
@@ -98,6 +99,7 @@ class PrivateStrategy(Strategy):
         self.plan = plan
         self.registry = SiteRegistry(plan, budget, ledger, os.urandom(16).hex())
         self.metrics = SiteMetrics(self.registry)
+        self._admission = Admission(self.registry)
         self.history: list[Line] = []
         self.stopped = ""
         self._parameters = parameters
@@ -165,7 +167,7 @@ class PrivateStrategy(Strategy):
                 raise BudgetError(self._reasons())
             if not messages:
                 break
-            replies = list(grid.send_and_receive(messages, timeout=timeout))
+            replies = self.registry.ask(grid, messages, timeout)
             line = self._count_bytes(replies)
             arrays, metrics = self.aggregate_train(number, replies)
             result.arrays = arrays or result.arrays
@@ -180,8 +182,8 @@ class PrivateStrategy(Strategy):
     ) -> Iterable[Message]:
         """Charge every site that takes part, durably, and make its message."""
         if not self.registry.sites:
-            await_nodes(grid, self._expected_sites)
-        self.registry.admit(grid, self._timeout)
+            self._admission.await_nodes(grid, self._expected_sites)
+        self._admission.admit(grid, self._timeout)
         eligible = self.registry.eligible(grid, server_round)
         if len(eligible) < self._min_replies:
             self.stopped = (
@@ -285,7 +287,7 @@ class PrivateStrategy(Strategy):
         requests = list(self.configure_evaluate(number, result.arrays, ConfigRecord(), grid))
         if not requests:
             return {}
-        replies = grid.send_and_receive(requests, timeout=self._timeout)
+        replies = self.registry.ask(grid, requests, self._timeout)
         metrics = self.aggregate_evaluate(number, replies)
         if metrics is not None:
             result.evaluate_metrics_clientapp[number] = metrics
@@ -331,6 +333,7 @@ class PrivateStrategy(Strategy):
                 accrued=max((status.accrued.bound.epsilon for status in statuses), default=0.0),
                 seconds=0.0,
                 refused=len(self.registry.refused),
+                missing=self.registry.missing,
             )
             | line
         )
@@ -338,6 +341,7 @@ class PrivateStrategy(Strategy):
         self._completed = number
         self.history.append(line)
         self._save()
+        log(INFO, "round %d/%d  %s", number, self.plan.rounds, round_line(line))
         self._on_round(line)
 
     def _save(self) -> None:

@@ -30,7 +30,7 @@ from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit_client.message import from_proto, to_proto
 
 from dpbitfit.data.corpus import write_corpus
-from dpbitfit.data.tables import read_labels
+from dpbitfit.data.labels import read_labels
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.errors import GuardUnavailable
 from dpbitfit.tasks.models import model_digest, resolve_model

@@ -98,6 +98,36 @@ def test_what_is_wrong_is_named_with_what_to_do(corpus: Path, tmp_path: Path) ->
     assert list(findings_of(tmp_path / "policy.toml")) == ["policy"]
 
 
+@pytest.mark.parametrize(
+    ("people", "alike"),
+    [(("P1", "P2", "P10"), 0), (("P1", "p1", "P2"), 2), (("7", "007", "7.0"), 3)],
+)
+def test_the_site_is_told_how_many_persons_may_be_there_twice(
+    corpus: Path, tmp_path: Path, people: tuple[str, ...], alike: int
+) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("text,label,who\n" + "".join(f"a,card_lost,{name}\n" for name in people))
+    policy = written(tmp_path, corpus, size=3)
+    text = policy.read_text().replace(f'"{corpus}"', f'"{data}"\nunit-column = "who"')
+    policy.write_text(text)
+    findings = findings_of(policy)
+    assert findings["data set messages"][0] == "ok"
+    state, words = findings.get(f"persons of {data}", ("look", "0 values"))
+    assert state == "look"
+    assert words.startswith(f"{alike} values")
+    assert not any(name in words for name in people if len(name) > 1)
+
+
+def test_a_file_without_a_header_is_not_quoted(corpus: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("Ms Meyer has influenza,card_lost\nMr Bauer has none,card_lost\n")
+    policy = written(tmp_path, corpus, size=2)
+    policy.write_text(policy.read_text().replace(f'"{corpus}"', f'"{data}"'))
+    state, words = findings_of(policy)["data set messages"]
+    assert (state, "no column 'text'" in words) == ("wrong", True)
+    assert "Meyer" not in words
+
+
 def test_a_ledger_that_does_not_add_up_is_wrong(policy: Path, tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "site.sqlite"), create=True)
     ledger.open_account(AccountName("north", "messages", "record"), 1e-5, 8.0)

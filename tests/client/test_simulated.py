@@ -78,3 +78,14 @@ def test_natural_sites_have_the_names_of_the_data(run_config: dict[str, Any]) ->
     ((name, (dataset, examples)),) = sites(named, 1).items()
     assert set(examples.sites or ()) == {name}
     assert dataset.declared_size == len(examples) < 10  # its own, not a share of the whole
+
+
+def test_a_natural_site_whose_records_are_held_out_takes_part_with_none(
+    run_config: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "data.csv"
+    rows = [f"text {n},card_lost,clinic {n}" for n in range(10)]
+    file.write_text("\n".join(["text,label,clinic", *rows]))
+    parts = sites({**run_config, "data": str(file), "site-column": "clinic"}, 10)
+    assert {len(examples) for _, examples in parts.values()} == {0, 1}
+    assert {dataset.declared_size for dataset, _ in parts.values()} == {1}

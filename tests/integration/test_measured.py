@@ -14,7 +14,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from dpbitfit.accounting.composition import Mechanism
-from dpbitfit.data.tables import read_labels
+from dpbitfit.data.labels import read_labels
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.plan import Plan

@@ -45,9 +45,9 @@ def test_settings_come_from_the_tasks_own_declaration(config: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"units": 0}, "'units': "),
-        ({"units": "5"}, "'units': "),
-        ({"task": "tests.support.slope:Slope"}, "'task': must be one of"),
+        ({"units": 0}, "units: must be a whole number from 1 to 64, not 0"),
+        ({"units": "5"}, "units: must be a whole number from 1 to 64, not '5'"),
+        ({"task": "tests.support.slope:Slope"}, "task: must be one of"),
         ({"task": "text-classification"}, "'labels' is empty"),
     ],
 )

@@ -96,3 +96,6 @@ class Slope:
 
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.model.state_dict(), folder / "model.safetensors")
+
+    def save_adapter(self, folder: Path) -> None:
+        self.save(folder)  # hardly anything of it does not train

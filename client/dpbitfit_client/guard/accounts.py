@@ -75,7 +75,7 @@ class Accounts:
 
     def head(self, account: Account, coordinator: str, key: str) -> Head:
         """This ledger's signed head, for a coordinator and a round."""
-        head = exchange.position(self.ledger, account, coordinator, coordinator, key)
+        head = exchange.head_for(self.ledger, account, coordinator, coordinator, key)
         return Head.model_validate(head.to_config(self.ledger))
 
     def compare(self, account: Account, coordinator: str, theirs: SignedHead) -> None:

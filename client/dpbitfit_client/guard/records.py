@@ -10,7 +10,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dpbitfit.data.columns import Kind
-from dpbitfit.data.tables import Table, read_labels, read_table
+from dpbitfit.data.labels import read_labels
+from dpbitfit.data.tables import Table, read_table
 from dpbitfit.errors import DpbitfitError, InputError
 from dpbitfit.tasks.base import Declaration
 from dpbitfit.tasks.registry import resolve

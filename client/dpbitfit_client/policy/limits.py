@@ -69,7 +69,7 @@ class Limits(Table):
     max_rounds: Rounds
     models: Annotated[tuple[Annotated[str, NameIn("models")], ...], *_Choice]
     phases: Annotated[tuple[Annotated[str, one_of(PHASES)], ...], *_Choice] = PHASES
-    heads: Annotated[tuple[Annotated[str, one_of(get_args(Head))], ...], *_Choice] = ("labels",)
+    heads: Annotated[tuple[Annotated[str, one_of(get_args(Head))], ...], *_Choice] = get_args(Head)
     max_length: MaxLength = 128
     max_bias_distance: BiasDistance = 0.0
 

@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from pydantic import Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from dpbitfit.data.labels import is_label_file
+from dpbitfit.data.sources.formats import READERS, is_file
 from dpbitfit.tasks.models import PACKAGED
 from dpbitfit.tasks.registry import TASKS
 from dpbitfit.validate import Form, Import, PlainName, is_name, is_path, one_of, real, text
 
-_TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 
 
@@ -49,7 +50,7 @@ def _is_ledger(value: str) -> bool:
 
 
 def _is_labels(value: str) -> bool:
-    if Path(value).suffix in (".json", ".txt"):
+    if is_label_file(value):
         return is_path(value)
     return value.isprintable() and len({name.strip() for name in value.split(",")} - {""}) > 1
 
@@ -97,8 +98,8 @@ RecordsFile = Annotated[
     str,
     text("The file with the records."),
     Form(
-        f"an absolute path that ends in {', '.join(_TABLES)}",
-        lambda value: is_path(value) and value.lower().endswith(_TABLES),
+        f"an absolute path that ends in {', '.join(READERS)}",
+        lambda value: is_path(value) and is_file(value),
     ),
 ]
 Labels = Annotated[

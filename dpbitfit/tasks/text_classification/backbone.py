@@ -1,8 +1,8 @@
 """The model of text classification: a pretrained backbone and a linear head over labels."""
 
+import hashlib
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -10,46 +10,28 @@ from transformers.utils import logging
 
 from dpbitfit.errors import InputError, ModelError
 from dpbitfit.tasks.models import resolve_model
-
-
-class SteadyLinear(nn.Linear):
-    """A linear layer whose output for a record [d] does not depend on how many there are.
-
-    A product of few rows takes another kernel, whose sums round differently.
-    """
-
-    _MORE_ROWS = 8
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Outputs [B, K] of inputs [B, d]."""
-        return super().forward(functional.pad(input, (0, 0, 0, self._MORE_ROWS)))[: len(input)]
+from dpbitfit.tasks.text_classification.pooling import Pooling, pool, pooling_of
 
 
 class TextClassifier(nn.Module):
     """A backbone, one pooled and normalised embedding, and a linear head.
 
-    The embedding is the mean over tokens for encoders and the last token for
-    decoders. A ``labels`` head is fixed: the embedded label names [K, d]; a
-    ``trained`` head starts there and trains its weight and bias.
+    ``pooling`` makes the embedding out of the tokens' states. A ``labels`` head is fixed:
+    the embedded label names [K, d]; a ``trained`` head starts there and trains its weight
+    and bias.
     """
 
-    def __init__(self, backbone: nn.Module, last_token: bool, logit_scale: float) -> None:
+    def __init__(self, backbone: nn.Module, pooling: Pooling, logit_scale: float) -> None:
         super().__init__()
         self.backbone = backbone
-        self.last_token = last_token
+        self.pooling = pooling
         self.logit_scale = logit_scale
         self.head: nn.Linear | None = None
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Unit vectors [B, d] for token ids and mask [B, T]."""
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask)[0]  # [B, T, d]
-        if self.last_token:
-            last = attention_mask.sum(dim=1) - 1  # [B]
-            pooled = states[torch.arange(len(states)), last]
-        else:
-            mask = attention_mask.unsqueeze(-1).to(states.dtype)  # [B, T, 1]
-            pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
-        return functional.normalize(pooled, dim=-1)
+        return functional.normalize(pool(states, attention_mask, self.pooling), dim=-1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits [B, K]."""
@@ -83,10 +65,17 @@ def load_pretrained(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    causal = any("CausalLM" in name for name in getattr(config, "architectures", None) or ())
-    decoder = causal or config.model_type.startswith("gpt")
-    model = TextClassifier(backbone, decoder and not config.is_encoder_decoder, logit_scale)
-    return model.eval(), tokenizer, positions
+    vocabulary = backbone.get_input_embeddings().num_embeddings
+    pooling = pooling_of(folder, backbone.eval(), vocabulary)
+    return TextClassifier(backbone, pooling, logit_scale).eval(), tokenizer, positions
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of a module's weights, by name."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _load_backbone(folder: str) -> Any:

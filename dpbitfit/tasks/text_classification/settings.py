@@ -25,10 +25,15 @@ class TextSettings(TaskSettings):
     """How texts are read and classified."""
 
     head: Head = Field(
-        "labels", description="labels: fixed, the embedded label names; trained: starts there."
+        "trained", description="labels: fixed, the embedded label names; trained: starts there."
     )
     logit_scale: LogitScale = 20.0
     max_length: MaxLength = 128
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head's weight is among what trains."""
+        return self.head == "trained"
 
 
 class TextTask:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpbitfit.data.tables import read_labels
+from dpbitfit.data.labels import read_labels
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.training import gradient_rows

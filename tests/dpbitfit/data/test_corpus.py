@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from dpbitfit.data.corpus import LABELS, write_corpus
-from dpbitfit.data.tables import read_labels, read_table
+from dpbitfit.data.labels import read_labels
+from dpbitfit.data.tables import read_table
 from dpbitfit.tasks.text_classification.settings import COLUMNS
 
 

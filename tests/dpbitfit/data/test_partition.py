@@ -200,11 +200,15 @@ def test_a_hold_out_shares_no_person_with_the_sites(people: int) -> None:
 
 
 def test_natural_sites_are_those_that_the_data_names() -> None:
-    sites = natural_sites(examples(10))
+    whole = examples(10)
+    sites = natural_sites(whole, whole.take([]))
     assert list(sites) == ["s0", "s1", "s2"]
     assert [len(part) for part in sites.values()] == [4, 3, 3]
+    held_out = natural_sites(whole.take([0, 3, 4]), whole.take([2, 5]))
+    assert [len(part) for part in held_out.values()] == [2, 1, 0]
+    unnamed = text_table(["a"], np.zeros(1, dtype=np.int64))
     with pytest.raises(InputError, match="names no sites"):
-        natural_sites(text_table(["a"], np.zeros(1, dtype=np.int64)))
+        natural_sites(unnamed, unnamed)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan"), 1e-9, 1 - 1e-9])

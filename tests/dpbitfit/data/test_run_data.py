@@ -23,7 +23,7 @@ def test_every_record_trains_at_one_site_or_is_held_out(
     data = RunData.read({**run_config, "unit-column": unit, "site-column": site})
     whole = read_table(data.data, COLUMNS, data.label_set())
     test = data.test(COLUMNS)
-    sites = data.sites(data.training(COLUMNS), 3, 0.0)
+    sites = data.sites(COLUMNS, 3, 0.0)
     parts = [*map(rows, sites.values()), rows(test)]
     assert sorted(row for part in parts for row in part) == sorted(rows(whole))
     assert len(test) > 0
@@ -36,7 +36,7 @@ def test_public_test_records_leave_all_others_for_training(
     test.write_text("text,label\nwhere is it,card_lost\n")
     data = RunData.read({**run_config, "unit-column": "customer", "test-data": str(test)})
     assert rows(data.test(COLUMNS)) == [("where is it", data.label_set().index("card_lost"))]
-    assert len(data.training(COLUMNS)) == 120
+    assert sum(map(len, data.sites(COLUMNS, 3, 0.0).values())) == 120
 
 
 def test_columns_are_called_as_the_configuration_says(
@@ -46,6 +46,19 @@ def test_columns_are_called_as_the_configuration_says(
     file.write_text("body,topic\nhello,card_lost\n")
     names = {"text-column": "body", "label-column": "topic", "test-data": str(file)}
     data = RunData.read({**run_config, **names, "data": str(file)})
-    assert list(data.training(COLUMNS).columns) == ["text", "label"]
+    assert list(data.sites(COLUMNS, 1, 0.0)["site-1"].columns) == ["text", "label"]
     with pytest.raises(InputError, match="no column 'text'"):
-        RunData.read({**run_config, "data": str(file)}).training(COLUMNS)
+        RunData.read({**run_config, "data": str(file)}).sites(COLUMNS, 1, 0.0)
+
+
+def test_a_site_whose_records_are_all_held_out_is_still_a_site(
+    run_config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Else whether it takes part would tell on which side its only record fell."""
+    file = tmp_path / "data.csv"
+    rows = [f"text {n},card_lost,clinic {n}" for n in range(40)]
+    file.write_text("\n".join(["text,label,clinic", *rows]))
+    data = RunData.read({**run_config, "data": str(file), "site-column": "clinic"})
+    sites = data.sites(COLUMNS, 3, 0.0)
+    assert list(sites) == sorted(f"clinic {n}" for n in range(40))
+    assert sum(map(len, sites.values())) == 40 - len(data.test(COLUMNS)) < 40

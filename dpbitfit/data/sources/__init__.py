@@ -1,0 +1,1 @@
+"""Where records come from: one module a format, each reading only the columns that are wanted."""
