@@ -1,4 +1,4 @@
-"""A round of any phase on a task: which features it sees, what it releases, what it leaves alone."""
+"""A round of any phase on a task: which features it sees, what it releases, what stays."""
 
 import functools
 from dataclasses import dataclass
