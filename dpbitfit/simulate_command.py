@@ -142,6 +142,7 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
 
 def print_summary(report: dict[str, Any], out: Path) -> None:
     privacy, final = report["privacy"], report["final"]
+    headline = final["headline"]
     titles = ("site", "epsilon", "accrued", "budget", "delta", "rounds", "noise multiplier")
     table = Table(*titles, caption=f"epsilon: an upper bound; accrued: {INFORMATIVE}")
     for site in report["sites"]:
@@ -154,9 +155,16 @@ def print_summary(report: dict[str, Any], out: Path) -> None:
             str(site["rounds"]),
             ", ".join(f"{mechanism['noise_multiplier']:.3f}" for mechanism in site["mechanisms"]),
         )
-    headline = final["headline"]
     printer = Console()
     printer.print(table)
+    for phase in report["phases"]:
+        if phase["after"] is not None:
+            rounds = phase["last_round"] - phase["first_round"] + 1
+            printer.print(
+                f"{phase['kind']}, {rounds} round{'s' * (rounds > 1)}: {headline} "
+                f"{figure(phase['before'][headline])} -> {figure(phase['after'][headline])}, "
+                f"epsilon {phase['epsilon_alone']:.2f} alone"
+            )
     printer.print(
         f"{headline} {figure(final['initial'][headline])} -> "
         f"{figure(final['metrics'][headline])}; "
