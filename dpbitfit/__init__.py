@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from dpbitfit.errors import ModelError as ModelError
     from dpbitfit.errors import ProtocolError as ProtocolError
     from dpbitfit.ledger import Ledger as Ledger
+    from dpbitfit.predict import Prediction as Prediction
+    from dpbitfit.predict import Predictor as Predictor
+    from dpbitfit.predict import load as load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,11 +41,14 @@ __all__ = [
     "LedgerError",
     "Mechanism",
     "ModelError",
+    "Prediction",
+    "Predictor",
     "PrivateTrainer",
     "ProtocolError",
     "Sgd",
     "calibrate",
     "epsilon",
+    "load",
     "select_biases",
 ]
 
@@ -52,10 +58,13 @@ _MODULES = {
     "AutomaticClipping": "engine.clipping",
     "Ledger": "ledger",
     "Mechanism": "accounting.composition",
+    "Prediction": "predict",
+    "Predictor": "predict",
     "PrivateTrainer": "engine.trainer",
     "Sgd": "engine.optimizers",
     "calibrate": "accounting.calibration",
     "epsilon": "accounting.composition",
+    "load": "predict",
     "select_biases": "engine.biases",
 }
 

@@ -13,8 +13,11 @@ from typer.core import TyperGroup
 from dpbitfit.accounting import calibration, composition
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
 from dpbitfit.ledger.cli import app as ledger_app
+from dpbitfit.predict_command import predict
+from dpbitfit.run_command import command as run_command
 from dpbitfit.simulate_command import command as simulate_command
 
+_CLICK_COMMANDS = {"run": run_command, "simulate": simulate_command}
 COMMANDS = "dpbitfit.commands"  # the group of entry points in which roles offer theirs
 
 
@@ -27,24 +30,24 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         offered = [name for name in entry_points(group=COMMANDS).names if self._load(name)]
-        return [*super().list_commands(ctx), "simulate", *sorted(offered)]
+        return [*super().list_commands(ctx), *_CLICK_COMMANDS, *sorted(offered)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == simulate_command.name:
-            return simulate_command
+        if cmd_name in _CLICK_COMMANDS:
+            return _CLICK_COMMANDS[cmd_name]
         return super().get_command(ctx, cmd_name) or self._load(cmd_name)
 
     def _load(self, name: str) -> click.Command | None:
         for point in entry_points(group=COMMANDS, name=name):
             try:
-                found = point.load()
+                loaded = point.load()
             except ImportError:
                 return None
-            if not isinstance(found, typer.Typer):
+            if not isinstance(loaded, typer.Typer):
                 application = typer.Typer(add_completion=False)
-                application.command(name)(found)
-                found = application
-            command = typer.main.get_command(found)
+                application.command(name)(loaded)
+                loaded = application
+            command = typer.main.get_command(loaded)
             command.name = name
             return command
         return None
@@ -96,12 +99,15 @@ def calibrate(
     )
 
 
+app.command()(predict)
+
+
 def main() -> None:
     """The program's entry: one clear line and a stable exit status on failure."""
     try:
         app()
     except DpbitfitError as error:
-        said = " ".join(str(error).split())
-        console.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
+        line = " ".join(str(error).split())
+        console.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         codes = {BudgetError: OVER_BUDGET, LedgerError: BAD_LEDGER}
         sys.exit(next((codes[kind] for kind in type(error).mro() if kind in codes), BAD_INPUT))

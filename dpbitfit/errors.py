@@ -7,6 +7,7 @@
     ├── BudgetError      the work asked for would pass a privacy budget
     ├── LedgerError      the ledger is unreadable, corrupt or cannot be written
     │   └── LedgerBusy       another process is at work on it: the same may succeed later
+    ├── RunFailed        a run ended without a result, for a reason that is none of these
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
         ├── AnswerLost       a round was trained, or may have been, and its answer is gone
         ├── IdentityError    a signature or a key is not that of a listed party
@@ -28,12 +29,12 @@ class DpbitfitError(Exception):
 
 def kinds() -> dict[str, type[DpbitfitError]]:
     """Every kind of error, by its code."""
-    found, left = {}, [DpbitfitError]
+    by_code, left = {}, [DpbitfitError]
     while left:
         kind = left.pop()
-        found[kind.code] = kind
+        by_code[kind.code] = kind
         left += kind.__subclasses__()
-    return found
+    return by_code
 
 
 class InputError(DpbitfitError):
@@ -100,3 +101,9 @@ class GuardUnavailable(ProtocolError):
     """The site's guard does not answer: a later round may find it."""
 
     code = "guard-unavailable"
+
+
+class RunFailed(DpbitfitError):
+    """A run ended without a result, for a reason that is none of the others."""
+
+    code = "run-failed"

@@ -1,7 +1,8 @@
 """What pydantic finds wrong, as faults that name the key and say what to write instead."""
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -13,7 +14,10 @@ from dpbitfit.validate import Form, one_of
 
 Key = tuple[str, ...]
 
-_KINDS: dict[type, str] = {list: "list", dict: "table"}
+_KINDS: dict[type, str] = {list: "list", tuple: "list", dict: "table"}
+_BARE = "[A-Za-z0-9_-]{1,60}"
+_LONGEST = 60  # characters of a value that is shown
+_MISSHAPEN = ("missing", "extra_forbidden", "json_invalid")  # pydantic's kinds of faults
 
 
 class Fault:
@@ -68,11 +72,18 @@ class Fault:
         self.key += (name,)
 
     @property
-    def text(self) -> str:
+    def is_misshapen(self) -> bool:
+        """Whether a field or a type is at fault, and not a value."""
+        kind = self._details["type"]
+        return kind in _MISSHAPEN or kind.endswith(("_type", "_not_found"))
+
+    def text(self, with_value: bool = True) -> str:
         """What is wrong, and what to write instead."""
         kind, message = self._details["type"], self._details["msg"]
         if kind in ("fault", "value_error"):
             return message.removeprefix("Value error, ")
+        if kind == "json_invalid":
+            return "this is not JSON"
         if kind == "extra_forbidden":
             return _unknown(self.key[-1], list(_fields(_opened(self._expected)[0])))
         words = (
@@ -80,23 +91,21 @@ class Fault:
         )
         if self._is_name:
             return f"this name must be {words}"
-        if words == "a table":
+        if words == "a table" and self.key:
             words += f": [{dotted(self.key)}]"
         if kind == "missing" or self._input is None:
             return f"missing; it must be {words}"
-        return f"must be {words}, not {shown(self._input)}"
+        return f"must be {words}, not {shown(self._input)}" if with_value else f"must be {words}"
 
     def __str__(self) -> str:
-        return f"{dotted(self.key)}: {self.text}" if self.key else self.text
+        return f"{dotted(self.key)}: {self.text()}" if self.key else self.text()
 
 
-def faults(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
+def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
     """Everything that is wrong with what was read as a ``model``."""
-    return [
-        Fault(details, model)
-        for details in error.errors(include_url=False)
-        if not _follows(details)
-    ]
+    for details in error.errors(include_url=False):
+        if not _follows(details):
+            yield Fault(details, model)
 
 
 def _follows(details: ErrorDetails) -> bool:
@@ -118,11 +127,8 @@ def located(*wrong: tuple[Key, str]) -> ValidationError:
 
 
 def dotted(key: Key) -> str:
-    """A key as TOML writes it."""
-    return ".".join(
-        part if part.replace("-", "").replace("_", "").isalnum() and part.isascii() else shown(part)
-        for part in key
-    )
+    """A key as TOML writes it, its parts short."""
+    return ".".join(part if re.fullmatch(_BARE, part) else shown(part) for part in key)
 
 
 def shown(value: Any) -> str:
@@ -131,12 +137,13 @@ def shown(value: Any) -> str:
         return f"a {_KINDS[type(value)]}" if value else f"an empty {_KINDS[type(value)]}"
     if isinstance(value, bool):
         return "a truth value"
-    if isinstance(value, str):
-        start = f"{value.partition('://')[0]}://..." if "://" in value else value
-        return repr(start if len(start) <= 60 else start[:57] + "...")
     if isinstance(value, int) and abs(value) > 10**18:
         return "so large a number"
-    return str(value)
+    text = str(value)
+    if isinstance(value, str) and "://" in value:
+        text = f"{value.partition('://')[0]}://..."
+    short = text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return repr(short) if isinstance(value, str) else short
 
 
 def _unknown(name: str, names: list[str]) -> str:
@@ -187,7 +194,8 @@ def _words(expected: Any) -> str:
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(dict.fromkeys(map(_words, get_args(kind))))
     if get_origin(kind) is tuple:
-        return f"a list of at least one, each {_words(get_args(kind)[0])}"
+        some = " of at least one" if any(getattr(mark, "min_length", 0) for mark in marks) else ""
+        return f"a list{some}, each {_words(get_args(kind)[0])}"
     if kind is str:
         longest = [mark.max_length for mark in marks if getattr(mark, "max_length", None)]
         return f"a text of at most {longest[0]:,} characters" if longest else "a text"

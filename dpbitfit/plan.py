@@ -9,82 +9,24 @@ canonical JSON, and those bytes are what is digested and signed.
 
 import hashlib
 import json
-import math
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from dpbitfit.accounting.composition import Counts, Mechanism, merged
-from dpbitfit.engine.clipping import AbadiClipping, Clipper
-from dpbitfit.engine.estimators import BiasGradients, Estimator
-from dpbitfit.engine.noise import Noise
-from dpbitfit.engine.optimizers import Adam, Optimizer
+from dpbitfit.accounting.composition import Counts, merged
 from dpbitfit.errors import InputError, ProtocolError
+from dpbitfit.faults import faults
+from dpbitfit.phases import Phase
 from dpbitfit.protocol.codec import CODECS, FLOAT32, Codec
-from dpbitfit.schema import Part, Scalar, first_fault, is_misshapen
-from dpbitfit.validate import Delta, Evaluations, Rounds, SamplingRate, StepsPerRound, one_of
+from dpbitfit.schema import Part, Scalar
+from dpbitfit.validate import Delta, Evaluations, one_of
 
 LONGEST = 1 << 15  # bytes of a plan's JSON
 MOST_PHASES = 16
 
 Text = Annotated[str, StringConstraints(strict=True, max_length=200)]
-
-
-class BiasPhase(Part):
-    """DP-SGD on the biases, and on the head where the task trains one.
-
-    Each step is one Gaussian mechanism on a Poisson sample of the units, for adding or
-    removing one of them.
-    """
-
-    kind: Literal["biases"] = "biases"
-    rounds: Rounds = 12
-    steps_per_round: StepsPerRound = 5
-    sampling_rate: SamplingRate = 0.2
-    estimator: Estimator = BiasGradients()
-    clipping: Clipper = Field(AbadiClipping(), description="What bounds a unit's gradient.")
-    noise: Annotated[Noise, Field(description="fast-insecure is for experiments only.")]
-    optimizer: Optimizer = Field(Adam(), description="At the site.")
-
-    @property
-    def steps(self) -> int:
-        """Noisy steps over all rounds."""
-        return self.rounds * self.steps_per_round
-
-    @property
-    def mechanism(self) -> Mechanism:
-        """One noisy step, as it is accounted."""
-        return Mechanism(self.noise.multiplier, self.sampling_rate)
-
-    @property
-    def round_counts(self) -> Counts:
-        """One round's noisy steps, as they are accounted and recorded."""
-        return ((self.mechanism, self.steps_per_round),)
-
-    @property
-    def counts(self) -> Counts:
-        """All of its noisy steps, as they are accounted and recorded."""
-        return ((self.mechanism, self.steps),)
-
-    def largest_update(self, parameters: int, declared_size: int) -> float:
-        """A public bound on the L2 norm of an honest site's change of one round."""
-        return 10 * self.steps_per_round * self._usual_step(parameters, declared_size)
-
-    def largest_distance(self, declared_size: int) -> float:
-        """A public bound on how far honest training takes one value over the whole phase.
-
-        Ten steps of the usual size for each of the phase's, at the first learning rate.
-        """
-        return 10 * self.steps * self._usual_step(1, declared_size)
-
-    def _usual_step(self, parameters: int, declared_size: int) -> float:
-        noise = self.noise.multiplier * math.sqrt(parameters)
-        mean = self.clipping.sensitivity * (1 + noise / (self.sampling_rate * declared_size))
-        return self.optimizer.usual_step(mean, parameters)
-
-
-Phase = BiasPhase
 
 
 class ModelIdentity(Part):
@@ -152,20 +94,19 @@ class Plan(Part):
 
     def phase(self, number: int) -> Phase:
         """The phase of a round, from 1; ProtocolError past the plan's last."""
-        for phase in self.phases:
+        return self.locate(number).phase
+
+    def locate(self, number: int) -> "Place":
+        """Where in the plan a round is, from 1; ProtocolError past the plan's last."""
+        for position, phase in enumerate(self.phases):
             if 0 < number <= phase.rounds:
-                return phase
+                return Place(position, phase, number)
             number -= phase.rounds
         raise ProtocolError("the plan has no such round")
 
     def largest_distance(self, declared_size: int) -> float:
         """A public bound on how far honest training takes one value over the whole plan."""
         return sum(phase.largest_distance(declared_size) for phase in self.phases)
-
-    def encode(self) -> bytes:
-        """The plan's canonical JSON."""
-        values = self.model_dump(mode="json")
-        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -179,8 +120,9 @@ class Plan(Part):
         try:
             plan = cls.model_validate_json(data)
         except ValidationError as error:
-            kind = ProtocolError if is_misshapen(error) else InputError
-            raise kind(f"the plan's {first_fault(error)}") from error
+            fault = next(faults(error, cls))
+            kind = ProtocolError if fault.is_misshapen else InputError
+            raise kind(f"the plan's {fault}") from error
         if plan.encode() != data:
             lacking = _lacking(json.loads(plan.encode()), json.loads(data))
             raise ProtocolError(
@@ -192,6 +134,15 @@ class Plan(Part):
     def digest(self) -> str:
         """SHA-256 of the plan's canonical JSON; both sides compare it."""
         return hashlib.sha256(self.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A round's phase, which of the plan's it is, from 0, and which of its rounds, from 1."""
+
+    position: int
+    phase: Phase
+    round: int
 
 
 def _lacking(whole: object, given: object, where: str = "") -> str:

@@ -1,10 +1,11 @@
-"""Declared once: the base of plan, settings and messages, and what follows from a declaration.
+"""Declared once: the base of plan, settings, messages and policy, and what follows from it.
 
 A ``Part`` is a frozen pydantic model that knows its fields' types, bounds, defaults and
 help. Options of a command line and keys of a run configuration are flat; ``options``
 lists those that fill a tree of parts, and ``build`` fills it.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -14,17 +15,28 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from dpbitfit.errors import InputError
+from dpbitfit.faults import faults, shown
+from dpbitfit.validate import one_of
 
 Scalar = str | int | float | bool
 P = TypeVar("P", bound="Part")
-_MISSHAPEN = ("missing", "extra_forbidden", "json_invalid")  # pydantic's kinds of faults
+
+
+def canonical(values: Any) -> bytes:
+    """Values as canonical JSON: sorted keys, no spaces."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
 class Part(BaseModel):
     """A frozen record whose fields are exactly those declared, of exactly those types."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+        hide_input_in_errors=True,
     )
 
     @classmethod
@@ -33,7 +45,11 @@ class Part(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise InputError(first_fault(error)) from error
+            raise InputError(str(next(faults(error, cls)))) from error
+
+    def encode(self) -> bytes:
+        """Its canonical JSON."""
+        return canonical(self.model_dump(mode="json"))
 
     def changed(self, **values: Any) -> Self:
         """A copy with some fields changed, and all of them checked, as ``checked``."""
@@ -57,20 +73,6 @@ class Option:
     default: Any
     help: str
     choices: tuple[str, ...] = ()
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first field at fault, dotted, and what is wrong with it."""
-    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "the whole"
-    must = "must be " if fault["type"] == "form" else ""  # see ``validate.Form``
-    return f"{where}: {must}{fault['msg']}"
-
-
-def is_misshapen(error: ValidationError) -> bool:
-    """Whether the first fault is of fields or types, and not of a value."""
-    kind = error.errors(include_url=False, include_context=False, include_input=False)[0]["type"]
-    return kind.endswith(("_type", "_not_found")) or kind in _MISSHAPEN
 
 
 def options(part: type[Part]) -> Iterator[Option]:
@@ -98,12 +100,13 @@ def build(part: type[P], values: Mapping[str, Scalar], **given: Any) -> P:
         elif (key := key_of(name, info)) in values and not _is_fixed(info):
             fields[name] = values[key]
     try:
-        return part.checked(**fields)
-    except InputError as error:
-        name, _, fault = str(error).partition(": ")
-        field = part.model_fields.get(name)
-        where = repr(key_of(name, field)) if field else name
-        raise InputError(f"{where}: {fault}") from error
+        return part(**fields)
+    except ValidationError as error:
+        fault = next(faults(error, part))
+        name, *below = fault.key or ("",)
+        if field := part.model_fields.get(name):
+            fault.key = (key_of(name, field), *below)
+        raise InputError(str(fault)) from error
 
 
 def key_of(name: str, info: FieldInfo) -> str:
@@ -156,5 +159,5 @@ def _choose(
 ) -> type[Part]:
     chosen = values.get(key, next(iter(variants))) if len(variants) > 1 else next(iter(variants))
     if chosen not in variants:
-        raise InputError(f"{key!r} must be one of {', '.join(variants)}, not {chosen!r}")
+        raise InputError(f"{key}: must be {one_of(variants).words}, not {shown(chosen)}")
     return variants[str(chosen)]

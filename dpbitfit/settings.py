@@ -11,12 +11,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from dpbitfit.accounting.calibration import calibrate
+from dpbitfit.accounting.calibration import LARGEST_EPSILON
+from dpbitfit.data.columns import Kind
+from dpbitfit.data.run_data import RunData
 from dpbitfit.errors import InputError
-from dpbitfit.plan import ModelIdentity, Phase, Plan, SiteMetrics, TaskChoice
+from dpbitfit.phases import BiasPhase
+from dpbitfit.plan import ModelIdentity, Plan, SiteMetrics, TaskChoice
+from dpbitfit.planner import NO_HEAD, Choices, PublicFacts, propose
 from dpbitfit.schema import Option, Part, Scalar, build, options
-from dpbitfit.tasks.text_classification.settings import TextSettings
-from dpbitfit.validate import Delta, Evaluations
+from dpbitfit.tasks.base import TaskSettings
+from dpbitfit.tasks.registry import TASKS, TEXT_CLASSIFICATION, resolve
+from dpbitfit.validate import Delta, Evaluations, one_of
 
 _PLACEHOLDER = 1.0  # a noise multiplier, before it is calibrated
 
@@ -28,6 +33,9 @@ def _help(text: str, **bounds: Any) -> Any:
 class Settings(Part):
     """The keys that are no plan's. An empty string means "not given"."""
 
+    task: Annotated[
+        str, one_of(TASKS), _help(f"What the model is trained for: {', '.join(TASKS)}.")
+    ] = TEXT_CLASSIFICATION
     data: Annotated[str, _help("CSV, TSV, JSONL, Parquet or Excel file, or module:function.")] = ""
     labels: Annotated[str, _help("The public label set: a,b,c or a .json or .txt file.")] = ""
     text_column: Annotated[str, _help("Column of the text.")] = "text"
@@ -47,7 +55,9 @@ class Settings(Part):
     ] = 0
     seed: Annotated[int, _help("Of the partition only; never of the noise.")] = 0
     model: Annotated[str, _help("Folder, hub id, or minilm.")] = "minilm"
-    target_epsilon: Annotated[float, _help("Epsilon that the plan may cost a site.")] = 8.0
+    target_epsilon: Annotated[
+        float, _help("Epsilon that the plan may cost a site.", gt=0, le=LARGEST_EPSILON)
+    ] = 8.0
     delta: Annotated[Delta, _help("Delta of every site.")] = 1e-5
     noise_multiplier: Annotated[
         float, _help("Standard deviation of the noise, over the clipping norm; 0: calibrated.")
@@ -91,32 +101,59 @@ class RunSettings(Part):
     """A whole run configuration, read."""
 
     run: Settings
-    phase: Phase  # with a placeholder for noise that is to be calibrated
-    task: TextSettings
+    choices: Choices
+    phase: BiasPhase  # as chosen, with a placeholder for noise that is to be calibrated
+    task: TaskSettings
 
     @classmethod
     def read(cls, config: Mapping[str, Scalar]) -> Self:
         """Read a run configuration.
 
-        Raises InputError, naming the key, where one is missing, unknown, of a wrong type or
-        out of range.
+        The task's own keys may be left out: then they are as it declares. Raises InputError,
+        naming the key, where another is missing, or one of a wrong type or out of range.
         """
-        for option in OPTIONS:
-            if option.key not in config:
-                raise InputError(f"the run configuration lacks {option.key!r}")
+        for part in (Settings, Choices, BiasPhase):
+            for option in options(part):
+                if option.key not in config:
+                    raise InputError(f"the run configuration lacks {option.key!r}")
         run = build(Settings, config)
-        for key in ("out", "labels"):
+        task = resolve(run.task, {})
+        needs_labels = Kind.LABEL in task.columns.values()
+        for key in ("out", "labels") if needs_labels else ("out",):
             if not config[key]:
                 raise InputError(f"{key!r} is empty: give {HELP[key]}")
-        values = {**config, "noise-multiplier": run.noise_multiplier or _PLACEHOLDER}
-        return cls.checked(run=run, phase=build(Phase, values), task=build(TextSettings, config))
+        planned = {option.key for option in options(Choices) if not config[option.key]}
+        values = {key: value for key, value in config.items() if key not in planned}
+        values["noise-multiplier"] = run.noise_multiplier or _PLACEHOLDER
+        return cls.checked(
+            run=run,
+            choices=build(Choices, config),
+            phase=build(BiasPhase, values),
+            task=build(task.Settings, config),
+        )
 
-    def plan(self, layout: str, model_digest: str) -> Plan:
+    def facts(self, labels: int, width: int) -> PublicFacts:
+        """What the planner may know, with a head [K, d] that trains; 0 labels without one.
+
+        Raises InputError where nothing says what the sites declare, and a phase of the head
+        needs it, and for data that cannot be used.
+        """
+        run = self.run
+        units = run.declared_size * run.sites
+        if labels and self.choices.phases != "biases" and not units:
+            if not run.data:
+                raise InputError("'declared-size' is 0: give the size that a site declares")
+            data = RunData.of(run)
+            sites = data.sites(resolve(run.task, {}).columns, run.sites, run.skew)
+            units = sum(data.declared_sizes(sites).values())
+        return PublicFacts(labels, width, run.sites, units)
+
+    def plan(self, layout: str, model_digest: str, facts: PublicFacts = NO_HEAD) -> Plan:
         """The plan that every site is asked to accept; calibrated unless sigma is given."""
-        run, phase = self.run, self.phase
-        if not run.noise_multiplier:
-            sigma = calibrate(run.target_epsilon, run.delta, phase.sampling_rate, phase.steps)
-            phase = phase.changed(noise=phase.noise.changed(multiplier=sigma))
+        run = self.run
+        phases = propose(
+            facts, run.target_epsilon, run.delta, self.choices, self.phase, run.noise_multiplier
+        )
         names = tuple(filter(None, run.site_metrics.split(",")))
         return Plan.checked(
             dataset=run.dataset,
@@ -124,20 +161,23 @@ class RunSettings(Part):
             delta=run.delta,
             # As the sites' policies call it.
             model=ModelIdentity(name=Path(run.model).name, digest=model_digest, layout=layout),
-            task=TaskChoice(settings=self.task.model_dump()),
-            phases=(phase,),
+            task=TaskChoice(name=run.task, settings=self.task.model_dump()),
+            phases=phases,
             site_metrics=SiteMetrics(names=names, evaluations=run.site_evaluations),
         )
 
 
-def _unique(*parts: type[Part]) -> tuple[Option, ...]:
-    """The options of several parts; of two with one key the first."""
-    found: dict[str, Option] = {}
-    for part in parts:
-        for option in options(part):
-            found.setdefault(option.key, option)
-    return tuple(found.values())
+def _options() -> tuple[Option, ...]:
+    """Every option once; TypeError where one key would mean two things."""
+    known = {option.key: option for part in (Settings, Choices) for option in options(part)}
+    for option in options(BiasPhase):
+        known.setdefault(option.key, option)  # what is to be planned may be 0 here
+    for name in TASKS:
+        for option in options(resolve(name, {}).Settings):
+            if known.setdefault(option.key, option) != option:
+                raise TypeError(f"the task {name!r}: {option.key!r} is taken: give it a schema.Key")
+    return tuple(known.values())
 
 
-OPTIONS = _unique(Settings, TextSettings, Phase)
+OPTIONS = _options()
 HELP = {option.key: option.help for option in OPTIONS}

@@ -6,13 +6,10 @@ configuration and licence only, so that what runs is the installed packages.
 
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -22,39 +19,14 @@ from typing import Any
 
 import psutil
 
-from dpbitfit.errors import DpbitfitError, InputError, kinds
+from dpbitfit.errors import InputError, ProtocolError, RunFailed, kinds
+from dpbitfit.flower_tools import environment, tool, write_app
+from dpbitfit.schema import Scalar
 
-Scalar = str | int | float | bool
 START_SECONDS = 60
 STOP_SECONDS = 15
 POLL_SECONDS = 0.2
 LONGEST_FOLDER = 20  # of the 107 characters of a socket's name Ray needs some 65
-
-_PROJECT = """\
-[project]
-name = "dpbitfit-simulation"
-version = "0.1.0"
-license = {{ file = "LICENSE" }}
-dependencies = ["flwr>=1.41"]
-
-[tool.flwr.app]
-publisher = "dpbitfit"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
-
-[tool.flwr.app.components]
-serverapp = "dpbitfit_server.app:app"
-clientapp = "dpbitfit_client.app:app"
-
-[tool.flwr.app.config]
-{config}
-"""
-
-
-class RunFailed(DpbitfitError):
-    """The Flower run ended without a result; the message says where its log is."""
-
-    code = "run-failed"
 
 
 def simulate(
@@ -72,27 +44,26 @@ def simulate(
     Raises RunFailed when the run ends without a report, and the run's own error
     (an InputError, for example) when it named one.
     """
-    out = Path(str(config["out"])).resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder("out", str(config["out"]))
     for name in ("progress.jsonl", "error.json", "report.json"):
         (out / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(
         prefix="dpbitfit-", dir=_short_folder(), ignore_cleanup_errors=True
     ) as scratch:
         home = Path(scratch).resolve()
-        _write_app(home / "app", {**config, "out": str(out)})
+        write_app(home / "app", {**config, "out": str(out)})
         log = out / "flower.log"
         log.unlink(missing_ok=True)
-        with _superlink(home, log) as (environment, superlink):
+        with _superlink(home, log) as (variables, superlink):
             run = subprocess.Popen(
                 [
-                    *_tool("flwr"),
+                    *tool("flwr"),
                     *("run", str(home / "app"), "dpbitfit", "--stream"),
                     "--federation-config",
                     f"num-supernodes={sites} client-resources-num-cpus={cpus_per_site}",
                 ],
                 cwd=home,
-                env=environment,
+                env=variables,
                 stdout=log.open("ab"),
                 stderr=subprocess.STDOUT,
             )
@@ -103,27 +74,19 @@ def simulate(
     return _result(out, log)
 
 
+def make_folder(option: str, path: str) -> Path:
+    """The folder that an option names, made where it is new; InputError where it cannot be."""
+    folder = Path(path).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--{option}: {folder} cannot be a folder: {error.strerror}") from error
+    return folder
+
+
 def _short_folder() -> str | None:
     """Where temporary folders go: as usual, unless the names of Ray's sockets would be too long."""
     return None if len(tempfile.gettempdir()) <= LONGEST_FOLDER else "/tmp"
-
-
-def _write_app(directory: Path, config: Mapping[str, Scalar]) -> None:
-    directory.mkdir()
-    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in config.items())
-    text = _PROJECT.format(config=lines)
-    tomllib.loads(text)
-    (directory / "pyproject.toml").write_text(text)
-    (directory / "LICENSE").write_text("Apache-2.0\n")
-
-
-def _tool(name: str) -> list[str]:
-    """The command of this Python's environment, whether or not it is on the PATH."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise InputError(f"{name} is not installed: pip install 'dpbitfit[simulation]'")
-    return [found]
 
 
 def _free_port() -> int:
@@ -136,18 +99,13 @@ def _free_port() -> int:
 def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subprocess.Popen[bytes]"]]:
     """A SuperLink of its own, in its own session, gone when the block ends."""
     port = _free_port()
-    environment = {
-        **os.environ,
+    variables = {
+        **environment(os.environ),
         "FLWR_HOME": str(home),
         "RAY_TMPDIR": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
-        # Ray and Flower start tools of this environment by name.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "dpbitfit"\n\n[superlink.dpbitfit]\n'
@@ -155,28 +113,29 @@ def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subproc
     )
     process = subprocess.Popen(
         [
-            *_tool("flower-superlink"),
+            *tool("flower-superlink"),
             *("--insecure", "--simulation", "--isolation", "subprocess"),
             *("--host", "127.0.0.1", "--port", str(port), "--database", str(home / "state.db")),
         ],
         cwd=home,
-        env=environment,
+        env=variables,
         stdout=log.open("ab"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     try:
         _await_health(port, process, log)
-        yield environment, process
+        yield variables, process
     finally:
         _end_family(process, home)
 
 
 def _await_health(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+            direct.open(f"http://127.0.0.1:{port}/health", timeout=1).close()
             return
         time.sleep(POLL_SECONDS)
     raise RunFailed(f"Flower's SuperLink did not start; its log is {log}")
@@ -208,8 +167,11 @@ def _follow(
 def _result(out: Path, log: Path) -> dict[str, Any]:
     error = out / "error.json"
     if error.exists():
-        said = json.loads(error.read_text())
-        raise kinds().get(said["code"], RunFailed)(said["message"])
+        failure = json.loads(error.read_text())
+        kind = kinds().get(failure["code"], RunFailed)
+        # What a site refuses for, or which line of code failed, only the log says.
+        more = f"; the log is {log}" if issubclass(kind, (ProtocolError, RunFailed)) else ""
+        raise kind(failure["message"] + more)
     report = out / "report.json"
     if not report.exists():
         raise RunFailed(f"the run ended without a report; its log is {log}")

@@ -5,9 +5,8 @@ Its options are those of the run configuration (``settings.OPTIONS``).
 
 import hashlib
 import json
-import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dpbitfit import run_options
 from dpbitfit.data.run_data import RunData
 from dpbitfit.ledger import begin
 from dpbitfit.ledger.status import INFORMATIVE
-from dpbitfit.schema import Option
-from dpbitfit.settings import OPTIONS, RunSettings
+from dpbitfit.run_options import absolute, parameters
+from dpbitfit.settings import RunSettings
+from dpbitfit.simulate import make_folder
 from dpbitfit.simulate import simulate as run_simulation
-from dpbitfit.tasks.text_classification.settings import COLUMNS
+from dpbitfit.stream import figure, round_line
+from dpbitfit.tasks.registry import resolve
 
 INTERRUPTED = 130  # exit status
 # Noise is calibrated here; and simulated sites keep no records for a measurement.
@@ -37,42 +39,25 @@ _HERE = {
     ),
     "dataset": ("", "The records' name in the ledger; empty: made from file and split."),
 }
-_REQUIRED = ("data", "labels")
+_REQUIRED = ("data",)
 
 console = Console(stderr=True)
 
 
-def _parameters() -> Iterator[click.Option]:
-    for option in OPTIONS:
-        if option.key not in FIXED:
-            yield _parameter(option)
-    yield click.Option(["--json", "as_json"], is_flag=True, help="Print the report.")
-
-
-def _parameter(option: Option) -> click.Option:
-    default, text = _HERE.get(option.key, (option.default, option.help))
-    kind = click.Choice(option.choices) if option.choices else option.kind
-    shown: dict[str, Any] = {"help": text, "show_default": default != ""}
-    if option.key in _REQUIRED:
-        return click.Option([f"--{option.key}"], required=True, type=str, help=text)
-    if option.kind is bool:
-        return click.Option([f"--{option.key}"], is_flag=True, default=default, help=text)
-    return click.Option([f"--{option.key}"], type=kind, default=default, **shown)
-
-
 def simulate(as_json: bool, **values: Any) -> None:
     """Fine-tune a model's biases over simulated sites, and report what privacy it cost."""
-    config = {name.replace("_", "-"): value for name, value in values.items()} | FIXED
+    config = run_options.config(values) | FIXED
     ledger, out = config["ledger"], Path(config["out"])
     for key in ("data", "test-data", "labels", "model"):
-        config[key] = _absolute(config[key])
+        config[key] = absolute(config[key])
     names_of_sites = _check(config)
     config["sites"] = len(names_of_sites)
     config["dataset"] = config["dataset"] or _name_of_records(config)
-    folder = (Path(ledger) if ledger else out / "ledger").resolve()
+    make_folder("out", config["out"])
+    folder = make_folder("ledger", ledger or str(out / "ledger"))
     if not (ledger or config["resume"]):
-        shutil.rmtree(folder, ignore_errors=True)  # those of an earlier run, which counted alone
-    if begin.simulation(folder, names_of_sites) and ledger:
+        begin.alone(folder, names_of_sites)
+    elif begin.simulation(folder, names_of_sites, lasting=bool(ledger)) and ledger:
         console.print(f"new ledgers in {folder}")
     config["ledger"] = str(begin.coordinators_path(folder))
     config["site-ledgers"] = str(folder / "sites")
@@ -90,13 +75,14 @@ def simulate(as_json: bool, **values: Any) -> None:
 
 
 command = click.Command(
-    "simulate", callback=simulate, params=list(_parameters()), help=simulate.__doc__
+    "simulate",
+    callback=simulate,
+    params=[
+        *parameters(FIXED, _REQUIRED, _HERE),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the report."),
+    ],
+    help=simulate.__doc__,
 )
-
-
-def _absolute(value: str) -> str:
-    """A path of the caller's, made good for processes that start elsewhere."""
-    return str(Path(value).resolve()) if value and Path(value).exists() else value
 
 
 def _name_of_records(config: Mapping[str, Any]) -> str:
@@ -111,13 +97,15 @@ def _name_of_records(config: Mapping[str, Any]) -> str:
 
 def _check(config: dict[str, Any]) -> list[str]:
     """Read the data once, before anything starts; returns the names of the sites."""
-    data = RunData.read(config)
-    sites = data.sites(COLUMNS, config["sites"], config["skew"])
+    settings = RunSettings.read(config)
+    data, columns = RunData.of(settings.run), resolve(settings.run.task, {}).columns
+    sites = data.sites(columns, config["sites"], config["skew"])
+    labels = len(data.label_set()) if settings.task.trains_head else 0
+    settings.plan("", "", settings.facts(labels, 1))  # whether it can be calibrated
     if config["test-data"]:
-        data.test(COLUMNS)
+        data.test(columns)
     if empty := sum(not len(table) for table in sites.values()):
         console.print(f"note: {empty} of {len(sites)} sites have no record and add noise alone")
-    RunSettings.read(config).plan("", "")  # whether it can be calibrated
     return list(sites)
 
 
@@ -131,15 +119,10 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting", total=config["rounds"], figures="")
+        task = progress.add_task("starting", total=1, figures="")
 
         def on_round(line: dict[str, Any]) -> None:
-            metrics = "  ".join(f"{name} {_figure(v)}" for name, v in line["metrics"].items())
-            figures = (
-                f"{metrics}  epsilon {line['guaranteed']:.2f}, "
-                f"accrued {line['accrued']:.2f}  "
-                f"up {line['bytes_up'] / 1e3:.0f} kB  down {line['bytes_down'] / 1e3:.0f} kB"
-            )
+            figures = round_line(line)
             progress.update(
                 task,
                 completed=line["round"],
@@ -148,7 +131,11 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
                 figures=figures,
             )
             if not console.is_terminal:
-                console.print(f"round {line['round']}/{line['rounds']}  {figures}", highlight=False)
+                console.print(
+                    f"round {line['round']}/{line['rounds']}  {figures}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
 
         return run_simulation(config, config["sites"], on_round)
 
@@ -165,20 +152,15 @@ def print_summary(report: dict[str, Any], out: Path) -> None:
             f"{site['budget']:g}",
             f"{site['delta']:g}",
             str(site["rounds"]),
-            ", ".join(f"{one['noise_multiplier']:.3f}" for one in site["mechanisms"]),
+            ", ".join(f"{mechanism['noise_multiplier']:.3f}" for mechanism in site["mechanisms"]),
         )
     headline = final["headline"]
     printer = Console()
     printer.print(table)
     printer.print(
-        f"{headline} {_figure(final['initial'][headline])} -> "
-        f"{_figure(final['metrics'][headline])}; "
+        f"{headline} {figure(final['initial'][headline])} -> "
+        f"{figure(final['metrics'][headline])}; "
         f"{report['communication']['ratio']:.0f}x fewer bytes than full weights; "
         f"unit {privacy['unit']}, {privacy['adjacency']}, accountant {privacy['accountant']}"
     )
-    printer.print(f"report: {out / 'report.html'}")
-
-
-def _figure(value: float | None) -> str:
-    """A metric's value; None where it is not finite."""
-    return "–" if value is None else f"{value:.3f}"
+    printer.print(f"model: {out / 'model'}\nreport: {out / 'report.html'}", soft_wrap=True)

@@ -98,6 +98,9 @@ ClippingNorm = Annotated[
 LearningRate = Annotated[
     float, real(1e-9, 1e6, "Learning rate of the first step; it falls linearly to 0.")
 ]
+Prior = Annotated[
+    float, real(0, 1e6, "How much the head as it is counts, in lengths of the sums' noise.")
+]
 LogitScale = Annotated[float, real(1e-9, 1e6, "Multiplies cosine similarity.")]
 
 Rounds = Annotated[int, whole(1, MOST_STEPS, "Rounds of the plan.")]

@@ -39,7 +39,8 @@ from dpbitfit.engine.clipping import AutomaticClipping
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import Adam
 from dpbitfit.ledger import Ledger
-from dpbitfit.plan import BiasPhase, ModelIdentity, Plan, TaskChoice
+from dpbitfit.phases import BiasPhase
+from dpbitfit.plan import ModelIdentity, Plan, TaskChoice
 from dpbitfit.protocol import flower
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.base import Metric, Progress, TaskSettings

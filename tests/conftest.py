@@ -61,9 +61,14 @@ def project_config() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def run_config(corpus: Path, project_config: dict[str, Any]) -> dict[str, Any]:
-    """The project's own run configuration, on the small corpus."""
+    """The project's own run configuration, on the small corpus, with the biases alone."""
     return {
         **project_config,
+        "phases": "biases",
+        "head": "labels",
+        "rounds": 12,
+        "steps-per-round": 5,
+        "learning-rate": 2e-2,
         "data": str(corpus),
         "labels": str(corpus.with_suffix(".labels.txt")),
         "max-length": 24,

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dpbitfit.data.partition import count_units
 from dpbitfit.data.run_data import RunData
 from dpbitfit.data.tables import Table
 from dpbitfit.errors import InputError
@@ -18,7 +17,7 @@ from dpbitfit.ledger.begin import site_path
 from dpbitfit.ledger.heads import default_folder
 from dpbitfit.plan import Plan
 from dpbitfit.tasks.base import TaskSettings
-from dpbitfit.tasks.text_classification.settings import COLUMNS
+from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.policy.limits import Limits
 from dpbitfit_client.policy.policy import Dataset, Policy, SiteRules
@@ -72,6 +71,7 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
     name, table, size = _part(run, int(node["partition-id"]))
     name_of_data = str(run["dataset"]) or Path(str(run["data"])).stem
     dataset = SimulatedDataset.model_construct(
+        task=str(run["task"]),
         path=str(run["data"]),
         text_column=str(run["text-column"]),
         label_column=str(run["label-column"]),
@@ -96,28 +96,14 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
 def _part(run: Config, index: int) -> tuple[str, Table, int]:
     """The name and the records of one of the data set's sites, and a size to declare."""
     data = RunData.read(run)
-    sites = data.sites(COLUMNS, int(run["sites"]), float(run["skew"]))
+    columns = resolve(str(run["task"]), {}).columns
+    sites = data.sites(columns, int(run["sites"]), float(run["skew"]))
     if index >= len(sites):
         raise InputError(f"the data has {len(sites)} sites and the simulation more nodes")
     name = list(sites)[index]
-    # A site that the data names has a size of its own; parts of a split are meant to be alike.
-    if run["site-column"]:
-        units: float = count_units(sites[name])
-    else:
-        units = sum(map(count_units, sites.values())) / len(sites)
-    return name, sites[name], _to_one_digit(units)
+    return name, sites[name], data.declared_sizes(sites)[name]
 
 
 def _ledgers_of(run: Config) -> Path:
     """Where a simulation keeps its sites' ledgers."""
     return Path(str(run["site-ledgers"]) or Path(str(run["out"])) / "ledger" / "sites")
-
-
-def _to_one_digit(count: float) -> int:
-    """A size that a researcher would declare: the count's first digit, the rest zeros.
-
-    At least 1: all records of a site that the data names may be held out.
-    """
-    count = max(count, 1)
-    digit = 10 ** math.floor(math.log10(count))
-    return int(round(count / digit) * digit)

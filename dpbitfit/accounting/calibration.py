@@ -72,7 +72,10 @@ def calibrate(
         )
     # RDP answers at once and asks for a little too much noise: it brackets the search.
     high = _root(quick, target_epsilon, low, high)
-    root = _root(search, target_epsilon, low if beside else max(low, high / 2), high)
+    low = max(SMALLEST_SIGMA, high / 2)
+    while low > SMALLEST_SIGMA and search(low) <= target_epsilon:
+        low = max(SMALLEST_SIGMA, low / 2)
+    root = _root(search, target_epsilon, low, high)
     # Rounded up to four digits, so that the figure that people read is the one that is used.
     digit = 10.0 ** (math.floor(math.log10(root)) - 3)
     sigma = float(f"{math.ceil(root / digit) * digit:.4g}")

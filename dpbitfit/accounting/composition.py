@@ -15,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -29,13 +29,23 @@ from dpbitfit.errors import AccountingError
 # Whole orders have a closed form (Mironov, Talwar, Zhang 2019, section 3.3); the series for the
 # others takes seconds and often does not converge.
 RDP_ORDERS: tuple[int, ...] = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024, 4096)
+# Raised where the same packages may give another figure: those that are stored are made again.
+METHOD = 2
 # Below this delta the discretised accountants lose their digits; RDP keeps its own.
 SMALLEST_DISCRETISED_DELTA = 1e-10
-# prv-accountant's time and memory grow with the steps: 1e5 of them took 100 s and 2.5 GB.
+# They compose by powers of a Fourier transform, each of which moves delta by a rounding error: up
+# to 0.2 * 2^-52 a step, against the exact figure of the Gaussian mechanism.
+ROUNDING = 2.0**-50
+# With more steps PLD takes minutes, or does not end.
+MOST_PLD_STEPS = 10**6
+# PLD is sound on any grid, and its time is that of the cells of one step's losses and of their sum.
+FINEST_CELL, STEP_CELLS, SUM_CELLS = 1e-4, 1e4, 1e6
+LARGEST_PLD_EPSILON = 1e5  # by RDP, which may be several times as large
+LARGEST_FINE_EPSILON = 60.0  # by RDP: above it the finest grid, and PRV, take minutes
+# prv-accountant's time and memory grow with the steps and with epsilon over its error: 1e5 steps
+# took 100 s and 2.5 GB.
 MOST_PRV_STEPS = 20_000
-PRV_EPSILON_ERROR = 0.01
-# Above this the discretised accountants take minutes, for figures that promise nothing.
-LARGEST_DISCRETISED_EPSILON = 40.0
+PRV_EPSILON_ERROR, PRV_RELATIVE_ERROR = 0.01, 0.002
 
 
 @dataclass(frozen=True, order=True)
@@ -99,17 +109,20 @@ def delta(steps: Mapping[Mechanism, int], epsilon: float) -> float:
     counts = checked(steps)
     if not counts:
         return 0.0
-    return float(min(_compose(of, counts).get_delta(epsilon) for of in (PLDAccountant, _rdp_of)))
+    bounds = [_compose(_rdp_of, counts).get_delta(epsilon)]
+    rdp = _rdp(counts, SMALLEST_DISCRETISED_DELTA)
+    if _steps(counts) <= MOST_PLD_STEPS and rdp <= LARGEST_PLD_EPSILON:
+        pld = _pld(counts, rdp, fine=True).get_delta(epsilon)
+        bounds.append(pld + _steps(counts) * ROUNDING)
+    return float(min(bounds))
 
 
 def unchecked_epsilon(counts: Counts, delta: float) -> float:
-    """One accountant's bound, for searches: PLD where it keeps its digits, else RDP.
+    """The smaller of PLD's, on a coarse grid, and RDP's bounds, for searches.
 
-    A figure that is published comes from ``epsilon``, which compares them.
+    A figure that is published comes from ``epsilon``, which compares them with PRV's.
     """
-    rdp = _rdp(counts, delta)
-    tight = delta >= SMALLEST_DISCRETISED_DELTA and rdp <= 1.5 * LARGEST_DISCRETISED_EPSILON
-    return min(rdp, _pld(counts, delta)) if tight else rdp
+    return min(_uppers(counts, delta, fine=False).values())
 
 
 def checked(steps: Mapping[Mechanism, int]) -> Counts:
@@ -138,13 +151,11 @@ def check_delta(delta: float) -> None:
 def _epsilon(counts: Counts, delta: float) -> Bound:
     if not counts:
         return Bound(0.0, delta, "PLD", version_of("PLD"), 0.0)
-    uppers = {"RDP": _rdp(counts, delta)}
+    uppers = dict(_uppers(counts, delta, fine=True))
     lower = 0.0
-    if delta >= SMALLEST_DISCRETISED_DELTA and uppers["RDP"] <= 1.5 * LARGEST_DISCRETISED_EPSILON:
-        uppers["PLD"] = _pld(counts, delta)
-        bracket = _prv(counts, delta)
-        if bracket is not None:
-            lower, uppers["PRV"] = bracket
+    bracket = _prv(counts, delta, uppers["RDP"])
+    if bracket is not None:
+        lower, uppers["PRV"] = bracket
     valid = {name: value for name, value in uppers.items() if math.isfinite(value)}
     if not valid:
         raise AccountingError(
@@ -171,8 +182,39 @@ def event(mechanism: Mechanism) -> dp_event.DpEvent:
     )
 
 
-def _pld(counts: Counts, delta: float) -> float:
-    return float(_compose(PLDAccountant, counts).get_epsilon(delta))
+@lru_cache(maxsize=256)
+def _uppers(counts: Counts, delta: float, fine: bool) -> Mapping[str, float]:
+    """RDP's upper bound by its name, and PLD's where it is sound and takes seconds."""
+    rdp = _rdp(counts, delta)
+    uppers = {"RDP": rdp}
+    rounding = _steps(counts) * ROUNDING
+    sound = delta >= SMALLEST_DISCRETISED_DELTA and rounding <= delta / 10
+    if sound and _steps(counts) <= MOST_PLD_STEPS and rdp <= LARGEST_PLD_EPSILON:
+        uppers["PLD"] = float(_pld(counts, rdp, fine).get_epsilon(delta - rounding))
+    return uppers
+
+
+def _pld(counts: Counts, rdp: float, fine: bool) -> Any:
+    """PLD's accountant of a composition that costs at most ``rdp``; a ``fine`` one where it can."""
+    fine = fine and rdp <= LARGEST_FINE_EPSILON
+    cell = FINEST_CELL if fine else _cell(counts, rdp)
+    return _compose(partial(PLDAccountant, value_discretization_interval=cell), counts)
+
+
+def _cell(counts: Counts, rdp: float) -> float:
+    """A cell of PLD's grid with which it takes a second, and epsilon grows by 0.02 % or so."""
+    least = math.inf
+    for mechanism, _ in counts:
+        sigma, rate = mechanism.noise_multiplier, mechanism.sampling_rate
+        widest = (1 + 20 * sigma) / (2 * sigma**2)  # the loss at 10 sigma: beyond it is no cell
+        # A cell h adds h^2/6 to the variance of one step's loss, about q^2 (e^(1/sigma^2) - 1).
+        deviation = rate * math.sqrt(math.expm1(min(1 / sigma**2, 700.0)))
+        least = min(least, widest / STEP_CELLS, 0.05 * deviation)
+    return max(FINEST_CELL, least, rdp / SUM_CELLS)
+
+
+def _steps(counts: Counts) -> int:
+    return sum(count for _, count in counts)
 
 
 def _rdp(counts: Counts, delta: float) -> float:
@@ -190,9 +232,12 @@ def _compose(accountant_of: Callable[[], Any], counts: Counts) -> Any:
     return accountant
 
 
-def _prv(counts: Counts, delta: float) -> tuple[float, float] | None:
+def _prv(counts: Counts, delta: float, rdp: float) -> tuple[float, float] | None:
     """PRV's lower and upper bound; None where it is too slow or fails on these settings."""
-    if sum(count for _, count in counts) > MOST_PRV_STEPS or len(counts) > 8:
+    delta_error = delta / 1000
+    if delta < SMALLEST_DISCRETISED_DELTA or _steps(counts) * ROUNDING > delta_error:
+        return None
+    if _steps(counts) > MOST_PRV_STEPS or len(counts) > 8 or rdp > LARGEST_FINE_EPSILON:
         return None
     try:
         with warnings.catch_warnings():
@@ -206,8 +251,8 @@ def _prv(counts: Counts, delta: float) -> tuple[float, float] | None:
                     for mechanism, _ in counts
                 ],
                 max_self_compositions=[count for _, count in counts],
-                eps_error=PRV_EPSILON_ERROR,
-                delta_error=delta / 1000,
+                eps_error=max(PRV_EPSILON_ERROR, PRV_RELATIVE_ERROR * rdp),
+                delta_error=delta_error,
             )
             lower, _, upper = accountant.compute_epsilon(
                 delta=delta, num_self_compositions=[count for _, count in counts]

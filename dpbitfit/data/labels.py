@@ -19,9 +19,12 @@ def is_label_file(spec: str) -> bool:
 def read_labels(spec: str) -> tuple[str, ...]:
     """The public label set: ``a,b,c``, a JSON list, or a text file with one a line.
 
-    Names are in their canonical form, as the labels of records are. Raises InputError for
-    a file that cannot be read, for a name that is there twice, for fewer than two.
+    It is empty for an empty ``spec``, of a task that has no label. Names are in their
+    canonical form, as the labels of records are. Raises InputError for a file that cannot
+    be read, for a name that is there twice, for fewer than two.
     """
+    if not spec:
+        return ()
     names = _in_file(spec) if is_label_file(spec) else spec.split(",")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{spec}: the label set must be a list of names")

@@ -4,13 +4,14 @@ Coordinator, simulated sites and command line all read it here, so that they agr
 which records are held out.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from dpbitfit.data.columns import Kind
 from dpbitfit.data.labels import read_labels
-from dpbitfit.data.partition import hold_out, natural_sites, split
+from dpbitfit.data.partition import count_units, hold_out, natural_sites, split
 from dpbitfit.data.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -80,7 +81,21 @@ class RunData:
             return table, table.take([])
         return hold_out(table, self.test_fraction, self.seed)
 
+    def declared_sizes(self, sites: Mapping[str, Table]) -> dict[str, int]:
+        """The size of each site that a researcher would declare: to one digit, at least 1."""
+        if self.site_column:
+            return {name: _to_one_digit(count_units(part)) for name, part in sites.items()}
+        # Parts of a split are meant to be alike.
+        mean = sum(map(count_units, sites.values())) / len(sites)
+        return dict.fromkeys(sites, _to_one_digit(mean))
+
     @property
     def _names(self) -> dict[str, str]:
         """What the files call the columns of a task."""
         return {"text": self.text_column, "label": self.label_column}
+
+
+def _to_one_digit(count: float) -> int:
+    count = max(count, 1)  # all records of a site that the data names may be held out
+    digit = 10 ** math.floor(math.log10(count))
+    return int(round(count / digit) * digit)

@@ -63,13 +63,21 @@ class DiscreteGaussian:
     """A discrete Gaussian of standard deviation ``noise_multiplier * clipping_norm``."""
 
     def __init__(
-        self, clipping_norm: float, noise_multiplier: float, source: RandomSource | None = None
+        self,
+        clipping_norm: float,
+        noise_multiplier: float,
+        source: RandomSource | None = None,
+        grid: float = 0.0,
     ) -> None:
+        """``grid`` is that of sums that are on one already, at least as fine as its own."""
         _check(clipping_norm, noise_multiplier)
         deviation = clipping_norm * noise_multiplier
         # A power of two, so that scaling to and from the grid is exact; a public constant.
         # frexp gives the deviation's own power of two; a logarithm may round up to the next.
         self.step = math.ldexp(1.0, math.frexp(deviation)[1] - 1 - GRID_BITS)
+        if grid > self.step:
+            raise InputError(f"a noise of {deviation:g} needs a finer grid than {grid:g}")
+        self.step = grid or self.step
         self.sigma = deviation / self.step
         self._source = source or RandomSource()
 
@@ -86,8 +94,8 @@ class DiscreteGaussian:
 class FastGaussian(DiscreteGaussian):
     """The same grid with noise from a fast generator that is no secret: experiments only."""
 
-    def __init__(self, clipping_norm: float, noise_multiplier: float) -> None:
-        super().__init__(clipping_norm, noise_multiplier)
+    def __init__(self, clipping_norm: float, noise_multiplier: float, grid: float = 0.0) -> None:
+        super().__init__(clipping_norm, noise_multiplier, grid=grid)
         self._generator = np.random.default_rng()
 
     def release(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -106,9 +114,12 @@ class DiscreteGaussianNoise(_Gaussian):
 
     kind: Literal["discrete-gaussian"] = "discrete-gaussian"
 
-    def source(self, sensitivity: float) -> NoiseSource:
-        """What draws it for sums that one unit moves by at most ``sensitivity`` (L2)."""
-        return DiscreteGaussian(sensitivity, self.multiplier)
+    def source(self, sensitivity: float, grid: float = 0.0) -> NoiseSource:
+        """What draws it for sums that one unit moves by at most ``sensitivity`` (L2).
+
+        ``grid`` is that of sums that are whole numbers already.
+        """
+        return DiscreteGaussian(sensitivity, self.multiplier, grid=grid)
 
 
 class FastInsecureNoise(_Gaussian):
@@ -116,9 +127,9 @@ class FastInsecureNoise(_Gaussian):
 
     kind: Literal["fast-insecure"] = "fast-insecure"
 
-    def source(self, sensitivity: float) -> NoiseSource:
-        """What draws it for sums that one unit moves by at most ``sensitivity`` (L2)."""
-        return FastGaussian(sensitivity, self.multiplier)
+    def source(self, sensitivity: float, grid: float = 0.0) -> NoiseSource:
+        """What draws it, as of ``DiscreteGaussianNoise``."""
+        return FastGaussian(sensitivity, self.multiplier, grid)
 
 
 Noise = Annotated[DiscreteGaussianNoise | FastInsecureNoise, Field(discriminator="kind")]

@@ -20,7 +20,7 @@ from dpbitfit.engine.optimizers import Adam, Optimizer, OptimizerState
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.engine.training import train_round
 from dpbitfit.errors import BudgetError, InputError
-from dpbitfit.plan import BiasPhase
+from dpbitfit.phases import BiasPhase
 
 # The loss [B] of each of the records with these indices, from that record and the model alone.
 Loss = Callable[[nn.Module, list[int]], Tensor]
@@ -102,10 +102,9 @@ class PrivateTrainer:
         if len(padded) <= max(probes):
             raise InputError("lengths must name one length for each index, the probes' included")
         self._model, self._declared_size, self._micro_batch = model, declared_size, micro_batch
-        self._layout = select_biases(model.eval(), train_also)
-        canonical_rows = check_gradients(
+        self._layout, canonical_rows = check_gradients(
             model,
-            self._layout,
+            select_biases(model.eval(), train_also),
             lambda chosen: loss(model, [probes[place] for place in chosen]),
             padded[list(probes)],
         )

@@ -26,7 +26,7 @@ from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.sampling import PoissonSampler
 from dpbitfit.errors import InputError
-from dpbitfit.plan import Phase
+from dpbitfit.phases import BiasPhase
 
 
 class PrivateRecords(Protocol):
@@ -52,7 +52,7 @@ def train_round(
     model: nn.Module,
     layout: BiasLayout,
     records: PrivateRecords,
-    phase: Phase,
+    phase: BiasPhase,
     declared_size: int,
     biases: NDArray[np.float32],
     state: OptimizerState,

@@ -45,11 +45,10 @@ def back_up(ledger: Reader, out: Path) -> None:
 
 def _verify(path: Path) -> None:
     try:
-        copy = Reader(str(path), readonly=True)
-        with copy.database.read() as connection:
-            check_whole(connection)
-        for account in copy.accounts():
-            copy.verify(account)
-        copy.database.close()
+        with Reader(str(path), readonly=True) as copy:
+            with copy.database.read() as connection:
+                check_whole(connection)
+            for account in copy.accounts():
+                copy.verify(account)
     except DpbitfitError as error:
         raise LedgerError(f"the copy does not add up, and was removed: {error}") from error

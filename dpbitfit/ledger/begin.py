@@ -1,6 +1,8 @@
 """New ledgers: those of a simulation, and the successor of a ledger that is lost."""
 
+import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,9 +11,12 @@ from dpbitfit.accounting.calibration import calibrate
 from dpbitfit.accounting.composition import Mechanism
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.account import Account
+from dpbitfit.ledger.heads import Heads
 from dpbitfit.ledger.ledger import Ledger
 
 LOST = "lost"  # the run under which a whole budget is counted as spent
+ALONE = "made-by-a-run-alone.json"  # names the ledgers that only that run counts in
+_FILES = ("", "-wal", "-shm", "-journal", ".lock")  # of a SQLite ledger
 
 
 def coordinators_path(folder: Path) -> Path:
@@ -24,9 +29,27 @@ def site_path(folder: Path, site: str) -> Path:
     return folder / f"{quote(site, safe='')}.sqlite"
 
 
-def simulation(folder: Path, sites: Iterable[str]) -> list[Path]:
+def alone(folder: Path, sites: Iterable[str]) -> None:
+    """Make the ledgers of a simulation that counts alone, in place of an earlier such one's.
+
+    Nothing else in ``folder`` is touched. Raises LedgerError where other ledgers are there.
+    """
+    made = _made_alone(folder)
+    there = {coordinators_path(folder), *(folder / "sites").glob("*.sqlite")}
+    if others := {path for path in there.difference(made) if path.exists()}:
+        raise LedgerError(
+            f"{min(others)}: it is there, and no run that counts alone has made it: give --ledger "
+            f"{folder} for a run that adds up there, or another --out"
+        )
+    for path in made:
+        _remove(path)
+    simulation(folder, sites, lasting=False)
+
+
+def simulation(folder: Path, sites: Iterable[str], lasting: bool = True) -> list[Path]:
     """Make the ledgers of a simulation that are new in ``folder``; returns their paths.
 
+    Those that are not ``lasting`` may be replaced by the next run that counts ``alone``.
     Raises LedgerError for one that was there: a site is new where the coordinator has
     no account of it, and a coordinator where no site has a ledger.
     """
@@ -37,17 +60,47 @@ def simulation(folder: Path, sites: Iterable[str]) -> list[Path]:
             raise LedgerError(f"{coordinator}: it is gone, and ledgers of its sites are there")
         new.append(coordinator)
     else:
-        ledger = Ledger(str(coordinator), readonly=True)
-        known = {site_path(of_sites, account.name.site) for account in ledger.accounts()}
-        ledger.database.close()
+        with Ledger(str(coordinator), readonly=True) as ledger:
+            known = {site_path(of_sites, account.name.site) for account in ledger.accounts()}
         if lost := known.intersection(new):
             raise LedgerError(
                 f"{min(lost)}: it is gone, and {coordinator} knows of it: put it back, or take "
                 "another folder for records that no run has seen"
             )
+    # First: should this be killed half-way, what it had made is known to be its own.
+    _mark(folder, [] if lasting else [*_made_alone(folder), *new])
     for path in new:
         Ledger(str(path), create=True).database.close()
     return new
+
+
+def _mark(folder: Path, made: Iterable[Path]) -> None:
+    """Write down which ledgers here only one run counts in."""
+    if names := sorted({str(path.relative_to(folder)) for path in made}):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ALONE).write_text(json.dumps(names))
+    else:
+        (folder / ALONE).unlink(missing_ok=True)
+
+
+def _made_alone(folder: Path) -> list[Path]:
+    """The ledgers here that only one run counts in."""
+    try:
+        names = json.loads((folder / ALONE).read_text())
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise LedgerError(f"{folder / ALONE} is damaged: give another --out") from error
+    return [folder / name for name in names if Path(name).parent in (Path(), Path("sites"))]
+
+
+def _remove(ledger: Path) -> None:
+    for ending in _FILES:
+        ledger.with_name(ledger.name + ending).unlink(missing_ok=True)
+    if heads := Heads.beside(str(ledger)):
+        heads.path.unlink(missing_ok=True)
+        with suppress(OSError):  # it was never made, or more is in it
+            heads.folder.rmdir()
 
 
 def write_off(ledger: Ledger, account: Account, reason: str) -> None:

@@ -59,4 +59,5 @@ def store_bound(connection: sa.Connection, counts: Counts, bound: Bound) -> None
 
 
 def _digest(counts: Counts) -> str:
-    return hashlib.sha256(counts_to_text(counts).encode()).hexdigest()
+    """The place of a bound on these counts, by the method of this version."""
+    return hashlib.sha256(f"{composition.METHOD} {counts_to_text(counts)}".encode()).hexdigest()

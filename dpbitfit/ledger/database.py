@@ -73,7 +73,7 @@ class Database:
         self.url = _full_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = self._connectable(create, readonly)
-        with self._explained():
+        with self._explained(), self.closed_on_failure():
             if create or (upgrade and self.revision is not None):
                 self.migrate()
             self._check_revision()
@@ -160,6 +160,15 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+    @contextmanager
+    def closed_on_failure(self) -> Iterator[None]:
+        """Close every connection where the block raises: who opens it gets nothing to close."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def _isolated(self, level: str) -> sa.Engine:
         """SQLite isolates transactions fully; PostgreSQL has to be told how much."""

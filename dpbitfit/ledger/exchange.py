@@ -74,7 +74,7 @@ class SignedHead:
         return cls(**values)
 
 
-def position(
+def head_for(
     ledger: Ledger,
     account: Account,
     coordinator: str,
@@ -82,7 +82,7 @@ def position(
     key: str,
     most_runs: float = MOST_RUNS,
 ) -> SignedHead:
-    """Where this ledger stands, for the ledger ``to``, on ``coordinator``'s runs."""
+    """This ledger's head on ``coordinator``'s runs, for the ledger ``to``."""
     with ledger.database.read() as connection:
         known = peers.find(connection, account.id).get(to) or Peer(account.id, to, coordinator)
         spent = peers.runs_of(connection, account.id, coordinator)

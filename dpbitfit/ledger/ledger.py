@@ -42,7 +42,8 @@ class Ledger(Reader):
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         super().__init__(url, create, readonly, wait_seconds)
-        self._signer = None if readonly else identity.read_signer(self.database, self.id)
+        with self.database.closed_on_failure():
+            self._signer = None if readonly else identity.read_signer(self.database, self.id)
 
     @property
     def signer(self) -> Signer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -21,8 +22,9 @@ from dpbitfit.ledger.verify import verify
 class Reader:
     """What a ledger in a database says, without the key that signs for it.
 
-    Every answer is one consistent view. ``id`` is the ledger's public key, by which
-    the other side knows it. See ``Database`` for the arguments and the errors.
+    A context manager, which closes the database at its end. Every answer is one consistent
+    view. ``id`` is the ledger's public key, by which the other side knows it. See
+    ``Database`` for the arguments and the errors.
     """
 
     def __init__(
@@ -33,9 +35,16 @@ class Reader:
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self.database = Database(url, create, readonly, wait_seconds=wait_seconds)
-        if create:
-            identity.make(self.database)
-        self.id = identity.read_public(self.database)
+        with self.database.closed_on_failure():
+            if create:
+                identity.make(self.database)
+            self.id = identity.read_public(self.database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

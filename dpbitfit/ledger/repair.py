@@ -42,7 +42,7 @@ def coordinators(ledger: Ledger, account: Account) -> list[str]:
 def statement(ledger: Ledger, account: Account, coordinator: str) -> str:
     """What this ledger has recorded of every run of a coordinator, signed: a line of JSON."""
     to = coordinator if coordinator != ledger.id else ledger.peer(account)
-    head = exchange.position(ledger, account, coordinator, to, STATEMENT, math.inf)
+    head = exchange.head_for(ledger, account, coordinator, to, STATEMENT, math.inf)
     return json.dumps(head.to_config(ledger), sort_keys=True)
 
 

@@ -10,57 +10,45 @@ so is any other spelling of the same values.
     any of them                         Refusal
 """
 
-import json
+import re
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.functional_validators import AfterValidator
+from pydantic import Field, StringConstraints, ValidationError
 
 from dpbitfit.errors import ProtocolError
+from dpbitfit.faults import dotted, faults
+from dpbitfit.schema import Part
+from dpbitfit.validate import MOST_STEPS, DeclaredSize, Form, Rounds
 
 DESCRIBE, TRAIN, EVALUATE, REPLY = "describe", "train", "evaluate", "reply"
-MOST_ROUNDS = 10**6
-LARGEST_DECLARED_SIZE = 10**9
 
 
-def canonical(values: Any) -> bytes:
-    """Values as canonical JSON."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+def _printable(low: int, high: int) -> Any:
+    return Form(
+        f"{low} to {high} printable characters",
+        lambda text: low <= len(text) <= high and text.isprintable(),
+    )
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("not printable")
-    return text
-
-
-_Printable = AfterValidator(_printable)
-Name = Annotated[str, StringConstraints(max_length=200), _Printable]
-Digest = Annotated[str, StringConstraints(max_length=64), _Printable]
-Signature = Annotated[str, StringConstraints(max_length=128), _Printable]
-Run = Annotated[str, StringConstraints(min_length=1, max_length=64), _Printable]
-Key = Annotated[str, StringConstraints(min_length=16, max_length=200), _Printable]
-Code = Annotated[str, StringConstraints(pattern="^[a-z-]{1,40}$")]
+Name = Annotated[str, _printable(0, 200)]
+Digest = Annotated[str, _printable(0, 64)]
+Signature = Annotated[str, _printable(0, 128)]
+Run = Annotated[str, _printable(1, 64)]
+Key = Annotated[str, _printable(16, 200)]
+Code = Annotated[
+    str,
+    Form("1 to 40 of a-z and dashes", lambda code: bool(re.fullmatch("[a-z-]{1,40}", code))),
+]
 Json = Annotated[str, StringConstraints(max_length=1 << 14)]  # another canonical text
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Round = Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
-Size = Annotated[int, Field(ge=1, le=LARGEST_DECLARED_SIZE)]
 Metrics = Annotated[dict[Name, float], Field(max_length=20)]
 
 
-class Message(BaseModel):
+class Message(Part):
     """What is common to all: immutable, closed, strict, bounded."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
     most_bytes: ClassVar[int] = 1 << 16  # of the encoded message: some of it is stored
     has_content: ClassVar[bool] = False  # whether its envelope carries a vector
-
-    def encode(self) -> bytes:
-        """The message as canonical JSON."""
-        return canonical(self.model_dump())
 
     @classmethod
     def decode(cls, statement: bytes) -> Self:
@@ -68,12 +56,10 @@ class Message(BaseModel):
         try:
             message = cls.model_validate_json(statement)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            field = ".".join(map(str, fault["loc"])) or "the whole"
-            # The field may be one that only the sender knows.
-            raise ProtocolError(
-                f"{cls.__name__}: {field!r:.60} is not as it should be: {fault['type']}"
-            ) from error
+            fault = next(faults(error, cls))
+            place = dotted((cls.__name__, *fault.key))
+            # The value may be one that only the sender knows.
+            raise ProtocolError(f"{place}: {fault.text(with_value=False)}") from error
         if message.encode() != statement:
             raise ProtocolError(f"{cls.__name__}: the message is not in its canonical form")
         return message
@@ -87,7 +73,7 @@ class Head(Message):
     """
 
     ledger: Digest
-    account: Annotated[str, StringConstraints(max_length=800), _Printable]
+    account: Annotated[str, _printable(0, 800)]
     coordinator: Digest
     sequence: Count
     head: Digest
@@ -122,7 +108,7 @@ class RoundRequest(Message):
 
     plan: Json
     run: Run
-    round: Round
+    round: Rounds
     key: Key
     head: Head
 
@@ -133,7 +119,7 @@ class Facts(Message):
     site: Name
     dataset: Name
     unit: Name
-    declared_size: Size
+    declared_size: DeclaredSize
     layout_digest: Digest
     model_digest: Digest
     parameters: Count
@@ -148,7 +134,7 @@ class EvaluationOffer(Message):
 
     dataset: Name
     unit: Name
-    declared_size: Size
+    declared_size: DeclaredSize
     delta: float
     epsilon: float
     metrics: Metrics
@@ -161,7 +147,7 @@ class Description(Message):
 
     facts: Facts
     labels: Annotated[tuple[str, ...], Field(max_length=100_000)]
-    rounds_left: Annotated[int, Field(ge=-1, le=MOST_ROUNDS)]
+    rounds_left: Annotated[int, Field(ge=-1, le=MOST_STEPS)]
     evaluation: EvaluationOffer | None
     head: Head
 
@@ -173,7 +159,7 @@ class TrainReply(Message):
 
     facts: Facts
     plan_digest: Digest
-    round: Round
+    round: Rounds
     key: Key
     head: Head
 
@@ -183,7 +169,7 @@ class EvaluateReply(Message):
 
     facts: Facts
     plan_digest: Digest
-    round: Round
+    round: Rounds
     key: Key
     metrics: Metrics
     head: Head

@@ -7,13 +7,14 @@ Imports without torch.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpbitfit.data.columns import Kind
 from dpbitfit.data.tables import Table
+from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.schema import Part
 
 if TYPE_CHECKING:
@@ -41,8 +42,30 @@ class Metric:
 class TaskSettings(Part):
     """The settings of a task: public, part of the plan, each with its bounds and help text."""
 
+    @property
+    def trains_head(self) -> bool:
+        """Whether the task's model has a linear head that trains: see ``LinearTask``."""
+        return False
 
-class Task(Protocol):
+
+class Declaration(Protocol):
+    """What is public of a task before a model is loaded. A built-in one imports without torch."""
+
+    Settings: ClassVar[type[TaskSettings]]
+    columns: ClassVar[Mapping[str, Kind]]  # that it reads, by its own names for them
+    metrics: ClassVar[Mapping[str, Metric]]
+    headline: ClassVar[str]  # the metric that a short report names
+
+    @classmethod
+    def load(cls, folder: str, settings: Any, labels: Sequence[str]) -> "Task":
+        """Load a model with ``settings``, an instance of ``Settings``.
+
+        Raises InputError when it cannot be loaded, ModelError when it cannot be trained
+        privately.
+        """
+
+
+class Task(Declaration, Protocol):
     """A model with what it is trained for.
 
     *Formal guarantee*: training protects a unit if a record's loss and its padded length
@@ -50,24 +73,13 @@ class Task(Protocol):
     ``probes``; the lengths are the task's own affair.
     """
 
-    Settings: ClassVar[type[TaskSettings]]
-    columns: ClassVar[Mapping[str, Kind]]  # that it reads, by its own names for them
-    metrics: ClassVar[Mapping[str, Metric]]
-    headline: ClassVar[str]  # the metric that a short report names
-
     canonical_rows: int  # of this machine, in rows; set by ``attach``
+    layout: "BiasLayout"  # what trains, its order in a vector [P]; ``attach`` leaves out of it
+    pretrained: NDArray[np.float32]  # what trains [P], before any of it has; set by ``attach``
 
     @property
     def model(self) -> "nn.Module":
         """The model, frozen but for what ``layout`` names."""
-
-    @property
-    def layout(self) -> "BiasLayout":
-        """What trains, and its order in a vector [P]."""
-
-    @property
-    def pretrained(self) -> NDArray[np.float32]:
-        """What trains [P], before any of it has."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -76,14 +88,6 @@ class Task(Protocol):
     @property
     def digest(self) -> str:
         """SHA-256 of all that both sides must share: pretrained weights, labels, settings."""
-
-    @classmethod
-    def load(cls, folder: str, settings: Any, labels: Sequence[str]) -> Self:
-        """Load a model with ``settings``, an instance of ``Settings``.
-
-        Raises InputError when it cannot be loaded, ModelError when it cannot be trained
-        privately.
-        """
 
     def probes(self) -> "PrivateRecords":
         """A few public records of each shape that occurs, on which ``attach`` checks the model."""
@@ -101,3 +105,25 @@ class Task(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the model in a format that others read."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write only what trained, for those who have the pretrained model."""
+
+
+@runtime_checkable
+class LinearTask(Task, Protocol):
+    """A task whose model ends in a linear head, which phases of a plan may train alone.
+
+    A record's logits are ``scale * (W phi + b)``, with features ``phi`` of a norm of at most
+    1, and its loss is their cross-entropy.
+    """
+
+    @property
+    def linear_head(self) -> LinearHead | None:
+        """Where the head lies in the packed vector; None where it does not train."""
+
+    def features(self, records: Any, progress: Progress | None = None) -> NDArray[np.float32]:
+        """The features [n, d] of records, each a function of its record alone, to the bit."""
+
+    def classes(self, records: Any) -> NDArray[np.int64]:
+        """The class of each record [n], from 0."""

@@ -1,7 +1,7 @@
 """Which code a task's name selects: built-in code, or what the site's own policy maps it to.
 
 *Formal guarantee*: a name that comes over the wire is looked up, never imported.
-Imports without torch; ``resolve`` loads what a task needs.
+Imports without torch, and so does the declaration of a built-in task.
 """
 
 import importlib
@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpbitfit.errors import InputError, PolicyError
-from dpbitfit.tasks.base import Task, TaskSettings
+from dpbitfit.tasks.base import Declaration, TaskSettings
 
 TEXT_CLASSIFICATION = "text-classification"
 TASKS: Mapping[str, str] = {
-    TEXT_CLASSIFICATION: "dpbitfit.tasks.text_classification.task:TextClassification",
+    TEXT_CLASSIFICATION: "dpbitfit.tasks.text_classification.settings:TextTask",
 }
-_REQUIRED = ("Settings", "columns", "metrics", "headline", "load", "probes", "records", "evaluate")
+_DECLARED = ("Settings", "columns", "metrics", "headline", "load")
+_REQUIRED = (*_DECLARED, "probes", "records", "evaluate")  # of a class of the site's own
 
 
-def resolve(name: str, site_tasks: Mapping[str, str]) -> type[Task]:
+def resolve(name: str, site_tasks: Mapping[str, str]) -> type[Declaration]:
     """The task that a name selects; ``site_tasks`` is the site's own ``module:Class`` by name.
 
     Raises PolicyError for any other name, and for a class of the site's that cannot be
@@ -29,10 +30,10 @@ def resolve(name: str, site_tasks: Mapping[str, str]) -> type[Task]:
         raise PolicyError(f"the policy does not allow the task {name!r:.60}")
     module, _, attribute = place.partition(":")
     try:
-        task: type[Task] = getattr(importlib.import_module(module), attribute)
+        task: type[Declaration] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise PolicyError(f"the task {name!r}: there is no class {place}") from error
-    for required in _REQUIRED:
+    for required in _REQUIRED if name in site_tasks else _DECLARED:
         if not hasattr(task, required):
             raise PolicyError(f"the task {name!r}: {place} has no {required!r}")
     if task.headline not in task.metrics or not all(m.bound > 0 for m in task.metrics.values()):
@@ -42,7 +43,7 @@ def resolve(name: str, site_tasks: Mapping[str, str]) -> type[Task]:
     return task
 
 
-def read_settings(task: type[Task], values: Mapping[str, Any]) -> TaskSettings:
+def read_settings(task: type[Declaration], values: Mapping[str, Any]) -> TaskSettings:
     """A task's settings from a mapping; InputError, naming the setting, for a fault."""
     try:
         return task.Settings.checked(**values)

@@ -1,8 +1,8 @@
 """Metrics for Prometheus: one prefix, base units, a bounded set of labels.
 
-``client`` is an account, SITE/DATASET/UNIT. While the ledger cannot be read, only
-``dpbitfit_ledger_readable 0``, the certificates and the build are exported: no older
-figure is presented as a current one.
+``client`` is an account, SITE/DATASET/UNIT, ``site`` the name of a site. While the ledger
+cannot be read, only ``dpbitfit_ledger_readable 0``, the certificates and the build are
+exported: no older figure is presented as a current one.
 """
 
 from collections import Counter
@@ -59,6 +59,7 @@ def collect(monitor: Monitor) -> Iterator[Metric]:
         yield from _of_accounts(overview)
         yield from _counts(overview)
         yield _bytes(monitor, overview)
+        yield _missing(monitor)
     yield _certificates(monitor)
     yield _gauge("build_info", "The version of dpbitfit.", 1, version=version("dpbitfit"))
 
@@ -95,6 +96,16 @@ def _bytes(monitor: Monitor, overview: Overview) -> Metric:
                 total[client, direction] += size
     for labels, size in sorted(total.items()):
         family.add_metric(labels, size)
+    return family
+
+
+def _missing(monitor: Monitor) -> Metric:
+    text = "A site that did not take part in the last round of a run that goes on."
+    family = _family("site_missing", text, "site", "run", "reason")
+    for run in monitor.runs():
+        if run.state == "running" and run.rounds:
+            for site, reason in run.rounds[-1].missing.items():
+                family.add_metric([site, run.run or run.folder, reason], 1)
     return family
 
 

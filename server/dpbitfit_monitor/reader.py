@@ -6,8 +6,8 @@ figure takes its place.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from dpbitfit.accounting.composition import Bound, Counts
@@ -181,13 +181,8 @@ class Viewer:
     def _urgently(self, counts: Counts, delta: float) -> Bound:
         return self.bounds.get(counts, delta, urgency=1)
 
-    @contextmanager
-    def _opened(self) -> Iterator[Reader]:
-        ledger = Reader(self._url, readonly=True, wait_seconds=WAIT_SECONDS)
-        try:
-            yield ledger
-        finally:
-            ledger.database.close()
+    def _opened(self) -> Reader:
+        return Reader(self._url, readonly=True, wait_seconds=WAIT_SECONDS)
 
     def _look(self, now: datetime) -> Overview:
         with self._opened() as ledger, ledger.snapshot() as snapshot:

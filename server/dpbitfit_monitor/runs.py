@@ -22,7 +22,7 @@ _LIMIT = 10**15
 
 _Int = Annotated[int, Field(ge=-_LIMIT, le=_LIMIT)]
 _Float = Annotated[float, Field(ge=-_LIMIT, le=_LIMIT, allow_inf_nan=False)]
-_Name = Annotated[str, Field(min_length=1, max_length=100)]
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(strict=True))
@@ -30,6 +30,7 @@ class RoundView:
     """One round of a run; bytes are payload bytes of all sites, seconds wall time.
 
     ``metrics`` are those on the public test records, None where one was not computed.
+    ``missing`` says for each site that did not take part, in a few words, why.
     ``guaranteed`` is the largest of the sites' bounds on epsilon, ``accrued``,
     informative, the most that any site has spent; a run may report neither.
     ``round`` 0 is the start. ``run`` is the run's name in the ledger, "" where unknown.
@@ -43,6 +44,7 @@ class RoundView:
     refused: _Int
     seconds: _Float
     metrics: Mapping[_Name, _Float | None] = field(default_factory=dict)
+    missing: Mapping[_Name, _Name] = field(default_factory=dict)
     guaranteed: _Float | None = None
     accrued: _Float | None = None
     run: str = ""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dpbitfit.errors import InputError
 
 FILE = "checkpoint.npz"
+_GROUPS = ("moments", "pooled")  # of arrays
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Checkpoint:
 
     ``run`` is its name in the ledger; ``refused`` gives the reason of each site
     that was left out for good;
-    ``moments`` are the wrapped strategy's own, by name.
+    ``moments`` are the wrapped strategy's own, by name; ``pooled`` the state of the
+    coordinator's own steps.
     """
 
     run: str
@@ -34,12 +36,14 @@ class Checkpoint:
     refused: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     moments: dict[str, NDArray[Any]] = field(default_factory=dict)
+    pooled: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Replace the file in ``folder`` durably: all of it or nothing."""
         state = asdict(self)
         arrays = {"biases": state.pop("biases")}
-        arrays |= {f"moment:{name}": value for name, value in state.pop("moments").items()}
+        for group in _GROUPS:
+            arrays |= {f"{group}:{name}": value for name, value in state.pop(group).items()}
         buffer = io.BytesIO()
         np.savez(buffer, state=np.array(json.dumps(state)), **arrays)
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,11 +72,13 @@ class Checkpoint:
             with np.load(path, allow_pickle=False) as file:
                 state = json.loads(str(file["state"]))
                 biases = file["biases"]
-                prefix = "moment:"
-                moments = {
-                    name.removeprefix(prefix): file[name]
-                    for name in file.files
-                    if name.startswith(prefix)
+                groups: dict[str, Any] = {
+                    group: {
+                        name.removeprefix(f"{group}:"): file[name]
+                        for name in file.files
+                        if name.startswith(f"{group}:")
+                    }
+                    for group in _GROUPS
                 }
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
@@ -83,4 +89,4 @@ class Checkpoint:
                 f"{path} belongs to another plan; give the settings it was made with, "
                 "or another --out"
             )
-        return cls(biases=biases, moments=moments, **state)
+        return cls(biases=biases, **groups, **state)

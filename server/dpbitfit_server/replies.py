@@ -1,6 +1,10 @@
 """A site's reply, verified and decoded, or its refusal."""
 
+from collections.abc import Mapping
 from typing import TypeVar
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
 
 from dpbitfit.errors import GuardUnavailable, IdentityError, PolicyError, ProtocolError
 from dpbitfit.ledger.exchange import SignedHead
@@ -8,6 +12,17 @@ from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import REPLY, Description, Refusal, RoundReply
 
 Reply = TypeVar("Reply", bound=Description | RoundReply)
+
+# What Flower reports in place of a reply. Its own words may quote what a process at a site did.
+_LOSSES: Mapping[int, str] = {
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "its client app cannot be loaded",
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "its client app failed",
+    ErrorCode.MESSAGE_UNAVAILABLE: "its reply was cut off",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its reply was cut off",
+    ErrorCode.NODE_UNAVAILABLE: "its SuperNode is gone",
+    ErrorCode.INVALID_FAB: "its SuperNode refuses the app",
+    ErrorCode.CLIENT_APP_CRASHED: "its client process died",
+}
 
 
 def read(envelope: Envelope, kind: type[Reply], key: str) -> tuple[Reply | Refusal, SignedHead]:
@@ -26,6 +41,11 @@ def read(envelope: Envelope, kind: type[Reply], key: str) -> tuple[Reply | Refus
     if envelope.signature and head.ledger != envelope.sender:
         raise IdentityError("the head is that of another ledger")
     return message, head
+
+
+def loss(message: Message) -> str:
+    """Why there is no reply, where Flower reports that in its place."""
+    return _LOSSES.get(message.error.code, "its SuperNode reports an error")
 
 
 def explain(refusal: Refusal) -> str:

@@ -5,11 +5,9 @@ reply may be missing, late, refused or wrong, and only the site knows how far it
 """
 
 from collections.abc import Callable, Iterable
-from logging import WARNING
 from typing import TypeVar
 
 from flwr.app import Message
-from flwr.common.logger import log
 
 from dpbitfit.errors import AnswerLost, DpbitfitError, GuardUnavailable, ProtocolError
 from dpbitfit.protocol import flower
@@ -17,6 +15,7 @@ from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import Refusal, RoundReply
 from dpbitfit_server import replies
 from dpbitfit_server.sites import Site, SiteRegistry
+from dpbitfit_server.stream import INFO, WARNING, log
 
 Sent = list[tuple[Message, Site]]
 Reply = TypeVar("Reply", bound=RoundReply)
@@ -38,7 +37,8 @@ def settle(
     """The good replies with what ``read`` makes of them; the others are charged and noted.
 
     A bad reply leaves its site out for the rest of the run; a site whose guard is
-    away, or that has lost an answer in a crash, is in again in a later round.
+    away, or that has lost an answer in a crash, is in again in a later round. The log
+    names each site without a reply, and each that has one again.
     """
     # A failed node's reply names no sender, so the request says which site replies.
     waiting = {message.metadata.message_id: site for message, site in sent}
@@ -46,17 +46,20 @@ def settle(
     clean = []
     for message in received:
         site = waiting.pop(message.metadata.reply_to_message_id, None)
-        if site is None or not message.has_content():
+        if site is None:
+            continue
+        if message.has_error():
+            _miss(number, site, replies.loss(message))
             continue
         try:
             envelope = flower.unpack(message.content)
             reply = _reply(registry, number, site, envelope, kind)
             value = read(reply, envelope.content, site)
         except GuardUnavailable:
-            log(WARNING, "round %d: the guard of %s does not answer", number, site.name)
+            _miss(number, site, "its guard does not answer")
         except AnswerLost as error:
             outcomes[site.key] = error.code  # spent; the next round has another key
-            log(WARNING, "round %d: %s has lost its answer", number, site.name)
+            _miss(number, site, "it has lost its answer")
         except Untouched as error:
             del outcomes[site.key]
             _leave_out(site, error)
@@ -66,6 +69,11 @@ def settle(
         else:
             outcomes[site.key] = "reply"
             clean.append((message, site, value))
+            if site.missing:
+                log(INFO, "round %d: %s replies again", number, site.name)
+            site.missing = ""
+    for site in waiting.values():
+        _miss(number, site, "no reply in time")
     registry.ledger.commit(outcomes)
     return clean
 
@@ -94,6 +102,11 @@ def _reply(
         if value != expected:
             raise ProtocolError(f"the reply's {field} is not that of the request")
     return reply
+
+
+def _miss(number: int, site: Site, why: str) -> None:
+    site.missing = why
+    log(WARNING, "round %d: nothing from %s: %s", number, site.name, why)
 
 
 def _leave_out(site: Site, error: DpbitfitError) -> None:

@@ -5,10 +5,8 @@ noise; what it says becomes an account of its own in the coordinator's ledger.
 """
 
 from collections.abc import Iterable
-from logging import WARNING
 
 from flwr.app import Message, MessageType
-from flwr.common.logger import log
 
 from dpbitfit.accounting.composition import Counts, Mechanism, merged
 from dpbitfit.errors import DpbitfitError, ProtocolError
@@ -16,6 +14,7 @@ from dpbitfit.ledger import AccountName
 from dpbitfit.protocol.messages import EVALUATE, EvaluateReply
 from dpbitfit_server.settlement import Sent, settle
 from dpbitfit_server.sites import TAKEN_BACK, Site, SiteRegistry
+from dpbitfit_server.stream import WARNING, log
 
 
 class SiteMetrics:

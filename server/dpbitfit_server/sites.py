@@ -2,39 +2,31 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from logging import INFO, WARNING
 
-from flwr.app import Message, MessageType, RecordDict
-from flwr.common.logger import log
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from dpbitfit.accounting.composition import Counts, Mechanism
-from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, LedgerError, ProtocolError
-from dpbitfit.ledger import Account, AccountName, Ledger, budget, exchange, status
-from dpbitfit.ledger.exchange import SignedHead
+from dpbitfit.errors import ProtocolError
+from dpbitfit.ledger import Account, Ledger, budget, exchange, status
 from dpbitfit.ledger.fold import Allotment
 from dpbitfit.ledger.status import BudgetStatus
 from dpbitfit.plan import Plan
 from dpbitfit.protocol import flower
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import (
-    DESCRIBE,
-    Description,
     EvaluationOffer,
-    Facts,
     Head,
-    Question,
     Refusal,
     RoundRequest,
 )
 from dpbitfit.protocol.signing import untouched, verify
-from dpbitfit_server import replies
+from dpbitfit_server import replies, waiting
+from dpbitfit_server.stream import WARNING, log
 
-SECONDS_FOR_NODES = 60.0
-POLL_SECONDS = 0.5
+OFFLINE, LEFT_OUT, TURNED_AWAY = "offline", "left out", "turned away"
 TAKEN_BACK = "its budget was lowered, or the run given up: what was left of it is taken back"
 
 
@@ -42,6 +34,7 @@ TAKEN_BACK = "its budget was lowered, or the run given up: what was left of it i
 class Site:
     """A site; ``refused`` says why it is left out, for the rest of the run.
 
+    ``missing`` says in a few words why there is no reply of its last round, or "".
     ``offer`` is the evaluation that its policy allows, None where there is none.
     ``key`` is that of the last round that was requested of it. Bytes are payload
     bytes since this process began.
@@ -54,6 +47,7 @@ class Site:
     key: str = ""
     rounds: int = 0
     refused: str = ""
+    missing: str = ""
     offer: EvaluationOffer | None = None
     bytes_down: int = 0
     bytes_up: int = 0
@@ -66,11 +60,11 @@ class SiteRegistry:
         self.plan = plan
         self.ledger = ledger
         self.run = run
+        self.names: dict[int, str] = {}  # of the nodes
         self.turned_away: dict[int, str] = {}
         self.sites: dict[str, Site] = {}
-        self._epsilon = epsilon
+        self.epsilon = epsilon
         self._refused: dict[str, str] = {}
-        self._unaware: dict[int, tuple[Account, SignedHead]] = {}  # heads to send, by node
 
     def restore(self, run: str, refused: Mapping[str, str]) -> None:
         """Go on with a saved run, without the sites that it left out."""
@@ -81,6 +75,14 @@ class SiteRegistry:
     def refused(self) -> dict[str, str]:
         """Why each site that is left out is left out."""
         return self._refused | {n: site.refused for n, site in self.sites.items() if site.refused}
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Each site that does not take part at present, and in a few words why."""
+        names = {self.names[node] for node in self.turned_away}
+        away = dict.fromkeys(names.difference(self.sites), TURNED_AWAY)
+        missing = {name: site.missing for name, site in self.sites.items() if site.missing}
+        return away | missing | dict.fromkeys(self.refused, LEFT_OUT)
 
     def held(self, site: Site) -> dict[Mechanism, Allotment]:
         """What this run may do to the site's account, and has done, in steps by mechanism."""
@@ -125,9 +127,13 @@ class SiteRegistry:
             run=self.run,
             round=number,
             key=site.key,
-            head=self._head(site.account, self.ledger.peer(site.account), site.key),
+            head=self.head(site.account, self.ledger.peer(site.account), site.key),
         )
         return flower.pack(Envelope.sign(self.ledger.signer, purpose, message.encode(), biases))
+
+    def ask(self, grid: Grid, messages: Sequence[Message], timeout: float) -> list[Message]:
+        """Send messages and wait ``timeout`` seconds at most for their replies."""
+        return waiting.ask(grid, messages, self.names, timeout)
 
     def receive(
         self, site: Site, envelope: Envelope, kind: type[replies.Reply]
@@ -194,105 +200,14 @@ class SiteRegistry:
     def is_taken_back(self, site: Site) -> bool:
         """Whether what the account was approved for in this run was given up."""
         held = self.ledger.allotments([site.account.id])[site.account.id]
-        return any(one.voided for (run, _), one in held.items() if run == self.run)
+        return any(allotment.voided for (run, _), allotment in held.items() if run == self.run)
 
-    def admit(self, grid: Grid, timeout: float) -> None:
-        """Let the nodes that are new here describe themselves; leave out those that do not fit."""
-        known = {site.node for site in self.sites.values()} | set(self.turned_away)
-        questions = [self._question(node) for node in grid.get_node_ids() if node not in known]
-        if not questions:
-            return
-        received = list(grid.send_and_receive(questions, timeout=timeout))
-        nodes = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in questions}
-        for message in received:
-            node = nodes.get(message.metadata.reply_to_message_id)
-            if node is None or not message.has_content():
-                continue
-            try:
-                self._admit(message.content, node, set(grid.get_node_ids()))
-            except GuardUnavailable as error:
-                log(WARNING, "a node is tried again later: %s", error)
-            except DpbitfitError as error:
-                self.turned_away[node] = str(error)
-                log(WARNING, "a node is turned away: %s", error)
-        self._notify(grid, timeout)
-
-    def _notify(self, grid: Grid, timeout: float) -> None:
-        """Send this ledger's head to the sites whose own says that they need it."""
-        questions = []
-        for node, (account, theirs) in self._unaware.items():
-            questions.append(self._question(node, self._head(account, theirs.ledger, theirs.head)))
-        self._unaware.clear()
-        if questions:
-            list(grid.send_and_receive(questions, timeout=timeout))
-
-    def _head(self, account: Account, to: str, key: str) -> Head:
-        head = exchange.position(self.ledger, account, self.ledger.id, to, key)
+    def head(self, account: Account, to: str, key: str) -> Head:
+        """This ledger's head of an account, signed for the ledger ``to``."""
+        head = exchange.head_for(self.ledger, account, self.ledger.id, to, key)
         return Head.model_validate(head.to_config(self.ledger))
-
-    def _question(self, node: int, head: Head | None = None) -> Message:
-        question = Question(plan=self.plan.encode().decode(), run=self.run, head=head)
-        envelope = Envelope.sign(self.ledger.signer, DESCRIBE, question.encode())
-        return Message(flower.pack(envelope), dst_node_id=node, message_type=MessageType.QUERY)
-
-    def _compare(self, node: int, account: Account, head: SignedHead) -> None:
-        """Compare ledgers with a site that has described itself."""
-        if head.rebased and not head.seen_sequence:
-            self._unaware[node] = (account, head)  # it waits until this side has followed
-        try:
-            exchange.check(self.ledger, account, head, self.ledger.id)
-        except LedgerError:
-            self._unaware[node] = (account, head)
-            raise
-
-    def _admit(self, content: RecordDict, node: int, online: Iterable[int]) -> None:
-        """Take a site in, or raise DpbitfitError with the reason why not."""
-        description, head = replies.read(flower.unpack(content), Description, "")
-        if isinstance(description, Refusal):
-            raise ProtocolError(replies.explain(description))
-        name = self._name(description.facts)
-        account = self.ledger.open_account(name, self.plan.delta, self._epsilon)
-        self._compare(node, account, head)
-        before = self.sites.get(name.site)
-        if before is not None:
-            if before.node in online:
-                raise ProtocolError(f"two nodes have the name {name.site!r}")
-            before.node = node  # the site came back as another node; its account stays
-            return
-        refused, offer = self._refused.get(name.site, ""), description.evaluation
-        size = description.facts.declared_size
-        site = Site(name.site, node, size, account, refused=refused, offer=offer)
-        self.sites[name.site] = site
-        whole = self.plan.counts
-        try:
-            approved = self.ledger.allot(name, self.run, self.plan.digest, whole, self.ledger.id)
-            if approved is None:  # approved when the run began, perhaps under a higher budget
-                self.ledger.enforce(name, "the budget does not hold what was approved")
-        except BudgetError as error:
-            holdings = self.ledger.allotments([account.id])[account.id]
-            site.refused = f"{error}; {budget.what_fits(account, holdings, whole)}"
-            log(WARNING, "%s is left out: %s", site.name, site.refused)
-            return
-        site.account = self.ledger.account(name)
-        site.rounds = self.rounds_spent(site)
-        log(INFO, "site %s takes part", site.name)
-
-    def _name(self, facts: Facts) -> AccountName:
-        """The account of a site that has the plan's model; ProtocolError for another one."""
-        model = self.plan.model
-        for field, digest in (("layout_digest", model.layout), ("model_digest", model.digest)):
-            if getattr(facts, field) != digest:
-                raise ProtocolError(f"{facts.site}: its {field} is not the coordinator's")
-        return AccountName(facts.site, facts.dataset, facts.unit)
 
     def _key(self, site: Site, number: int, attempt: int) -> str:
         # Every charge has its own key; the same key never means fresh noise (a replay is free).
         charged = [self.run, self.plan.digest, *site.account.name, number, attempt]
         return hashlib.sha256(json.dumps(charged).encode()).hexdigest()
-
-
-def await_nodes(grid: Grid, count: int) -> None:
-    """Wait, a minute at most, until ``count`` nodes are online."""
-    deadline = time.monotonic() + SECONDS_FOR_NODES
-    while len(list(grid.get_node_ids())) < count and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)

@@ -12,33 +12,37 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from numpy.typing import NDArray
 
 from dpbitfit.accounting import composition
+from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.errors import BudgetError, ProtocolError
 from dpbitfit.ledger import Ledger
-from dpbitfit.plan import Plan
+from dpbitfit.plan import Place, Plan
 from dpbitfit.protocol import flower
 from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.protocol.flower import payload_bytes
 from dpbitfit.protocol.messages import TRAIN, TrainReply
+from dpbitfit.stream import round_line
+from dpbitfit_server.admission import Admission
 from dpbitfit_server.checkpoint import Checkpoint
+from dpbitfit_server.pooling import PooledSteps
 from dpbitfit_server.settlement import settle
 from dpbitfit_server.site_metrics import SiteMetrics
-from dpbitfit_server.sites import Site, SiteRegistry, await_nodes
+from dpbitfit_server.sites import Site, SiteRegistry
+from dpbitfit_server.stream import INFO, WARNING, log
 
 # What FedAdam, FedYogi and FedAdagrad remember between rounds.
 MOMENTS = ("m_t", "v_t")
 
+Clean = list[tuple[Message, Site, NDArray[np.float32]]]  # good replies, with what they release
 EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
 Line = dict[str, Any]
 
@@ -62,8 +66,10 @@ class PrivateStrategy(Strategy):
     where the checkpoint lies;
     ``min_replies`` the good replies that make a round count; ``expected_sites``
     how many nodes to wait for, a minute at most; ``on_round`` gets a line of
-    public figures after each round. Raises BudgetError when the whole
-    plan costs more than the budget.
+    public figures after each round; ``head`` where the task's linear head lies in
+    the vector, for phases that train it alone: their sums are pooled here, and
+    ``inner`` aggregates in the others. Raises BudgetError when the whole plan costs
+    more than the budget, InputError for such a phase without a head.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class PrivateStrategy(Strategy):
         min_replies: int = 1,
         expected_sites: int = 1,
         on_round: Callable[[Line], None] = lambda line: None,
+        head: LinearHead | None = None,
     ) -> None:
         self.cost = composition.epsilon(dict(plan.counts), plan.delta)
         if self.cost.epsilon > budget:
@@ -85,11 +92,14 @@ class PrivateStrategy(Strategy):
                 f"{budget:g}: more noise, fewer steps or a smaller sampling rate"
             )
         self.inner = inner
+        self._head = head
+        self._pooled = PooledSteps(plan, head)
         # The sites are chosen here; at its defaults a strategy would wait for more for ever.
         inner.min_train_nodes = inner.min_available_nodes = 1
         self.plan = plan
         self.registry = SiteRegistry(plan, budget, ledger, os.urandom(16).hex())
         self.metrics = SiteMetrics(self.registry)
+        self._admission = Admission(self.registry)
         self.history: list[Line] = []
         self.stopped = ""
         self._parameters = parameters
@@ -115,6 +125,7 @@ class PrivateStrategy(Strategy):
         self.registry.restore(saved.run, saved.refused)
         for name, array in saved.moments.items():
             setattr(self.inner, name, {flower.BIASES: array})
+        self._pooled.restore(saved.pooled)
         for line in self.history:
             self._on_round(line)
         return True
@@ -156,7 +167,7 @@ class PrivateStrategy(Strategy):
                 raise BudgetError(self._reasons())
             if not messages:
                 break
-            replies = list(grid.send_and_receive(messages, timeout=timeout))
+            replies = self.registry.ask(grid, messages, timeout)
             line = self._count_bytes(replies)
             arrays, metrics = self.aggregate_train(number, replies)
             result.arrays = arrays or result.arrays
@@ -171,8 +182,8 @@ class PrivateStrategy(Strategy):
     ) -> Iterable[Message]:
         """Charge every site that takes part, durably, and make its message."""
         if not self.registry.sites:
-            await_nodes(grid, self._expected_sites)
-        self.registry.admit(grid, self._timeout)
+            self._admission.await_nodes(grid, self._expected_sites)
+        self._admission.admit(grid, self._timeout)
         eligible = self.registry.eligible(grid, server_round)
         if len(eligible) < self._min_replies:
             self.stopped = (
@@ -206,23 +217,38 @@ class PrivateStrategy(Strategy):
         A bad reply leaves its site out for the rest of the run. It is spent, and
         so is a missing one: only the site knows whether data was touched.
         """
-        clean = []
-        for reply, site, change in settle(
-            self.registry, server_round, self._sent, replies, TrainReply, self._read_change
-        ):
+        clean = settle(
+            self.registry, server_round, self._sent, replies, TrainReply, self._read_released
+        )
+        for _, site, _ in clean:
             site.rounds += 1
-            weight = MetricRecord({self.inner.weighted_by_key: site.declared_size})
-            arrays = flower.to_arrays(self._biases + change)
-            reply.content = RecordDict({self.inner.arrayrecord_key: arrays, "weight": weight})
-            clean.append(reply)
         if len(clean) < self._min_replies:
             log(WARNING, "round %d: %d good replies are too few", server_round, len(clean))
             return None, None
-        aggregated, _ = self.inner.aggregate_train(server_round, clean)
-        if aggregated is None:
-            return None, None
-        biases = aggregated[flower.BIASES].numpy().astype(np.float32)
+        place = self.plan.locate(server_round)
+        if place.phase.pools:
+            sums, sizes = (
+                [value for *_, value in clean],
+                [site.declared_size for _, site, _ in clean],
+            )
+            biases = self._pooled.step(place, self._biases, sums, sizes)
+        else:
+            aggregated, _ = self.inner.aggregate_train(server_round, self._changed(place, clean))
+            if aggregated is None:
+                return None, None
+            biases = aggregated[flower.BIASES].numpy().astype(np.float32)
         return flower.to_arrays(biases), MetricRecord({"replies": len(clean)})
+
+    def _changed(self, place: Place, clean: Clean) -> list[Message]:
+        """Clean replies as the wrapped strategy reads them: new vectors and weights."""
+        places = place.phase.places(self._parameters, self._head)
+        for reply, site, change in clean:
+            vector = self._biases.copy()
+            vector[places] += change
+            weight = MetricRecord({self.inner.weighted_by_key: site.declared_size})
+            arrays = flower.to_arrays(vector)
+            reply.content = RecordDict({self.inner.arrayrecord_key: arrays, "weight": weight})
+        return [reply for reply, *_ in clean]
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -246,18 +272,22 @@ class PrivateStrategy(Strategy):
         text = "%s over %d values; the whole plan costs epsilon %.3f at delta %g (%s)"
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
 
-    def _read_change(self, reply: TrainReply, content: bytes, site: Site) -> NDArray[np.float32]:
-        """The change [P] that a site sends; ProtocolError where it cannot be an honest one."""
+    def _read_released(self, reply: TrainReply, content: bytes, site: Site) -> NDArray[np.float32]:
+        """The change or noised sum of the phase's places that a site sends.
+
+        Raises ProtocolError where it cannot be an honest one.
+        """
         phase = self.plan.phase(reply.round)
-        most = phase.largest_update(self._parameters, site.declared_size)
-        return self.plan.updates.decode(content, self._parameters, max_norm=most)
+        size = len(phase.places(self._parameters, self._head))
+        most = phase.largest_update(size, site.declared_size)
+        return self.plan.updates.decode(content, size, max_norm=most)
 
     def _measure(self, number: int, result: Result, grid: Grid) -> dict[str, float]:
         """The sites' own metrics of a round; empty where none are due."""
         requests = list(self.configure_evaluate(number, result.arrays, ConfigRecord(), grid))
         if not requests:
             return {}
-        replies = grid.send_and_receive(requests, timeout=self._timeout)
+        replies = self.registry.ask(grid, requests, self._timeout)
         metrics = self.aggregate_evaluate(number, replies)
         if metrics is not None:
             result.evaluate_metrics_clientapp[number] = metrics
@@ -297,11 +327,13 @@ class PrivateStrategy(Strategy):
                 run=self.registry.run,
                 round=number,
                 rounds=self.plan.rounds,
+                phase=self.plan.phase(number).kind if number else "",
                 metrics=_finite(metrics or {}),
                 guaranteed=max((status.promised for status in statuses), default=0.0),
                 accrued=max((status.accrued.bound.epsilon for status in statuses), default=0.0),
                 seconds=0.0,
                 refused=len(self.registry.refused),
+                missing=self.registry.missing,
             )
             | line
         )
@@ -309,6 +341,7 @@ class PrivateStrategy(Strategy):
         self._completed = number
         self.history.append(line)
         self._save()
+        log(INFO, "round %d/%d  %s", number, self.plan.rounds, round_line(line))
         self._on_round(line)
 
     def _save(self) -> None:
@@ -321,6 +354,7 @@ class PrivateStrategy(Strategy):
             refused=self.registry.refused,
             history=self.history,
             moments={name: arrays[flower.BIASES] for name, arrays in moments.items() if arrays},
+            pooled=self._pooled.saved(),
         ).save(self._folder)
 
 

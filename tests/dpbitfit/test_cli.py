@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from dpbitfit import cli
 from dpbitfit.errors import InputError
+from dpbitfit.settings import OPTIONS
 from dpbitfit.simulate_command import FIXED, command
 
 ELSEWHERE = {"data", "labels", "out"}  # a run by hand must be given these
@@ -21,7 +22,7 @@ def test_the_defaults_are_those_of_the_run_configuration(project_config: dict[st
     shared = defaults.keys() & project_config.keys() - ELSEWHERE
     assert {key: defaults[key] for key in shared} == {key: project_config[key] for key in shared}
     assert project_config.keys() - shared - ELSEWHERE == FIXED.keys()
-    assert defaults.keys() - project_config.keys() == {"json"}
+    assert defaults.keys() - {option.key for option in OPTIONS} == {"json"}
 
 
 def test_an_error_is_one_line_whatever_it_quotes(

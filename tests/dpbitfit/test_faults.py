@@ -77,6 +77,8 @@ GOOD = {"first-part": {"noise": 1}, "text": "here"}
         ),
         ({"first-part": 3}, "first-part: must be a table: [first-part], not 3"),
         ({"parts": [{"noise": 1, "nois": 2}]}, "parts.nois: unknown; do you mean noise?"),
+        ({"x" * 5000: 2}, f"'{'x' * 57}...': unknown; the keys here are"),
+        ({"parts": 3}, "parts: must be a list, each a table, not 3"),
         ({"far": 2}, "far: unknown; the keys here are first-part, parts, by-name, heads"),
         ({"by-name": {"a/b": {"noise": 1}}}, "by-name.'a/b': this name must be 1 to 180 printable"),
         ({"by-name": {"a": 3}}, "by-name.a: must be a table: [by-name.a], not 3"),
@@ -111,10 +113,26 @@ def test_a_fault_says_what_to_write(values: dict[str, Any], message: str) -> Non
     assert texts.pop().startswith(message)
 
 
+def test_a_fault_can_leave_out_the_value() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Whole.model_validate({**GOOD, "heads": ["secret"], "first-part": {"noise": "secret"}})
+    texts = [fault.text(with_value=False) for fault in faults(caught.value, Whole)]
+    assert texts == ["must be a number from 0.01 to 1,000,000", "must be one of 'a', 'b'"]
+
+
+def test_what_is_no_json_is_called_so() -> None:
+    for text in (b"{", b"[" * 100_000, b"\xff" * 100_000):
+        with pytest.raises(ValidationError) as caught:
+            Whole.model_validate_json(text)
+        assert [str(fault) for fault in faults(caught.value, Whole)] == ["this is not JSON"]
+
+
 def test_values_are_shown_short_and_without_secrets() -> None:
     assert shown("postgresql://dp:secret@host/ledger") == "'postgresql://...'"
     assert len(shown("x" * 1000)) < 70
     assert shown(10**5000) == "so large a number"
+    assert len(shown(b"x" * 1000)) < 70
+    assert shown((1, 2)) == "a list"
     assert shown({"a": "secret"}) == "a table"
     assert shown([]) == "an empty list"
     assert dotted(("a-b", "c d", "é")) == "a-b.'c d'.'é'"

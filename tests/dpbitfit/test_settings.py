@@ -7,7 +7,11 @@ import pytest
 
 from dpbitfit.accounting import composition
 from dpbitfit.errors import InputError
-from dpbitfit.settings import OPTIONS, RunSettings
+from dpbitfit.phases import BiasPhase
+from dpbitfit.planner import Choices
+from dpbitfit.schema import options
+from dpbitfit.settings import OPTIONS, RunSettings, Settings
+from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
 
 
 @pytest.fixture
@@ -26,8 +30,14 @@ def test_the_projects_own_configuration_is_valid(config: dict[str, Any]) -> None
 def test_the_projects_own_configuration_is_every_option_at_its_default(
     project_config: dict[str, Any],
 ) -> None:
-    """As ``[tool.flwr.app.config]`` and as the example's says it: each key once, none beside."""
-    assert project_config == {option.key: option.default for option in OPTIONS}
+    """As ``[tool.flwr.app.config]`` and as the example's says it: each key once, none beside.
+
+    The settings of another task than the default one may be left out.
+    """
+    defaults = {option.key: option.default for option in OPTIONS}
+    assert project_config == {key: defaults[key] for key in project_config}
+    parts = (Settings, Choices, BiasPhase, resolve(TEXT_CLASSIFICATION, {}).Settings)
+    assert project_config.keys() >= {option.key for part in parts for option in options(part)}
     assert all(option.help for option in OPTIONS)
 
 
@@ -36,14 +46,14 @@ def test_the_projects_own_configuration_is_every_option_at_its_default(
     [
         ("rounds", "ten", "rounds"),
         ("rounds", True, "rounds"),
-        ("rounds", 0, "rounds"),
+        ("rounds", -1, "rounds"),
         ("out", "", "out"),
         ("labels", "", "labels"),
         ("server-strategy", "fedsgd", "server-strategy"),
         ("min-replies", 0, "min-replies"),
         ("round-timeout", -1.0, "round-timeout"),
         ("sampling-rate", 1.5, "sampling-rate"),
-        ("target-epsilon", 0.0, "target epsilon"),
+        ("target-epsilon", 0.0, "target-epsilon"),
         ("learning-rate", -1.0, "learning-rate"),
         ("noise", "none", "noise"),
         ("clipping", "none", "clipping"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dpbitfit import simulate
+from dpbitfit import flower_tools, simulate
 
 from ..conftest import ROOT
 
@@ -58,7 +58,7 @@ def out(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         subprocess.run(
             [
-                *simulate._tool("flwr"),
+                *flower_tools.tool("flwr"),
                 *("run", str(EXAMPLES / "flower_app"), "dpbitfit", "--stream"),
                 *("--federation-config", "num-supernodes=2 client-resources-num-cpus=1"),
                 *("--run-config", given),

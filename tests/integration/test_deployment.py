@@ -7,6 +7,7 @@ plan in this process, where Flower's transport has no part.
 import csv
 import grp
 import os
+import re
 import secrets
 import signal
 import statistics
@@ -41,8 +42,9 @@ BUDGET = 200.0  # so little noise that what was learned stands out from it
 PLAN = {
     **{"rounds": ROUNDS, "steps-per-round": STEPS, "sampling-rate": 0.5, "noise-multiplier": 0.6},
     **{"max-length": 24, "declared-size": RECORDS, "dataset": "letters", "sites": 2},
-    "budget": BUDGET,
+    **{"budget": BUDGET, "phases": "biases", "head": "labels"},
 }
+PHASES = ("class-sums", "head", "biases")
 # Three simulated runs with noise 0.4 had a standard deviation of 0.015; five of those.
 SPREAD = 0.075
 
@@ -74,11 +76,12 @@ class Field:
         self.seen = set[str]()
 
     def run(self, name: str, **changes: Any) -> Iterator[Any]:
-        """A run through ``flwr run``, watched: its lines of progress, then its report."""
-        here = {"out": str(self.running.home / name), "ledger": str(self.coordinator.database)}
-        # What only a simulation needs stays out of the bundle.
-        nowhere = {"data": "", "site-column": ""}
-        yield from self.running.run({**self.config, **nowhere, **here, **changes}, self.watch)
+        """A run by ``dpbitfit run``, watched: its lines of progress, then its report."""
+        yield from self.running.run({**self.config, **self.here(name), **changes}, self.watch)
+
+    def here(self, name: str) -> dict[str, str]:
+        """Where a run keeps its results, and the coordinator its ledger."""
+        return {"out": str(self.running.home / name), "ledger": str(self.coordinator.database)}
 
     def watch(self) -> None:
         """What holds at any instant of a run."""
@@ -235,6 +238,37 @@ def test_both_ledgers_say_the_same(report: dict[str, Any], field: Field) -> None
 
 
 @pytest.mark.usefixtures("report")
+def test_a_run_prints_its_sites_its_rounds_and_where_the_model_is(field: Field) -> None:
+    printed = field.running.told.read_text().splitlines()
+    assert printed[0].startswith("run ")
+    assert {f"{name} takes part" for name in SITES} <= set(printed)
+    rounds = [line for line in printed if line.startswith("round ")]
+    assert [line.split()[1] for line in rounds] == [f"{n}/{ROUNDS}" for n in range(ROUNDS + 1)]
+    assert all("  accuracy 0." in line and "  epsilon " in line for line in rounds)
+    model = field.running.home / "first-run" / "model"
+    assert printed[-1].startswith(f"the model is in {model}, ")
+    assert model.is_dir()
+
+
+@pytest.mark.usefixtures("report")
+@pytest.mark.parametrize(
+    ("changes", "status", "cause"),
+    [
+        ({"budget": 0.1}, 3, "the plan costs epsilon .*, above the budget of 0.1"),
+        ({"sampling-rate": 0.6}, 2, "no site takes part: hospital-1: its policy .*; hospital-2: "),
+    ],
+    ids=["budget", "policy"],
+)
+def test_a_run_that_fails_ends_with_its_cause(
+    changes: dict[str, float], status: int, cause: str, field: Field
+) -> None:
+    ended, printed = field.running.fail({**field.config, **field.here("failing-run"), **changes})
+    assert ended == status
+    assert re.match(f"error: {cause}", printed[-1])
+    assert not any("Traceback" in line for line in printed)
+
+
+@pytest.mark.usefixtures("report")
 def test_no_text_of_a_record_is_in_a_message_a_log_or_a_result(field: Field) -> None:
     # That the plan was found there shows that messages do lie where they were looked for.
     assert field.seen == {"layout_digest"}
@@ -271,6 +305,10 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
         elif line["round"] == 3:
             hidden.rename(second.socket)
     assert replies == [0, 2, 1, 1, 2]
+    printed = field.running.told.read_text().splitlines()
+    for number, name in enumerate(SITES, 2):
+        assert f"round {number}: nothing from {name}: its guard does not answer" in printed
+        assert f"round {number + 1}: {name} replies again" in printed
     assert [site["refused"] for site in line["sites"]] == ["", ""]
     assert [site["rounds"] for site in line["sites"]] == [3, 3]
     outcomes = {}
@@ -289,6 +327,27 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
     assert outcomes[SITES[0]] == [*["reply"] * (ROUNDS + 1), "crashed", *["reply"] * 2]
     assert outcomes[SITES[1]] == ["reply"] * (ROUNDS + 3)
     assert field.mark not in field.seen
+
+
+def test_a_plan_of_phases_costs_what_its_simulation_does(field: Field, tmp_path: Path) -> None:
+    changes = {
+        **{"phases": ",".join(PHASES), "head": "trained", "most-rounds": 6, "rounds": 2},
+        **{"steps-per-round": 2, "noise-multiplier": 0.0, "target-epsilon": 8.0},
+    }
+    *lines, report = field.run("phased-run", **changes)
+    assert [line["phase"] for line in lines] == ["", PHASES[0], *["head"] * 3, *["biases"] * 2]
+    assert [line["replies"] for line in lines] == [0, *[len(SITES)] * 6]
+    simulation = simulated({**field.config, **changes}, tmp_path)
+    assert report["plan"] == simulation["plan"]
+    accountant = PLDAccountant()
+    for phase in report["plan"]["phases"]:
+        gaussian = dp_event.GaussianDpEvent(phase["noise"]["multiplier"])
+        step = dp_event.PoissonSampledDpEvent(phase["sampling_rate"], gaussian)
+        accountant.compose(step, phase["rounds"] * phase["steps_per_round"])
+    for site, simulated_site in zip(report["sites"], simulation["sites"], strict=True):
+        assert site["plan_epsilon"] == simulated_site["plan_epsilon"] <= 8.0
+        assert site["plan_epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.01)
+        assert site["rounds"] == 6
 
 
 def kill_at_work(guard: Guard, ledger: Ledger) -> None:

@@ -37,7 +37,8 @@ def simulate_arguments(data: Path, out: Path) -> list[str]:
     labels = data.with_suffix(".labels.txt")
     return [
         *("simulate", "--data", str(data), "--labels", str(labels), "--out", str(out)),
-        *("--sites", "3", "--rounds", str(ROUNDS), "--steps-per-round", str(STEPS)),
+        *("--phases", "biases", "--head", "labels", "--sites", "3"),
+        *("--rounds", str(ROUNDS), "--steps-per-round", str(STEPS)),
         *("--sampling-rate", str(RATE), "--max-length", "24", "--test-fraction", "0.5"),
     ]
 
@@ -118,7 +119,8 @@ def test_the_model_loads_with_from_pretrained_and_holds_the_biases(out: Path) ->
 
     model = AutoModel.from_pretrained(out / "model")
     parameters = dict(model.named_parameters())
-    biases = load_file(out / "biases.safetensors")
+    adapter = load_file(out / "adapter" / "adapter.safetensors")
+    biases = {name: value for name, value in adapter.items() if name.startswith("backbone.")}
     assert biases
     for name, value in biases.items():
         found = [p for n, p in parameters.items() if name.endswith(n)]

@@ -15,11 +15,10 @@ import pytest
 from dpbitfit.data.corpus import write_corpus
 from tests.conftest import ROOT
 
-from ..support.certificates import Authority
 from ..support.machine import PLACE, Machine, machine
 
 DEPLOY = ROOT / "deploy"
-RECORDS = {"letters": 160, "letters-held-out": 160, "test": 40}
+RECORDS = {"letters": 160, "test": 40}
 PATIENTS = "40"
 COORDINATOR, SITE = "/var/lib/dpbitfit-coordinator", "/var/lib/dpbitfit"
 LEDGERS = {"dpbitfit-coordinator": COORDINATOR, "dpbitfit-guard": SITE}
@@ -27,9 +26,11 @@ GIVEN = f"{PLACE}/given"
 HAS_NGINX = shutil.which("nginx") is not None
 ADDRESS = "127.0.0.1:8000"
 NAME = ("coordinator.example:443", "localhost:443" if HAS_NGINX else ADDRESS)
-CONFIG = f'[superlink.SUPERLINK]\naddress = "{ADDRESS}"\nroot-certificates = "{GIVEN}/ca.crt"\n'
 # A small plan instead of the default one; its noise is what the policy asks for.
-PLAN = "sites=1 rounds=1 steps-per-round=2 noise-multiplier=1.0 max-length=24"
+PLAN = (
+    "--sites 1 --phases biases --head labels --rounds 1 --steps-per-round 2 "
+    "--noise-multiplier 1.0 --max-length 24"
+)
 MONITOR = "https://127.0.0.1:8443"
 # How a process of a unit's user, in that unit's own view of files and network, tries something.
 AS_UNIT = """
@@ -57,7 +58,7 @@ def changed(text: str, *changes: tuple[str, str]) -> str:
 
 
 def write_records(folder: Path) -> None:
-    """A site's records with their labels, others for its evaluations, and a public test file."""
+    """A site's records with their labels, and a public test file."""
     for name, count in RECORDS.items():
         path = folder / f"{name}.csv"
         write_corpus(path, records=count, seed=len(name))
@@ -69,25 +70,24 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A coordinator, a site and the monitor, each by its chapter."""
     with machine(tmp_path_factory.mktemp("machine")) as made:
         shutil.copytree(DEPLOY, made.given, dirs_exist_ok=True)
-        authority = Authority(made.given, "ca")
-        authority.issue("server")
-        authority.issue("site-1")
         write_records(made.given)
-        (made.given / "config.toml").write_text(CONFIG)
-        start, init, proxy = commands("The coordinator, once")
+        (certificates,) = commands("Certificates")
+        made.run(certificates)
+        start, init, proxy, profile = commands("The coordinator, once")
         made.run(start)
         made.until(f"test -d {COORDINATOR}")
         if HAS_NGINX:
             made.run(f"sed -i s/coordinator.example/localhost/ nginx/dpbitfit.conf; {proxy}")
+        made.run(profile)
         (key,) = re.findall(r"\b[0-9a-f]{64}\b", made.run(init))
         example = made.given / "policy.example.toml"
         here = [("0123456789abcdef" * 4, key), ("-slot-seconds = 600", "-slot-seconds = 1")]
-        here += [(f"-size = {declared}", f"-size = {PATIENTS}") for declared in (4000, 500)]
+        here += [("-size = 4000", f"-size = {PATIENTS}")]
         example.write_text(changed(example.read_text(), *here))
         install, register, _ = commands("A site, once")
         made.run(changed(install, NAME))
         made.until(f"curl -sf --cacert ca.crt https://{ADDRESS}/health")
-        made.run(f"cp /etc/dpbitfit/node.key.pub .; export FLWR_HOME={GIVEN}; {register}")
+        made.run(f"cp /etc/dpbitfit/node.key.pub .; {register}")
         watch, _ = commands("Watching the coordinator")
         made.run(f"exec 2> told.txt; {watch}")
         yield made
@@ -96,12 +96,47 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 @pytest.fixture(scope="module")
 def report(deployed: Machine) -> dict[str, Any]:
     """The report of a run by its chapter."""
-    (run,) = commands("A run")
-    here = [("sites=2", PLAN), ("declared-size=4000", f"declared-size={PATIENTS}")]
-    here += [("/abs/labels", f"{GIVEN}/letters.labels"), ("/abs", GIVEN)]
-    said = deployed.run(f"export FLWR_HOME={GIVEN}; cd {PLACE}/checkout; {changed(run, *here)}")
-    assert "Traceback" not in said, said
+    assert "Traceback" not in run(deployed)
     return dict(json.loads(deployed.run(f"cat {COORDINATOR}/first/report.json")))
+
+
+def run(deployed: Machine, more: str = "") -> str:
+    """What the command of its chapter prints, with more options; it must end well."""
+    words, *_ = commands("A run")
+    here = [("--sites 2", f"{PLAN} {more}"), ("-size 4000", f"-size {PATIENTS}")]
+    return deployed.run(changed(words, *here))
+
+
+@pytest.mark.usefixtures("report")
+def test_a_run_is_told_line_by_line_and_resumed(deployed: Machine) -> None:
+    spent = deployed.run(f"dpbitfit ledger accounts --json --ledger {COORDINATOR}/ledger.sqlite")
+    started, *lines, last = run(deployed, "--resume").splitlines()
+    assert started.startswith("run ")
+    assert not any("Traceback" in line for line in lines)
+    assert last.startswith(f"the model is in {COORDINATOR}/first/model, ")
+    assert spent == deployed.run(
+        f"dpbitfit ledger accounts --json --ledger {COORDINATOR}/ledger.sqlite"
+    )
+
+
+@pytest.mark.usefixtures("report")
+def test_a_run_that_fails_ends_so(deployed: Machine) -> None:
+    words, *_ = commands("A run")
+    too_much = changed(words, ("--sites 2", PLAN.replace("1.0", "0.1")), ("4000", PATIENTS))
+    told = deployed.run(f"({too_much}) 2>&1 && echo no failure || true")
+    assert told.splitlines()[-1].startswith("error: the plan costs epsilon ")
+
+
+@pytest.mark.usefixtures("report")
+def test_the_model_is_handed_on_to_those_who_may_read_it(deployed: Machine) -> None:
+    _, hand_on, *_ = commands("A run")
+    deployed.run(hand_on)
+    model = "/srv/trial-models/first/config.json"
+    deployed.run("useradd -G trial-readers reader; useradd other")
+    read = "if runuser -u {} -- cat {} > /dev/null 2>&1; then echo read; fi"
+    assert deployed.run(read.format("reader", model)) == "read\n"
+    assert deployed.run(read.format("other", model)) == ""
+    assert deployed.run(read.format("reader", f"{COORDINATOR}/first/model/config.json")) == ""
 
 
 def test_a_run_goes_through_every_unit(deployed: Machine, report: dict[str, Any]) -> None:
@@ -187,3 +222,14 @@ def test_each_process_that_is_killed_comes_back(deployed: Machine) -> None:
         deployed.until(f'systemctl -q is-active dpbitfit-{unit} && test "$({ask})" != {before}')
     deployed.until(f"curl -s --cacert ca.crt {MONITOR}/healthz")
     deployed.until("test -S /run/dpbitfit/guard.sock")
+
+
+@pytest.mark.usefixtures("report")
+def test_everything_is_stopped(deployed: Machine) -> None:
+    """The last test: nothing runs any more, and the ledgers are there."""
+    *_, coordinator, site = commands("A run")
+    deployed.run(coordinator)
+    deployed.run(site)
+    assert deployed.run("systemctl list-units --state=active --no-legend 'dpbitfit-*'") == ""
+    for folder in LEDGERS.values():
+        deployed.run(f"test -s {folder}/ledger.sqlite")

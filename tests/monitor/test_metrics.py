@@ -38,6 +38,7 @@ AGREED = {
     "dpbitfit_certificate_expiry_timestamp_seconds": {"certificate", "subject"},
     "dpbitfit_build_info": {"version"},
     "dpbitfit_ledger_readable": set(),
+    "dpbitfit_site_missing": {"site", "run", "reason"},
 }
 
 Samples = dict[str, dict[tuple[str, ...], float]]
@@ -58,7 +59,8 @@ def labels(monitor: Monitor) -> dict[str, set[str]]:
 
 @pytest.fixture
 def monitor(reader: Viewer, refined: Callable[[Viewer], Viewer], tmp_path: Path) -> Monitor:
-    out = folder(tmp_path / "out", LINE, traffic={str(NAME): [100, 7], "of/no/account": [1, 1]})
+    line = {**LINE, "missing": {"hospital-2": "offline"}}
+    out = folder(tmp_path / "out", line, traffic={str(NAME): [100, 7], "of/no/account": [1, 1]})
     certificate, _ = Authority(tmp_path, "authority").issue("server")
     return Monitor(refined(reader), [out], [certificate])
 
@@ -92,6 +94,22 @@ def test_names_and_labels_are_those_agreed_upon(
     found = labels(monitor)
     assert {name: found[name] for name in AGREED} == AGREED
     assert all(name.startswith("dpbitfit_") for name in found)
+
+
+def test_a_site_that_is_missing_is_named_while_its_run_goes_on(
+    north: Account, reader: Viewer, tmp_path: Path
+) -> None:
+    missing = {"hospital-2": "offline", "hospital-3": "left out"}
+    first, last = {**LINE, "missing": missing}, {**LINE, "round": 1, "missing": {"x": "offline"}}
+    out = folder(tmp_path / "out", last, first)
+    name = "dpbitfit_site_missing"
+    assert samples(Monitor(reader, [out]))[name] == {("x", "r1", "offline"): 1}
+    out = folder(tmp_path / "out", first)
+    assert samples(Monitor(reader, [out]))[name] == {
+        (s, "r1", why): 1 for s, why in missing.items()
+    }
+    folder(tmp_path / "out", first, report={"final": {"stopped": ""}})
+    assert name not in samples(Monitor(reader, [out]))
 
 
 def test_a_loose_bound_gives_no_ratio(north: Account, reader: Viewer) -> None:

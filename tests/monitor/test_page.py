@@ -164,6 +164,19 @@ def test_a_run_is_followed_until_it_ends(north: Account, page: TestClient, out: 
         assert "Smith" not in page.get(path).text
 
 
+def test_a_round_names_the_sites_that_are_missing(
+    north: Account, page: TestClient, out: Path
+) -> None:
+    missing = {"hospital-2": "no reply in time", SCRIPT: "offline"}
+    folder(out, LINE, {**LINE, "round": 1, "missing": missing})
+    told = f"hospital-2 (no reply in time), {SCRIPT} (offline)"
+    assert told in words(page, "/runs/r1")
+    (first, second) = table(page, "/runs/r1/export.csv")
+    assert first["missing"] == ""
+    assert second["missing"] == f"hospital-2: no reply in time; {SCRIPT}: offline"
+    assert page.get("/runs/r1/export.json").json()["rounds"][1]["missing"] == missing
+
+
 def test_a_metric_that_nothing_here_knows_is_shown_like_any_other(
     north: Account, page: TestClient, out: Path
 ) -> None:

@@ -221,7 +221,7 @@ def test_the_sentence_of_an_adaptive_account_promises_the_budget(
         (schema.event, {"hash": "0" * 64}),
     ],
 )
-def test_an_account_that_cannot_be_believed_shows_no_figure(
+def test_a_corrupt_account_shows_no_figure(
     table: sa.Table,
     values: dict[str, Any],
     north: Account,
@@ -316,7 +316,7 @@ def test_a_ledger_that_is_migrated_is_not_read_as_it_was(
     assert view(reader).rounds_left == 6
 
 
-def test_a_ledger_that_is_locked_is_said_to_be(
+def test_a_locked_ledger_is_reported_as_locked(
     north: Account, reader: Viewer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpbitfit_monitor.reader.WAIT_SECONDS", 0.2)

@@ -109,6 +109,8 @@ class Trials:
             return NO_VERDICT, f"not done after {self._seconds:g} seconds"
         finally:
             _kill(process)
+            if process.stdout is not None:  # of one that took too long
+                process.stdout.close()
             self._running.discard(process)
         if process.returncode == 0:
             return SURVIVED, ""

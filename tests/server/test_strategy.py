@@ -1,4 +1,4 @@
-"""The private strategy around Flower's own: who is asked, what is believed, what is spent."""
+"""The private strategy around Flower's own: which sites and replies count, what is spent."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from dpbitfit_server import sites as site_registry
+from dpbitfit_server import waiting
 from dpbitfit_server.central_evaluation import PublicEvaluation
 from dpbitfit_server.report import describe_run, write_report
 from dpbitfit_server.strategy import PrivateStrategy
@@ -357,7 +357,7 @@ def test_two_nodes_of_one_name_are_one_site(tmp_path: Path) -> None:
 def test_nobody_at_all_is_an_error_that_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site_registry, "SECONDS_FOR_NODES", 0.0)
+    monkeypatch.setattr(waiting, "SECONDS_FOR_NODES", 0.0)
     with pytest.raises(ProtocolError, match="no node is online"):
         final(strategy(tmp_path), LocalGrid({}))
     nodes = sites("a")
@@ -402,8 +402,8 @@ def test_a_resumed_run_that_may_spend_nothing_ends_with_its_model(tmp_path: Path
 
 def test_a_crash_in_a_round_never_gives_the_charge_back(tmp_path: Path) -> None:
     class Crashing(LocalGrid):
-        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-            replies = super().send_and_receive(messages, timeout=timeout)
+        def pull_messages(self, message_ids: Any) -> Any:
+            replies = super().pull_messages(message_ids)
             if len(self.of("train")) == 4:
                 raise KeyboardInterrupt
             return replies

@@ -16,7 +16,7 @@ from dpbitfit.ledger.canonical import counts_to_text
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.protocol.envelope import Envelope
-from dpbitfit.protocol.messages import canonical
+from dpbitfit.schema import canonical
 
 Fields = dict[str, str | int]
 
@@ -44,7 +44,7 @@ class Coordinator:
 
     def head(self, counts: dict[Mechanism, int], key: str, purpose: str = "train") -> Fields:
         """A signed head that claims to hold so many steps."""
-        mine = exchange.position(self.ledger, self._account, self.ledger.id, "", key)
+        mine = exchange.head_for(self.ledger, self._account, self.ledger.id, "", key)
         with suppress(AccountingError):
             self.claimed |= Counter(counts)
         steps = counts_to_text(self.claimed)

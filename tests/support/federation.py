@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dpbitfit_client.guard_client import SocketGuardClient
 
-from dpbitfit import simulate
+from dpbitfit import flower_tools, run_command, simulate
 from dpbitfit.errors import GuardUnavailable
 
 from . import warm
@@ -178,9 +178,11 @@ class Federation:
 
         ``between`` is called again and again while the run goes on.
         """
-        app, out = self.home / f"app-{Path(config['out']).name}", Path(config["out"])
-        simulate._write_app(app, config)
-        run = self._start("flwr", "run", str(app), "field", "--stream", log=app.name)
+        out = Path(config["out"])
+        words = [word for key, value in config.items() for word in _option(key, value)]
+        command = [sys.executable, "-c", warm.MAIN, "run", "field", *words]
+        self.told = self.logs / f"run-{out.name}.log"
+        run = _start(command, self.home, self.environment, self.told)
         seen = 0
         while run.poll() is None:
             lines = _lines(out / "progress.jsonl")
@@ -189,10 +191,21 @@ class Federation:
             between()
             time.sleep(POLL_SECONDS)
         yield from _lines(out / "progress.jsonl")[seen:]
+        assert run.returncode == 0, self.told.read_text()
         yield json.loads((out / "report.json").read_text())
 
+    def fail(self, config: Mapping[str, Any]) -> tuple[int, list[str]]:
+        """The status of a run that should fail, and the lines that it has printed."""
+        words = [word for key, value in config.items() for word in _option(key, value)]
+        done = warm.run(
+            *(warm.MAIN, "run", "field", *words),
+            cwd=self.home,
+            env=self.environment,
+        )
+        return done.returncode, [*done.stdout.splitlines(), *done.stderr.splitlines()]
+
     def _flwr(self, *arguments: str) -> None:
-        command = [*simulate._tool("flwr"), *arguments]
+        command = [*flower_tools.tool("flwr"), *arguments]
         subprocess.run(
             command, cwd=self.home, env=self.environment, check=True, capture_output=True
         )
@@ -200,7 +213,7 @@ class Federation:
     def _start(
         self, tool: str, *arguments: str, log: str = "", **more: str
     ) -> "subprocess.Popen[bytes]":
-        command = [*simulate._tool(tool), *arguments]
+        command = [*flower_tools.tool(tool), *arguments]
         environment = {**self.environment, **more}
         return _start(command, self.home, environment, self.logs / f"{log or tool}.log")
 
@@ -250,6 +263,13 @@ def _await(
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(POLL_SECONDS)
+
+
+def _option(key: str, value: Any) -> list[str]:
+    """A key of the configuration as ``dpbitfit run`` takes it; none for a simulation's own."""
+    if key in run_command.SIMULATED or value is False:
+        return []
+    return [f"--{key}"] if value is True else [f"--{key}", str(value)]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.flower import pack, unpack
-from dpbitfit.protocol.messages import Head, Question, RoundRequest, canonical
+from dpbitfit.protocol.messages import Head, Question, RoundRequest
+from dpbitfit.schema import canonical
 
 from . import plans
 
@@ -39,14 +40,13 @@ class LocalGrid(Grid):
     def __init__(self, nodes: dict[int, Answer]) -> None:
         self.nodes = nodes
         self.sent: list[Message] = []
+        self._replies: list[Message] = []
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        replies = []
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        keys = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = message.object_id
             self.sent.append(message)
@@ -54,10 +54,22 @@ class LocalGrid(Grid):
             if isinstance(answer, Error):
                 reply = Message(answer, reply_to=message)
                 reply.metadata.__dict__["_src_node_id"] = 1  # as Flower does for a lost node
-                replies.append(reply)
+                self._replies.append(reply)
             elif answer is not None:
-                replies.append(Message(answer, reply_to=message))
+                self._replies.append(Message(answer, reply_to=message))
+            keys.append(message.object_id)
+        return keys
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = set(message_ids)
+        replies = [one for one in self._replies if one.metadata.reply_to_message_id in wanted]
+        self._replies = [one for one in self._replies if one not in replies]
         return replies
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        raise NotImplementedError
 
     def of(self, kind: str) -> list[Message]:
         return [message for message in self.sent if message.metadata.message_type == kind]
@@ -70,12 +82,6 @@ class LocalGrid(Grid):
         raise NotImplementedError
 
     def create_message(self, *_: Any, **__: Any) -> Message:
-        raise NotImplementedError
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         raise NotImplementedError
 
 
@@ -133,7 +139,7 @@ class Site:
             exchange.check(self.ledger, self.account, theirs, coordinator)
 
     def head(self, coordinator: str, key: str = "") -> Fields:
-        head = exchange.position(self.ledger, self.account, coordinator, coordinator, key)
+        head = exchange.head_for(self.ledger, self.account, coordinator, coordinator, key)
         return head.to_config(self.ledger)
 
     def train(self, envelope: Envelope) -> Envelope | RecordDict | Error | None:
@@ -179,3 +185,16 @@ class Site:
     ) -> Envelope:
         values = {"code": code, "key": key, "untouched": untouched, "head": head}
         return Envelope(canonical(values))
+
+
+class Clock:
+    """In place of the module ``time``: time passes while one sleeps, and only then."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds

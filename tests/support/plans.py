@@ -5,7 +5,8 @@ import json
 from typing import Any
 
 from dpbitfit.errors import InputError
-from dpbitfit.plan import ModelIdentity, Phase, Plan, SiteMetrics, TaskChoice
+from dpbitfit.phases import BiasPhase
+from dpbitfit.plan import ModelIdentity, Plan, SiteMetrics, TaskChoice
 from dpbitfit.schema import build
 
 _SETTINGS: dict[str, Any] = {
@@ -78,7 +79,7 @@ def plan(base: Plan | None = None, /, **changes: Any) -> Plan:
     )
 
 
-def phase(base: Phase | None = None, /, **changes: Any) -> Phase:
+def phase(base: BiasPhase | None = None, /, **changes: Any) -> BiasPhase:
     """A phase with these flat settings, and the others as in ``base``."""
     return _phase({**_SETTINGS, **(_of_phase(base) if base else {}), **changes})
 
@@ -119,8 +120,8 @@ def _names(metrics: str) -> tuple[str, ...]:
     return tuple(metrics.split(",")) if metrics else ()
 
 
-def _phase(settings: dict[str, Any]) -> Phase:
-    return build(Phase, {name.replace("_", "-"): value for name, value in settings.items()})
+def _phase(settings: dict[str, Any]) -> BiasPhase:
+    return build(BiasPhase, {name.replace("_", "-"): value for name, value in settings.items()})
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _of_phase(phase: Phase) -> dict[str, Any]:
+def _of_phase(phase: BiasPhase) -> dict[str, Any]:
     return {
         "noise_multiplier": phase.noise.multiplier,
         "noise": phase.noise.kind,

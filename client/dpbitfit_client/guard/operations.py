@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from dpbitfit.accounting.composition import Counts, Mechanism, merged
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.noise import DiscreteGaussian
-from dpbitfit.engine.training import train_round
 from dpbitfit.errors import PolicyError
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.messages import EVALUATE, TRAIN, EvaluateReply, RoundReply, TrainReply
 from dpbitfit.tasks.base import Metric, Progress
+from dpbitfit.tasks.rounds import site_round
 from dpbitfit_client.guard import stored_reply
 from dpbitfit_client.guard.task_cache import LoadedTask
 from dpbitfit_client.policy.policy import Dataset, Evaluation
@@ -54,7 +54,7 @@ class Operation(Protocol):
 
 
 class TrainRound:
-    """A round of DP-SGD; ``progress`` is called before each step."""
+    """A round of a plan's phase; ``progress`` is called before each step."""
 
     purpose = TRAIN
 
@@ -80,22 +80,23 @@ class TrainRound:
         biases: Vector,
         before: bytes | None,
     ) -> bytes:
-        """The noised change and the optimizer's new state."""
-        change, state = train_round(
-            loaded.task.model,
-            loaded.task.layout,
+        """The noised change or sum, and the optimizer's new state."""
+        place = plan.locate(number)
+        released, state = site_round(
+            loaded.task,
             loaded.records(dataset),
-            plan.phase(number),
+            loaded.features(dataset),
+            place.phase,
             dataset.declared_size,
             biases,
-            stored_reply.state_of(before),
-            progress=self._progress,
+            stored_reply.state_of(before, place.position),
+            self._progress,
         )
-        return stored_reply.pack(change, state)
+        return stored_reply.pack(released, state, place.position)
 
     def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
-        """The change alone: the state stays."""
-        return TrainReply(**fields), plan.updates.encode(stored_reply.change_of(payload))
+        """What the round released alone: the state stays."""
+        return TrainReply(**fields), plan.updates.encode(stored_reply.released_of(payload))
 
 
 class EvaluateRound:

@@ -13,7 +13,7 @@ from dpbitfit.data.columns import Kind
 from dpbitfit.data.labels import read_labels
 from dpbitfit.data.tables import Table, read_table
 from dpbitfit.errors import DpbitfitError, InputError
-from dpbitfit.tasks.base import Task
+from dpbitfit.tasks.base import Declaration
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.policy.policy import Dataset, Evaluation, Policy
 
@@ -94,7 +94,7 @@ class Records:
         return "usable, from the guard's next start"
 
 
-def _check_metrics(dataset: Dataset, task: type[Task]) -> None:
+def _check_metrics(dataset: Dataset, task: type[Declaration]) -> None:
     allowed = dataset.evaluation.metrics if dataset.evaluation else {}
     for metric in allowed:
         if metric not in task.metrics:

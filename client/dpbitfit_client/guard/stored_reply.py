@@ -1,7 +1,7 @@
-"""A round's reply as the site stores it: the noised change, and the optimizer's state.
+"""A round's reply as the site stores it: what was released, and the optimizer's state.
 
 The state is a function of noised gradients only; it stays at the site because
-the next round needs it, not because it is secret.
+the next round of the phase needs it, not because it is secret.
 """
 
 import io
@@ -12,26 +12,29 @@ from numpy.typing import NDArray
 from dpbitfit.engine.optimizers import OptimizerState
 
 
-def pack(change: NDArray[np.float32], state: OptimizerState) -> bytes:
-    """The change [P] and the state as bytes."""
+def pack(released: NDArray[np.float32], state: OptimizerState, phase: int) -> bytes:
+    """The noised change or sum [P], and the state in that phase of the plan, as bytes."""
     arrays: dict[str, NDArray[np.float64]] = {}
     if state.first is not None and state.second is not None:
         arrays = {"first": state.first, "second": state.second}
+    steps = {"step": np.array(state.step), "phase": np.array(phase)}
     buffer = io.BytesIO()
-    np.savez(buffer, change=change, step=np.array(state.step), **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, released=released, **steps, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def change_of(payload: bytes) -> NDArray[np.float32]:
-    """The change [P]."""
+def released_of(payload: bytes) -> NDArray[np.float32]:
+    """The noised change or sum [P]."""
     with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-        change: NDArray[np.float32] = arrays["change"]
-    return change
+        released: NDArray[np.float32] = arrays["released"]
+    return released
 
 
-def state_of(payload: bytes | None) -> OptimizerState:
-    """The optimizer's state after that reply; a fresh one before any."""
+def state_of(payload: bytes | None, phase: int) -> OptimizerState:
+    """The optimizer's state after that reply; a fresh one before any, and in another phase."""
     if payload is None:
         return OptimizerState()
     with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+        if int(arrays["phase"]) != phase:
+            return OptimizerState()
         return OptimizerState(int(arrays["step"]), arrays.get("first"), arrays.get("second"))

@@ -17,6 +17,7 @@ from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.base import Task, TaskSettings
+from dpbitfit.tasks.features import FeatureCache, linear_head
 from dpbitfit.tasks.registry import read_settings, resolve
 from dpbitfit_client.guard.records import Records
 from dpbitfit_client.policy.policy import Dataset, Evaluation
@@ -31,12 +32,19 @@ class LoadedTask:
         self.task = task
         self._site_records = site_records
         self._records: dict[str, PrivateRecords] = {}
+        self._features: dict[str, FeatureCache] = {}
 
     def records(self, part: Dataset | Evaluation) -> PrivateRecords:
         """The records that train it, or those that are only evaluated on."""
         if part.source not in self._records:
             self._records[part.source] = self.task.records(self._site_records.table(part))
         return self._records[part.source]
+
+    def features(self, part: Dataset) -> FeatureCache:
+        """The features of the records that train it."""
+        if part.source not in self._features:
+            self._features[part.source] = FeatureCache(self.task, self.records(part))
+        return self._features[part.source]
 
     def biases(self, packed: bytes, most: float) -> NDArray[np.float32]:
         """The biases [P] that a round starts from.
@@ -54,9 +62,14 @@ class LoadedTask:
         return biases
 
     def check(self, plan: Plan) -> None:
-        """ProtocolError unless the plan is for this very model and label set."""
+        """ProtocolError unless the plan is for this very model and label set.
+
+        Raises InputError where it trains a linear head alone, and the task has none.
+        """
         if (plan.model.layout, plan.model.digest) != (self.task.layout.digest, self.task.digest):
             raise ProtocolError("the plan is for another model or label set than this site's")
+        if any(phase.trains == "head" for phase in plan.phases):
+            linear_head(self.task)
 
 
 class TaskCache:

@@ -8,8 +8,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from dpbitfit.errors import BudgetError, PolicyError
 from dpbitfit.faults import fault, located
 from dpbitfit.plan import Plan
-from dpbitfit.tasks.registry import TEXT_CLASSIFICATION
-from dpbitfit.tasks.text_classification.settings import METRICS
+from dpbitfit.tasks.registry import TASKS, TEXT_CLASSIFICATION, resolve
 from dpbitfit.validate import (
     DeclaredSize,
     Delta,
@@ -135,10 +134,12 @@ class Dataset(Records):
     @classmethod
     def _known_metrics(cls, evaluation: Evaluation | None, info: ValidationInfo) -> Any:
         """A built-in task's metrics; those of a site's own are known when the guard starts."""
-        if evaluation is not None and info.data.get("task") == TEXT_CLASSIFICATION:
-            unknown = [name for name in evaluation.metrics if name not in METRICS]
+        task = info.data.get("task", "")
+        if evaluation is not None and task in TASKS:
+            metrics = resolve(task, {}).metrics
+            unknown = [name for name in evaluation.metrics if name not in metrics]
             if unknown:
-                text = f"this name must be {one_of(METRICS).words}"
+                text = f"this name must be {one_of(metrics).words}"
                 raise located(*((("metrics", name), text) for name in unknown))
         return evaluation
 

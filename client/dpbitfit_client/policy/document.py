@@ -5,25 +5,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from dpbitfit.errors import InputError
 from dpbitfit.faults import Key, faults
+from dpbitfit.schema import Part
 from dpbitfit_client.policy.file_ownership import check_file
 from dpbitfit_client.policy.toml_lines import lines_of_keys
 
 MOST_FAULTS = 10
 MOST_BYTES = 1 << 20
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Part)
 
 
-class Table(BaseModel):
+class Table(Part):
     """A table of the policy file: its fields are the keys, with underscores for dashes."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-")
-    )
+    # TOML has lists for tuples and texts for paths.
+    model_config = ConfigDict(strict=False, alias_generator=lambda name: name.replace("_", "-"))
 
 
 class Document:

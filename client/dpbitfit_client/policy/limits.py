@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from dpbitfit.errors import PolicyError
 from dpbitfit.faults import fault
+from dpbitfit.phases import PHASES
 from dpbitfit.plan import Plan
 from dpbitfit.tasks.base import TaskSettings
 from dpbitfit.tasks.text_classification.settings import Head
@@ -57,7 +58,8 @@ class Limits(Table):
 
     ``epsilon`` is its share of the budget, at the dataset's delta, over all its
     plans; the other numbers bound each single plan. ``max_length`` is in tokens;
-    ``max_bias_distance`` is 0 where it follows from the plan.
+    ``max_bias_distance`` is 0 where it follows from the plan; ``phases`` are the kinds that
+    a plan may have, of which ``biases`` samples.
     """
 
     epsilon: Epsilon = 0.0  # as read, where it is left out: then the dataset's
@@ -66,7 +68,8 @@ class Limits(Table):
     max_steps_per_round: StepsPerRound
     max_rounds: Rounds
     models: Annotated[tuple[Annotated[str, NameIn("models")], ...], *_Choice]
-    heads: Annotated[tuple[Annotated[str, one_of(get_args(Head))], ...], *_Choice] = ("labels",)
+    phases: Annotated[tuple[Annotated[str, one_of(PHASES)], ...], *_Choice] = PHASES
+    heads: Annotated[tuple[Annotated[str, one_of(get_args(Head))], ...], *_Choice] = get_args(Head)
     max_length: MaxLength = 128
     max_bias_distance: BiasDistance = 0.0
 
@@ -83,7 +86,9 @@ class Limits(Table):
         ledger to check; other settings of a task are for the task to check.
         """
         for phase in plan.phases:
-            _at_most("sampling_rate", phase.sampling_rate, self.max_sampling_rate)
+            _among("phase", phase.kind, self.phases)
+            if not phase.pools:  # the others take every unit, once a round
+                _at_most("sampling_rate", phase.sampling_rate, self.max_sampling_rate)
             _at_most("steps_per_round", phase.steps_per_round, self.max_steps_per_round)
             _at_least("noise_multiplier", phase.noise.multiplier, self.min_noise_multiplier)
         _at_most("rounds", plan.rounds, self.max_rounds)

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Mechanism, epsilon
+from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.errors import AccountingError
 from dpbitfit_client.policy.dataset import Dataset, Evaluation, Records
 from dpbitfit_client.policy.limits import Limits
@@ -173,11 +174,8 @@ def _budget_warnings(what: str, records: Records) -> list[str]:
     warnings = []
     if records.epsilon > HIGH_EPSILON:
         warnings.append(f"{what}: an epsilon of {records.epsilon:g} promises very little.")
-    if records.delta > 1 / records.declared_size:
-        warnings.append(
-            f"{what}: delta {records.delta:g} is more than one in the declared size of "
-            f"{records.declared_size:,}: it would allow one of them to be published whole."
-        )
+    if warning := empty_promise(records.delta, records.declared_size):
+        warnings.append(f"{what}: {warning}.")
     return warnings
 
 

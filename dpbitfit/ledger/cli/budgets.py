@@ -35,7 +35,7 @@ def init(
         raise InputError("give the account's budget with --epsilon")
     if lost and not (name and reason.strip()):
         raise InputError("name the account whose ledger is lost, and say why with --reason")
-    opened = Ledger(ledger, create=True)
+    opened = terminal.until_the_end(Ledger(ledger, create=True))
     first = opened.open_account(name, delta, epsilon) if name else None
     if first and first.budget != epsilon:
         raise InputError(
@@ -59,7 +59,7 @@ def accounts(
 
     Guaranteed is a bound; accrued is informative, what was spent of it.
     """
-    reader = Reader(ledger)
+    reader = terminal.until_the_end(Reader(ledger))
     if tight:
         each = progress(reader.accounts(), "computing")
         statuses = [status.budget_status(reader, account) for account in each]
@@ -76,7 +76,7 @@ def show(
     json_output: AsJson = False,
 ) -> None:
     """Show one account: its figures, their curve over delta, its runs and last events."""
-    reader = Reader(ledger)
+    reader = terminal.until_the_end(Reader(ledger))
     chosen = reader.account(parse_name(account))
     budget = status.budget_status(reader, chosen)
     curve = status.stored_curve(reader, chosen)
@@ -102,7 +102,7 @@ def set_budget(
     """
     if not reason.strip():
         raise InputError("say why, with --reason")
-    opened = Ledger(ledger)
+    opened = terminal.until_the_end(Ledger(ledger))
     before = opened.account(parse_name(account))
     voided = total(opened.allotments([before.id])[before.id], "voided")
     after = opened.set_budget(before.name, epsilon, reason)
@@ -128,7 +128,7 @@ def plan(
     json_output: AsJson = False,
 ) -> None:
     """Say what a plan would cost beside all that is there, and which noise would fit."""
-    reader = Reader(ledger)
+    reader = terminal.until_the_end(Reader(ledger))
     chosen = reader.account(parse_name(account))
     cost = forecast(reader, chosen, sampling_rate, steps, noise_multiplier)
     fitting = cost.fitting_noise_multiplier

@@ -27,7 +27,7 @@ from dpbitfit.ledger.verify import check_whole
 
 def verify(ledger: Url, account: EachAccount = "", json_output: AsJson = False) -> None:
     """Add up chain, balances and figures again, from the events alone."""
-    reader = Reader(ledger)
+    reader = terminal.until_the_end(Reader(ledger))
     if not account:
         with reader.database.read() as connection:
             check_whole(connection)
@@ -65,7 +65,7 @@ def settle(
     """
     if stated and not rebase:
         raise InputError("--from goes with --rebase")
-    opened = Ledger(ledger)
+    opened = terminal.until_the_end(Ledger(ledger))
     heads = Heads(state_directory) if state_directory else Heads.beside(ledger)
     result = []
     with opened.claim():

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import click
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -17,8 +18,11 @@ from dpbitfit.ledger.canonical import number_to_text
 from dpbitfit.ledger.encoding import read
 from dpbitfit.ledger.events import Event
 from dpbitfit.ledger.fold import AccountState
+from dpbitfit.ledger.reader import Reader
 from dpbitfit.ledger.runs import RunStatus
 from dpbitfit.ledger.status import INFORMATIVE, BudgetStatus
+
+Opened = TypeVar("Opened", bound=Reader)
 
 errors = Console(stderr=True)
 BAR = 16  # characters
@@ -221,3 +225,9 @@ def _counts(counts: Counts) -> str:
 
 def _steps(counts: Sequence[Mapping[str, Any]]) -> int:
     return sum(entry["steps"] for entry in counts)
+
+
+def until_the_end(ledger: Opened) -> Opened:
+    """A ledger that is closed when the command ends."""
+    click.get_current_context().with_resource(ledger)
+    return ledger

@@ -35,7 +35,7 @@ def export(
     json_output: AsJson = False,
 ) -> None:
     """Print events as JSON Lines, or a report; the output is JSON in any case."""
-    reader = Reader(ledger)
+    reader = terminal.until_the_end(Reader(ledger))
     accounts = chosen_accounts(reader, account)
     if report:
         each = progress(accounts, "reporting")
@@ -53,7 +53,7 @@ def import_(
     json_output: AsJson = False,
 ) -> None:
     """Add exported events: all of them, verified, or none."""
-    opened = Ledger(ledger)
+    opened = terminal.until_the_end(Ledger(ledger))
     with opened.claim():
         added = importing.import_events(opened, importing.read_lines(file))
     accounts = [opened.account(name) for name in added]
@@ -75,7 +75,7 @@ def backup(
     json_output: AsJson = False,
 ) -> None:
     """Copy a ledger that may be at work, and verify the copy. It holds the signing key too."""
-    reader = Reader(ledger)
+    reader = terminal.until_the_end(Reader(ledger))
     back_up(reader, out)
     result = {"ledger": reader.id, "copy": str(out)}
     terminal.show(result, f"{out}: a verified copy of ledger {reader.id}", json_output)
@@ -90,7 +90,7 @@ def statement(
     out: Out = None,
 ) -> None:
     """State what is recorded of every run, signed, for the other side's: settle --rebase --from."""
-    opened = Ledger(ledger)
+    opened = terminal.until_the_end(Ledger(ledger))
     accounts = [
         chosen for chosen in opened.accounts() if account in (str(chosen.name), chosen.name.site)
     ]

@@ -1,7 +1,7 @@
 """What is public of text classification: settings, columns, metrics. Imports without torch."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,12 +9,14 @@ from dpbitfit.data.columns import Kind
 from dpbitfit.tasks.base import Metric, TaskSettings
 from dpbitfit.validate import LogitScale, MaxLength
 
+if TYPE_CHECKING:
+    from dpbitfit.tasks.text_classification.task import TextClassification
+
 COLUMNS: Mapping[str, Kind] = {"text": Kind.TEXT, "label": Kind.LABEL}
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(bound=1.0),
     "loss": Metric(bound=10.0, unit="nats", higher_is_better=False),
 }
-HEADLINE = "accuracy"
 
 Head = Literal["labels", "trained"]
 
@@ -23,7 +25,34 @@ class TextSettings(TaskSettings):
     """How texts are read and classified."""
 
     head: Head = Field(
-        "labels", description="labels: fixed, the embedded label names; trained: starts there."
+        "trained", description="labels: fixed, the embedded label names; trained: starts there."
     )
     logit_scale: LogitScale = 20.0
     max_length: MaxLength = 128
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head's weight is among what trains."""
+        return self.head == "trained"
+
+
+class TextTask:
+    """The declaration of text classification."""
+
+    Settings: ClassVar[type[TaskSettings]] = TextSettings
+    columns: ClassVar[Mapping[str, Kind]] = COLUMNS
+    metrics: ClassVar[Mapping[str, Metric]] = METRICS
+    headline: ClassVar[str] = "accuracy"
+
+    @classmethod
+    def load(
+        cls, folder: str, settings: TextSettings, labels: Sequence[str]
+    ) -> "TextClassification":
+        """Load a model by folder, hub id or ``minilm``.
+
+        Only safetensors, never code from a hub. Raises InputError when it cannot
+        be loaded, ModelError when it cannot be trained privately.
+        """
+        from dpbitfit.tasks.text_classification.task import TextClassification  # with torch
+
+        return TextClassification.load(folder, settings, labels)

@@ -2,92 +2,122 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from dpbitfit.data.columns import Kind
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.batches import PADDED_MULTIPLE, padded_length
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, select_biases
+from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.errors import ModelError
-from dpbitfit.tasks.base import Metric, Progress, TaskSettings
+from dpbitfit.tasks.base import Progress
 from dpbitfit.tasks.evaluation import outputs
+from dpbitfit.tasks.models import resolve_model
+from dpbitfit.tasks.text_classification import results
 from dpbitfit.tasks.text_classification.backbone import (
-    SteadyLinear,
     TextClassifier,
     load_pretrained,
+    weights_digest,
 )
+from dpbitfit.tasks.text_classification.heads import label_head, stored_head
 from dpbitfit.tasks.text_classification.records import TextRecords
-from dpbitfit.tasks.text_classification.settings import COLUMNS, HEADLINE, METRICS, TextSettings
+from dpbitfit.tasks.text_classification.saved import read_saved, read_tensors
+from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
+from dpbitfit.tasks.text_classification.tokenizer import probe_text
 
-# A public text: pieces of it are the probes of the check at attach time.
-_PROBE_TEXT = (
-    "the card has not come and I was charged twice for one payment last week: what is the rate of "
-    "my new loan, how long does a transfer to another country take, and whom do I ask about a fee"
-)
+_HEAD_WEIGHT = "head.weight"
 _PROBES_OF_A_LENGTH = 3
 _PROBE_LENGTHS = (8, 20)  # tokens, as far as the model reads so many
 
 
 @dataclass
-class TextClassification:
+class TextClassification(TextTask):
     """A classifier with its tokenizer, its public label set and what of it trains.
 
     Texts are cut to ``max_length`` tokens and padded to no more than ``positions``, which
-    the model reads. ``digest`` is that of the pretrained weights and of the settings that
-    both sides must share; ``pretrained`` [P] is what trains, before any of it has;
-    ``canonical_rows`` is what this machine needs: see ``batches``.
+    the model reads. ``base`` is the digest of the backbone before training, and ``digest``
+    that of all which both sides must share; ``pretrained`` [P] is what trains, before any
+    of it has; ``canonical_rows`` is what this machine needs: see ``batches``.
     """
 
-    Settings: ClassVar[type[TaskSettings]] = TextSettings
-    columns: ClassVar[Mapping[str, Kind]] = COLUMNS
-    metrics: ClassVar[Mapping[str, Metric]] = METRICS
-    headline: ClassVar[str] = HEADLINE
-
+    name: str
     model: TextClassifier
     tokenizer: Any
+    settings: TextSettings
     labels: tuple[str, ...]
-    layout: BiasLayout
     max_length: int
     positions: int
+    base: str
+    layout: BiasLayout = field(default_factory=lambda: BiasLayout((), ()))
     digest: str = ""
     canonical_rows: int = 1
     pretrained: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @classmethod
     def load(cls, folder: str, settings: TextSettings, labels: Sequence[str]) -> Self:
-        """Load a model by folder, hub id or ``minilm``.
-
-        Only safetensors, never code from a hub. Raises InputError when it cannot
-        be loaded, ModelError when it cannot be trained privately.
-        """
-        max_length = settings.max_length
-        model, tokenizer, positions = load_pretrained(folder, settings.logit_scale, max_length)
-        reads = min(max_length, positions)
-        task = cls(model, tokenizer, tuple(labels), BiasLayout((), ()), reads, positions)
-        model.head = task._label_head(settings.head)
-        trained_head = ("head.weight",) if settings.head == "trained" else ()
-        task.layout = select_biases(model, train_also=trained_head)
-        freeze(model)
-        task.pretrained = read_biases(model, task.layout)
-        task.digest = _digest(
-            model.backbone, [*labels], settings.head, settings.logit_scale, max_length
-        )
+        """Load a model, as ``TextTask.load``; a result that was saved goes on with its head."""
+        place, trains = resolve_model(folder), settings.head == "trained"
+        saved = read_saved(place)
+        if saved is not None:
+            saved.check_start(settings, labels)
+        task = cls._read(folder, settings, labels)
+        if saved is None:
+            names = [name.replace("_", " ").replace("-", " ") for name in labels]
+            task.model.head = label_head(labels, task._embeddings(names), trains)
+            head = ""  # embedded labels differ in the last bits between machines
+        else:
+            task.model.head = stored_head(read_tensors(place, saved), len(labels), trains)
+            head = weights_digest(task.model.head)
+        task.layout = select_biases(task.model, train_also=(_HEAD_WEIGHT,) if trains else ())
+        freeze(task.model)
+        task.pretrained = read_biases(task.model, task.layout)
+        shared = [task.base, head, task.model.pooling, [*labels], settings.model_dump()]
+        task.digest = hashlib.sha256(json.dumps(shared).encode()).hexdigest()
         task._read_longest()
         return task
 
+    @classmethod
+    def restore(cls, folder: str, base: str = "") -> Self:
+        """A saved result, to answer as when it was saved; an adapter on its ``base`` model.
+
+        Raises InputError where a part of it is missing or was changed, where the base is
+        another, and where the answers are.
+        """
+        saved = results.read_result(folder, base)
+        task = cls._read(base or folder, saved.settings, saved.labels)
+        results.apply(folder, saved, task)
+        freeze(task.model)
+        return task
+
+    @classmethod
+    def _read(cls, folder: str, settings: TextSettings, labels: Sequence[str]) -> Self:
+        """A model without a head, which nothing has been asked of."""
+        model, tokenizer, positions = load_pretrained(
+            folder, settings.logit_scale, settings.max_length
+        )
+        return cls(
+            name=Path(folder).name if Path(folder).is_dir() else folder,
+            model=model,
+            tokenizer=tokenizer,
+            settings=settings,
+            labels=tuple(labels),
+            max_length=min(settings.max_length, positions),
+            positions=positions,
+            base=weights_digest(model.backbone),
+        )
+
     def probes(self) -> TextRecords:
         """Public records of a few lengths, some of each, none beginning like another."""
-        ids = self.tokens([_PROBE_TEXT])[0]
+        ids = self.tokens([probe_text(self.tokenizer)])[0]
         # Padded to all that the model reads, a shape may be unlike all others.
         longest = padded_length(self.max_length, self.positions)
         lengths = {*_PROBE_LENGTHS, *([longest] if longest % PADDED_MULTIPLE else [])}
@@ -111,17 +141,12 @@ class TextClassification:
         except (IndexError, RuntimeError) as error:
             raise ModelError(f"the model cannot read texts of {len(tokens[0])} tokens") from error
 
-    def _label_head(self, kind: str) -> nn.Linear:
-        """The label names' embeddings as a linear layer [K, d]; with a bias if it trains."""
-        texts = [name.replace("_", " ").replace("-", " ") for name in self.labels]
-        with torch.no_grad():
-            vectors = self.model.embed(**self.pad(self.tokens(texts)))  # [K, d]
-        head = SteadyLinear(vectors.shape[1], len(texts), bias=kind == "trained")
-        with torch.no_grad():
-            head.weight.copy_(vectors)
-            if head.bias is not None:
-                head.bias.zero_()
-        return head
+    def _embeddings(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors [n, d] of public texts."""
+        records = TextRecords(self, self.tokens(texts), [0] * len(texts), [])
+        places, rows = zip(*self._embedded(records), strict=True)
+        order = torch.tensor([*chain(*places)]).argsort()
+        return torch.cat(rows)[order]
 
     def records(self, table: Table) -> TextRecords:
         """The records, tokenised once."""
@@ -156,16 +181,44 @@ class TextClassification:
         """Micro-batches of all records, each with its logits [B, K]."""
         return outputs(records, lambda batch: self.model(**records.inputs(batch)), progress)
 
+    @property
+    def linear_head(self) -> LinearHead | None:
+        """Where the head lies in the packed vector; None where it is fixed."""
+        places = {name: (place, shape) for name, shape, place in self.layout.slices()}
+        if _HEAD_WEIGHT not in places:
+            return None
+        weight, (classes, width) = places[_HEAD_WEIGHT]
+        bias, _ = places["head.bias"]
+        return LinearHead(weight, bias, classes, width, self.model.logit_scale)
+
+    def features(
+        self, records: TextRecords, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """The embeddings [n, d], each a function of its record alone, to the bit."""
+        width = self.model.head.in_features if self.model.head else 0
+        embeddings = np.empty((len(records.tokens), width), np.float32)
+        for batch, rows in self._embedded(records, progress):
+            embeddings[batch] = rows.numpy()
+        return embeddings
+
+    def _embedded(
+        self, records: TextRecords, progress: Progress | None = None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Micro-batches of all records, each with its embeddings [B, d]."""
+        return outputs(records, lambda batch: self.model.embed(**records.inputs(batch)), progress)
+
+    def classes(self, records: TextRecords) -> NDArray[np.int64]:
+        """Each record's label [n], by its position in the label set."""
+        positions: NDArray[np.int64] = records.labels.numpy()
+        return positions
+
     def save(self, folder: Path) -> None:
-        """Write backbone and tokenizer for ``from_pretrained``, and head and labels beside."""
-        backbone: Any = self.model.backbone
-        backbone.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        if self.model.head is not None:
-            head = {f"head.{k}": v.contiguous() for k, v in self.model.head.state_dict().items()}
-            save_file(head, folder / "head.safetensors")
-        described = {"labels": self.labels, "logit_scale": self.model.logit_scale}
-        (folder / "labels.json").write_text(json.dumps(described, indent=2))
+        """Write the whole model: for ``restore``, transformers and sentence-transformers."""
+        results.save_model(self, folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write only what trained, and the head: for ``restore`` on the base model."""
+        results.save_adapter(self, folder)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, cut to ``max_length``."""
@@ -185,14 +238,3 @@ class TextClassification:
             mask[row, : len(values)] = 1
         device = next(self.model.parameters()).device
         return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-
-
-def _digest(backbone: nn.Module, *settings: Any) -> str:
-    """SHA-256 of pretrained weights and settings.
-
-    The head is not in it: embedded labels differ in the last bits between machines.
-    """
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for name, value in backbone.state_dict().items():
-        digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()

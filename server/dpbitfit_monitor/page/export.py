@@ -64,12 +64,13 @@ def run_csv(view: RunView) -> Response:
         {
             **asdict(line),
             "folder": view.folder,
+            "missing": "; ".join(f"{site}: {why}" for site, why in line.missing.items()),
             **{f"metrics.{name}": value for name, value in line.metrics.items()},
         }
         for line in view.rounds
     ]
     metrics = [f"metrics.{name}" for name in metric_names(view.rounds)]
-    counts = ("bytes_up", "bytes_down", "replies", "refused", "seconds")
+    counts = ("bytes_up", "bytes_down", "replies", "refused", "missing", "seconds")
     columns = ("run", "folder", "round", "rounds", *metrics, "guaranteed", "accrued", *counts)
     return csv_file(rows, columns, f"run-{view.run or view.folder}")
 

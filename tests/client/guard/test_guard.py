@@ -367,7 +367,7 @@ def test_an_unexpected_failure_leaves_as_a_code_only(
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError(text)
 
-    monkeypatch.setattr(operations, "train_round", fail)
+    monkeypatch.setattr(operations, "site_round", fail)
     reply = site.train(plan, biases)
     assert refusal(reply) == "internal"
     assert fields(reply)["untouched"] == ""
@@ -397,7 +397,7 @@ def test_optimizer_moments_go_on_within_a_run_only(
 ) -> None:
     def step() -> int:
         kept = site.ledger.last_reply(site.ledger.accounts()[0], site.coordinator.run)
-        return stored_reply.state_of(kept.payload if kept else None).step
+        return stored_reply.state_of(kept.payload if kept else None, 0).step
 
     site.train(plan, biases, key="a" * 16)
     guard_client._guards.clear()  # as when the process was killed and began anew

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def behind(folder: Path) -> Iterator[socket.socket]:
-    """What the door leads to."""
+    """What the proxy leads to."""
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(folder / "inner"))
     listening.listen(64)
@@ -60,7 +60,7 @@ def test_bytes_pass_both_ways(folder: Path, behind: socket.socket) -> None:
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_door_that_is_closed_at_once_ends_quietly(folder: Path, behind: socket.socket) -> None:
+def test_a_proxy_that_is_closed_at_once_ends_quietly(folder: Path, behind: socket.socket) -> None:
     for _ in range(20):
         opened(folder).close()
     assert not (folder / "outer").exists()

@@ -158,7 +158,7 @@ def test_every_answer_is_the_same_whatever_usable_records_hold(
 
 @pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize("variant", UNUSABLE)
-def test_with_unusable_records_there_is_no_guard_and_the_site_is_told_the_row(
+def test_with_unusable_records_there_is_no_guard_and_the_error_names_the_row(
     corpus: Path, rows: list[Row], variant: str, part: int
 ) -> None:
     change, reason = UNUSABLE[variant]
@@ -195,7 +195,7 @@ def test_records_that_change_while_the_guard_serves_change_no_answer(
         assert list(guard.records.changes()) == []  # each change is reported once
 
 
-def test_what_changes_is_told_with_what_comes_of_it(corpus: Path, rows: list[Row]) -> None:
+def test_a_change_is_reported_with_its_consequence(corpus: Path, rows: list[Row]) -> None:
     with site_with(corpus, rows, rows[:20]) as site:
         records = Records(Policy.read(site.policy))
         write(site.folder / "letters.csv", rows[:10])
@@ -271,7 +271,7 @@ def half_a_surrogate() -> dict[str, list[str]]:
         ("absent", "there is no such function"),
     ],
 )
-def test_a_loader_that_fails_is_told_without_what_it_says(
+def test_a_failing_loader_is_reported_without_its_message(
     corpus: Path, loader: str, reason: str
 ) -> None:
     with made(corpus) as site:

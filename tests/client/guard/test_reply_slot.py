@@ -12,7 +12,7 @@ SLOT = 1.0
 
 
 @pytest.mark.parametrize("passed", [0.0, 1.5], ids=["in its first slot", "in its second"])
-def test_a_turn_ends_at_a_whole_slot_since_it_was_asked_for(passed: float) -> None:
+def test_a_reply_leaves_at_a_whole_slot_after_its_request(passed: float) -> None:
     """A wait before it, or long work in it, is no way round the slots."""
     began = time.monotonic() - passed
     with ReplySlot(SLOT).taken(began, 60):
@@ -21,7 +21,7 @@ def test_a_turn_ends_at_a_whole_slot_since_it_was_asked_for(passed: float) -> No
 
 
 @pytest.mark.parametrize(("passed", "left"), [(0.5, 1.5), (2.0, 0.0), (3.0, 1.0), (7.75, 0.25)])
-def test_slots_are_counted_from_the_question_and_not_from_the_turn(
+def test_slots_are_counted_from_the_request_and_not_from_its_start(
     monkeypatch: pytest.MonkeyPatch, passed: float, left: float
 ) -> None:
     """By a clock of the test's own: so much of a slot of two seconds is waited for."""
@@ -42,33 +42,33 @@ def test_work_that_fails_is_held_back_like_any_other() -> None:
 
 def test_whoever_waits_begins_after_the_others_slot() -> None:
     """Else the wait would tell how long the other's work was; and until then it is busy."""
-    turn, at_work = ReplySlot(SLOT), threading.Event()
+    slot, at_work = ReplySlot(SLOT), threading.Event()
     began = time.monotonic()
 
     def work() -> None:
-        with turn.taken(began, 60):
+        with slot.taken(began, 60):
             at_work.set()
 
     other = threading.Thread(target=work)
     other.start()
     at_work.wait()
-    with turn.taken(time.monotonic(), 60):
+    with slot.taken(time.monotonic(), 60):
         assert time.monotonic() - began >= SLOT
     other.join()
 
 
-def test_who_has_waited_long_enough_is_told_so() -> None:
-    turn = ReplySlot(0)
-    with turn.taken(0, 60):
-        assert turn.busy
-        with pytest.raises(LedgerBusy, match="still at work"), turn.taken(0, 0.01):
+def test_a_request_that_has_waited_too_long_is_refused() -> None:
+    slot = ReplySlot(0)
+    with slot.taken(0, 60):
+        assert slot.busy
+        with pytest.raises(LedgerBusy, match="still at work"), slot.taken(0, 0.01):
             pass
-    assert not turn.busy
+    assert not slot.busy
 
 
-def test_an_end_holds_nobody_back() -> None:
-    turn = ReplySlot(86_400)
-    with turn.taken(time.monotonic(), 60):
-        turn.close()
-    with pytest.raises(LedgerBusy, match="about to end"), turn.taken(time.monotonic(), 60):
+def test_a_closed_slot_holds_no_reply_back() -> None:
+    slot = ReplySlot(86_400)
+    with slot.taken(time.monotonic(), 60):
+        slot.close()
+    with pytest.raises(LedgerBusy, match="about to end"), slot.taken(time.monotonic(), 60):
         pass

@@ -185,7 +185,7 @@ def test_a_second_guard_on_the_socket_is_refused(site: Site, corpus: Path) -> No
     assert site.train().content
 
 
-def test_replies_leave_at_whole_slots_and_nobody_sees_in_between(corpus: Path) -> None:
+def test_replies_leave_at_whole_slots_and_the_status_tells_nothing_in_between(corpus: Path) -> None:
     """Not before the slot, good or bad; meanwhile busy, and whoever waits begins after it."""
     with served(corpus, (SLOT, 2.0)) as site:
         site.plan()  # the model is loaded

@@ -182,7 +182,7 @@ try:
     entering.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes(3) + b"\\x04" + bytes(5))
     print("answered" if entering.recv(100) else "turned away")
 except OSError as error:
-    # The door may close before the first byte is sent.
+    # The proxy may close before the first byte is sent.
     print("turned away" if isinstance(error, ConnectionError) else type(error).__name__)
 """
 

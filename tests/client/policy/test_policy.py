@@ -574,7 +574,21 @@ def test_the_example_names_every_key() -> None:
     for table in (SiteRules, Coordinator, AllowedModel, Evaluation, MetricNoise, Dataset, Limits):
         for field in table.model_fields.values():
             key = re.escape(str(field.alias))
-            assert re.search(rf"^(# )?{key} = |^\[.*\b{key}\b.*\]", text, re.MULTILINE), key
+            assert re.search(rf"^(# )?({key} = |\[.*\b{key}\b.*\])", text, re.MULTILINE), key
+
+
+def test_the_examples_comments_are_keys_that_are_read(tmp_path: Path) -> None:
+    """What an operator takes the comment marks from; no file of it is asked for before."""
+    text = EXAMPLE.read_text()
+    assert read(tmp_path / "policy.toml", text).datasets["letters"].evaluation is None
+    start, optional = text.split("# Without this table")
+    optional = re.sub(r"^# (?=\[|[a-z-]+ = )", "", optional, flags=re.MULTILINE)
+    evaluation = (
+        read(tmp_path / "policy.toml", f"{start}# {optional}").datasets["letters"].evaluation
+    )
+    assert evaluation is not None
+    assert evaluation.declared_size == 500
+    assert evaluation.metrics.keys() == {"accuracy"}
 
 
 def test_the_example_is_read_and_its_model_is_the_packaged_one(tmp_path: Path) -> None:

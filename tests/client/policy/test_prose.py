@@ -146,8 +146,8 @@ def test_who_spends_through_another_dataset_of_the_account_counts_too(file: Path
     ("key", "value", "warning"),
     [
         (("site", "reply-slot-seconds"), 0, "Replies are not held back"),
-        ((*LETTERS, "delta"), 3e-4, "Dataset letters: delta 0.0003 is more than one in"),
-        ((*EVALUATION, "delta"), 3e-3, "The evaluation of letters: delta 0.003 is more than"),
+        ((*LETTERS, "delta"), 3e-4, "Dataset letters: delta 0.0003 promises nothing"),
+        ((*EVALUATION, "delta"), 3e-3, "The evaluation of letters: delta 0.003 promises nothing"),
         ((*LETTERS, "epsilon"), 10.5, "Dataset letters: an epsilon of 10.5"),
         ((*EVALUATION, "epsilon"), 11, "The evaluation of letters: an epsilon of 11"),
         ((*LIMITS, "min-noise-multiplier"), 0.49, "trial-office may ask for a noise multiplier"),

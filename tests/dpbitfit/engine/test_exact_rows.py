@@ -6,6 +6,7 @@ the size of a batch, made one record's row depend on the others.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ from dpbitfit.data.tables import Table
 from dpbitfit.engine.biases import read_biases, write_biases
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.training import clipped_sum
-from dpbitfit.plan import Phase
+from dpbitfit.phases import BiasPhase
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
+from ...support.backbones import backbone
 from ...support.hostile_biases import cancelling, overflowing_at_padding
 from ...support.tasks import load_text, text_table
 from ..tasks.test_text_classification import LABELS, SMALL, WORDS, save
@@ -54,6 +56,8 @@ ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
     "gpt2": lambda: GPT2Model(
         GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=20, n_positions=64)
     ),
+    # Of these some biases are left out.
+    **{name: partial(backbone, name) for name in ("deberta-v2", "opt", "longformer")},
 }
 
 
@@ -67,7 +71,7 @@ def task(
 
 
 def integer_sum(
-    task: TextClassification, records: TextRecords, units: Sequence[int], phase: Phase
+    task: TextClassification, records: TextRecords, units: Sequence[int], phase: BiasPhase
 ) -> NDArray[np.int64]:
     """The units' clipped sum [P] on the grid."""
     noise = phase.noise.source(phase.clipping.sensitivity)

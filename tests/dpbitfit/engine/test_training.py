@@ -14,7 +14,7 @@ from dpbitfit.engine.noise import DiscreteGaussian, DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import ADAM_EPSILON, OptimizerState
 from dpbitfit.engine.training import clipped_sum, train_round
 from dpbitfit.errors import InputError
-from dpbitfit.plan import Phase
+from dpbitfit.phases import BiasPhase
 
 from ...support import plans
 
@@ -70,7 +70,9 @@ def random_records(count: int, units: Sequence[Sequence[int]] | None = None) -> 
     return Records.of(generator.standard_normal((count, WIDTH)) * scales, units)
 
 
-def summed(records: Records, units: Sequence[int], phase: Phase = PHASE, budget: int = 20) -> Any:
+def summed(
+    records: Records, units: Sequence[int], phase: BiasPhase = PHASE, budget: int = 20
+) -> Any:
     """The clipped sum of some units, in the gradients' own unit."""
     model = OneBias()
     layout = select_biases(model)
@@ -81,7 +83,7 @@ def summed(records: Records, units: Sequence[int], phase: Phase = PHASE, budget:
     return total * noise.step
 
 
-def run(records: Records, phase: Phase, declared_size: int = 100) -> np.ndarray:
+def run(records: Records, phase: BiasPhase, declared_size: int = 100) -> np.ndarray:
     model = OneBias()
     layout = select_biases(model)
     start = read_biases(model, layout)
@@ -200,6 +202,24 @@ def test_a_record_that_is_not_finite_adds_nothing() -> None:
     records.directions[3] = torch.nan
     clean = [i for i in range(10) if i != 3]
     assert summed(records, range(10)) == pytest.approx(summed(records, clean), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([[np.nan] * WIDTH, [np.inf] * WIDTH], True),
+        ([[np.nan] * WIDTH, [0.1] * WIDTH], False),
+        ([[0.0] * WIDTH, [0.0] * WIDTH], False),
+    ],
+)
+def test_a_round_without_a_finite_row_says_so_in_the_sites_own_log(
+    rows: Any, says: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    everyone = plans.phase(PHASE, sampling_rate=1.0)
+    change = run(Records.of(np.array(rows)), everyone)
+    assert np.isfinite(change).all()
+    assert (change != 0).any()
+    assert ("no record of this round had a finite gradient" in caplog.text) == says
 
 
 def test_adam_follows_kingma_and_ba_on_the_noised_gradient() -> None:

@@ -43,7 +43,7 @@ def derived(ledger: Ledger, account: Account) -> dict[str, Any]:
     tally = ledger.verify(account)
     figures = status.verified_status(ledger, account, tally.allotments)
     heads = {
-        coordinator: exchange.position(ledger, account, coordinator, coordinator, "k")
+        coordinator: exchange.head_for(ledger, account, coordinator, coordinator, "k")
         for coordinator in sorted({held.coordinator for held in tally.allotments.values()} - {""})
     }
     return {
@@ -75,7 +75,7 @@ def derived(ledger: Ledger, account: Account) -> dict[str, Any]:
     }
 
 
-def test_it_says_what_it_said(ledger: Ledger, tmp_path: Path) -> None:
+def test_its_answers_are_unchanged(ledger: Ledger, tmp_path: Path) -> None:
     assert ledger.id == EXPECTED["ledger"]
     assert [derived(ledger, account) for account in ledger.accounts()] == EXPECTED["accounts"]
     newest = ledger.reply("a2")

@@ -1,4 +1,4 @@
-"""Ledgers that cannot be used or believed: refused in clear words, and nothing is spent."""
+"""Ledgers that cannot be used or are corrupt: refused in clear words, and nothing is spent."""
 
 import hashlib
 import os
@@ -238,7 +238,7 @@ def test_the_migrated_tables_are_those_of_the_code(ledger: Ledger) -> None:
     ledger.database.migrate()
 
 
-def test_a_full_disk_is_said_and_spends_nothing(path: Path, reopen: Reopen) -> None:
+def test_a_full_disk_is_reported_and_spends_nothing(path: Path, reopen: Reopen) -> None:
     ledger = reopen(str(path))
     account = ledger.account(NAME)
 
@@ -311,7 +311,7 @@ def test_a_closed_ledger_can_be_read_where_nothing_may_be_written(
         assert (tmp_path / "said").read_text() == "6"
 
 
-def test_a_file_that_may_only_be_read_is_said(fork: ForkServerContext, tmp_path: Path) -> None:
+def test_a_read_only_file_is_reported(fork: ForkServerContext, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as shared:
         folder = Path(shared)
         path = filled(folder / "ledger.sqlite")

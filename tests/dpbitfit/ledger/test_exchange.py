@@ -77,10 +77,10 @@ class Pair:
     def from_coordinator(self) -> SignedHead:
         to = self.site.ledger.id
         side = self.coordinator
-        return exchange.position(side.ledger, side.account, self.id, to, "")
+        return exchange.head_for(side.ledger, side.account, self.id, to, "")
 
     def from_site(self) -> SignedHead:
-        return exchange.position(self.site.ledger, self.site.account, self.id, self.id, "")
+        return exchange.head_for(self.site.ledger, self.site.account, self.id, self.id, "")
 
     def hear_at(self, side: Side, ahead: Counts = ()) -> None:
         theirs = self.from_site() if side is self.coordinator else self.from_coordinator()
@@ -251,7 +251,7 @@ def test_more_runs_than_a_message_holds_are_taken_from_a_statement(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "MOST_RUNS", 40)
-    monkeypatch.setattr(exchange.position, "__defaults__", (40,))
+    monkeypatch.setattr(exchange.head_for, "__defaults__", (40,))
     pair.round(1, "a")
     copy = pair.site.back_up()
     pair.round(1, "b")

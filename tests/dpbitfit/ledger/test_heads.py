@@ -73,7 +73,7 @@ def test_a_ledger_that_was_restored_or_replaced_is_not(tmp_path: Path) -> None:
     assert kept[NAME].runs == {COORDINATOR: {"one": steps(20, QUIET)}}
 
 
-def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_read_or_written_is_reported(tmp_path: Path) -> None:
     ledger, heads = used(tmp_path), Heads(tmp_path / "state")
     heads.write(ledger)
     whole = heads.path.read_bytes()

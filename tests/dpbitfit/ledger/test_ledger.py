@@ -56,7 +56,7 @@ def test_an_account_keeps_its_budget_over_reopening(ledger: Ledger, reopen: Reop
         again.open_account(NAME, 1e-6, 8.0)
 
 
-def test_accounts_are_told_apart_by_every_part_of_their_name(ledger: Ledger) -> None:
+def test_accounts_differ_by_every_part_of_their_name(ledger: Ledger) -> None:
     names = [NAME, NAME._replace(site="south"), NAME._replace(dataset="x"), NAME._replace(unit="x")]
     assert len({account_of(ledger, name).id for name in names}) == 4
     assert [one.name for one in ledger.accounts()] == sorted(names)

@@ -186,7 +186,7 @@ def test_processes_at_once_never_pass_the_allotment(
     ledger.database.close()
 
 
-def test_a_round_is_settled_once_whoever_is_first(
+def test_a_round_is_settled_once_by_the_first_process(
     fork: ForkServerContext, url: str, tmp_path: Path
 ) -> None:
     prepared(url, allotted=100)

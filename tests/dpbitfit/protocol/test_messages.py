@@ -1,6 +1,7 @@
 """A message has one spelling, and only what its sender signed is read."""
 
 import json
+import traceback
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -23,9 +24,9 @@ from dpbitfit.protocol.messages import (
     Refusal,
     RoundRequest,
     TrainReply,
-    canonical,
 )
 from dpbitfit.protocol.signing import Signer
+from dpbitfit.schema import canonical
 
 SIGNER, OTHER = Signer(bytes(range(32))), Signer(bytes(32))
 HEAD = Head(
@@ -155,6 +156,16 @@ def test_what_is_out_of_bounds_is_refused(kind: type[Message], change: dict[str,
     (values, *_) = [json.loads(m.encode()) for m in MESSAGES if type(m) is kind]
     with pytest.raises(ProtocolError, match=f"{next(iter(change))}|canonical"):
         kind.decode(canonical({**values, **change}))
+
+
+def test_no_value_of_another_party_is_in_an_error() -> None:
+    """A log may be read by others than the sender: the field's place is enough."""
+    secret = "my secret diagnosis"
+    values = json.loads(canonical(MESSAGES[-1].model_dump()))
+    for change in ({"code": secret}, {"key": [secret]}, {"head": {"ledger": secret}}):
+        with pytest.raises(ProtocolError, match=f"Refusal.{next(iter(change))}") as caught:
+            Refusal.decode(canonical({**values, **change}))
+        assert secret not in "".join(traceback.format_exception(caught.value))
 
 
 def sealed(content: bytes = b"\0" * 8) -> Envelope:

@@ -38,14 +38,14 @@ def _name_coordinators(connection: sa.Connection, account: int) -> None:
     of_key: dict[str, str] = {}
     named = []
     for sequence, kind, body in connection.execute(chosen, {"id": account}).all():
-        said = json.loads(body)
+        facts = json.loads(body)
         whose = ""
         if kind in ("allot", "rebase"):
-            whose = of_run.setdefault(said["run"], said["coordinator"])
+            whose = of_run.setdefault(facts["run"], facts["coordinator"])
         elif kind == "reserve":
-            whose = of_key[said["key"]] = of_run[said["run"]]
+            whose = of_key[facts["key"]] = of_run[facts["run"]]
         elif kind in ("commit", "release"):
-            whose = of_key[said["key"]]
+            whose = of_key[facts["key"]]
         if whose:
             named.append({"whose": whose, "id": account, "sequence": sequence})
     if named:

@@ -1,0 +1,215 @@
+"""From public facts alone: which phases a plan has, how the budget is split, rates and noise.
+
+Deterministic, and never looking at a record: every trial on private data would cost
+budget, so the rules must be right without one. They and how flat their optimum is are
+in ``docs/planning.md``; the loss is split in ``mu^2``, which adds up over Gaussian
+mechanisms (Dong, Roth and Su 2022, "Gaussian Differential Privacy", corollaries 1 and 3.3).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from dpbitfit.accounting.calibration import calibrate
+from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.engine.clipping import AutomaticClipping
+from dpbitfit.engine.noise import Noise
+from dpbitfit.engine.optimizers import Sgd
+from dpbitfit.errors import InputError
+from dpbitfit.phases import PHASES, BiasPhase, ClassSums, HeadDescent, Phase
+from dpbitfit.schema import Part
+
+AUTO = "auto"
+HEAD_ROUNDS, BIAS_ROUNDS, BIAS_STEPS = 20, 12, 60
+SAMPLING_RATE, LEARNING_RATE = 0.15, 1e-2  # of biases and head together
+SUMS_SHARE = 0.3  # of the head's mu^2
+HEAD_SHARE_A_LABEL, LARGEST_HEAD_SHARE = 0.05, 0.5  # of the plan's mu^2, beside biases
+UNITS_A_LABEL = 300  # from which on biases gain more than the head loses
+ROW_NOISE = 0.6  # norm of the noise that all steps together leave in a row of the head
+LARGEST_RATE = 32.0
+
+
+def _help(text: str, **bounds: Any) -> Any:
+    return Field(description=text, **bounds)
+
+
+class Choices(Part):
+    """What a user may choose of a plan's phases; the planner chooses what is 0 or empty."""
+
+    phases: Annotated[
+        str, _help(f"Phases, separated by commas: {', '.join(PHASES)}; auto: the planner's.")
+    ] = AUTO
+    most_rounds: Annotated[int, _help("Rounds that one is ready for; 0: any.", ge=0)] = 0
+    rounds: Annotated[int, _help("Rounds of the phase of biases; 0: the planner's.", ge=0)] = 0
+    steps_per_round: Annotated[
+        int, _help("Noisy steps of each of its rounds; 0: the planner's.", ge=0)
+    ] = 0
+    sampling_rate: Annotated[
+        float, _help("Poisson sampling rate of its steps; 0: the planner's.", ge=0, le=1)
+    ] = 0.0
+    learning_rate: Annotated[
+        float, _help("Its first learning rate, which falls to 0; 0: the planner's.", ge=0)
+    ] = 0.0
+    clipping: Annotated[
+        Literal["", "abadi", "automatic"], _help("Its clipping; empty: the planner's.")
+    ] = ""
+    clipping_norm: Annotated[float, _help("Its clipping norm; 0: the planner's.", ge=0)] = 0.0
+
+
+@dataclass(frozen=True)
+class PublicFacts:
+    """What a planner may know: of a head with ``labels`` rows [K] of ``width`` d, and sites.
+
+    ``units`` is the sum of the sites' declared sizes. Without a head that trains, ``labels``
+    is 0.
+    """
+
+    labels: int
+    width: int
+    sites: int
+    units: int
+
+
+NO_HEAD = PublicFacts(labels=0, width=0, sites=1, units=0)
+
+
+def propose(
+    facts: PublicFacts,
+    epsilon: float,
+    delta: float,
+    choices: Choices,
+    base: BiasPhase,
+    noise_multiplier: float = 0.0,
+) -> tuple[Phase, ...]:
+    """The phases of a plan that costs at most ``epsilon`` at ``delta``.
+
+    ``base`` is the phase of biases as chosen, whose fields that are 0 or empty in ``choices``
+    are replaced; a ``noise_multiplier`` other than 0 is its own, and nothing is calibrated.
+    Raises InputError for phases that cannot be, AccountingError for a target that no noise
+    reaches.
+    """
+    kinds = _kinds(facts, choices)
+    rounds = _rounds(kinds, choices)
+    biases = _biases(base, choices, rounds["biases"], bool(facts.labels))
+    whole = _mu(epsilon, delta) ** 2
+    share = _head_share(facts) if "biases" in kinds else 1.0
+    phases: list[Phase] = []
+    for number, kind in enumerate(kinds):
+        last = number == len(kinds) - 1
+        if kind == "biases":
+            phases.append(biases)
+        else:
+            mu_squared = share * whole * _part(kind, kinds)
+            phases.append(_head_phase(kind, facts, mu_squared, rounds[kind], base.noise))
+        if last and not (kind == "biases" and noise_multiplier):
+            phases[-1] = _calibrated(phases, epsilon, delta)
+    return tuple(phases)
+
+
+def _kinds(facts: PublicFacts, choices: Choices) -> list[str]:
+    if choices.phases != AUTO:
+        kinds = [kind.strip() for kind in choices.phases.split(",")]
+        unknown = [kind for kind in kinds if kind not in PHASES]
+        if unknown or len(set(kinds)) < len(kinds):
+            raise InputError(
+                f"'phases' must be auto, or some of {', '.join(PHASES)}, each once, "
+                f"not {choices.phases!r}"
+            )
+        if not facts.labels and set(kinds) - {"biases"}:
+            raise InputError("a phase of 'phases' trains the head, which is fixed: head=trained")
+        return kinds
+    if not facts.labels:
+        return ["biases"]
+    many = facts.units >= UNITS_A_LABEL * facts.labels
+    return ["class-sums", "head", *(["biases"] if many else [])]
+
+
+def _rounds(kinds: list[str], choices: Choices) -> dict[str, int]:
+    """Rounds of each kind of phase, within those that the user is ready for."""
+    rounds = {"class-sums": 1, "head": HEAD_ROUNDS, "biases": choices.rounds or BIAS_ROUNDS}
+    most = choices.most_rounds
+    if not most or sum(rounds[kind] for kind in kinds) <= most:
+        return rounds
+    if most < len(kinds):
+        raise InputError(f"'most-rounds' is {most}, and the {len(kinds)} phases need one each")
+    left = most - ("class-sums" in kinds)
+    if "biases" not in kinds:
+        return {**rounds, "head": left}
+    if "head" not in kinds:
+        return {**rounds, "biases": min(left, rounds["biases"])}
+    biases = min(rounds["biases"], left - left // 2)
+    return {**rounds, "biases": biases, "head": min(HEAD_ROUNDS, left - biases)}
+
+
+def _biases(base: BiasPhase, choices: Choices, rounds: int, head: bool) -> BiasPhase:
+    """The phase of biases; beside a head that trains along its gradients need other scales."""
+    changes: dict[str, Any] = {"rounds": rounds}
+    if not choices.steps_per_round:
+        changes["steps_per_round"] = math.ceil(BIAS_STEPS / rounds)
+    if head:
+        if not choices.sampling_rate:
+            changes["sampling_rate"] = SAMPLING_RATE
+        if not choices.learning_rate:
+            changes["optimizer"] = base.optimizer.changed(learning_rate=LEARNING_RATE)
+        if not choices.clipping:
+            changes["clipping"] = AutomaticClipping.checked(norm=choices.clipping_norm or 1.0)
+    return base.changed(**changes)
+
+
+def _head_share(facts: PublicFacts) -> float:
+    """Of the plan's mu^2 the part for the head: the more labels, the more it decides."""
+    return min(LARGEST_HEAD_SHARE, HEAD_SHARE_A_LABEL * facts.labels)
+
+
+def _part(kind: str, kinds: list[str]) -> float:
+    """Of the head's mu^2 the part for one of its phases."""
+    if not {"class-sums", "head"} <= set(kinds):
+        return 1.0
+    return SUMS_SHARE if kind == "class-sums" else 1 - SUMS_SHARE
+
+
+def _head_phase(
+    kind: str, facts: PublicFacts, mu_squared: float, rounds: int, noise: Noise
+) -> ClassSums | HeadDescent:
+    """A phase whose full-batch steps take ``mu_squared`` together."""
+    noise = noise.changed(multiplier=_rounded_up(math.sqrt(rounds / mu_squared)))
+    if kind == "class-sums":
+        return ClassSums.checked(noise=noise)
+    # All steps add noise of norm sum(rate_t) * sigma * sqrt(sites * d / steps) / units to a row.
+    travel = ROW_NOISE * facts.units * math.sqrt(mu_squared / (facts.sites * facts.width))
+    rate = min(LARGEST_RATE, 2 * travel / (rounds + 1))  # it falls linearly to 0
+    optimizer = Sgd.checked(learning_rate=float(f"{rate:.3g}"))
+    return HeadDescent.checked(rounds=rounds, noise=noise, optimizer=optimizer)
+
+
+def _calibrated(phases: list[Phase], epsilon: float, delta: float) -> Phase:
+    """The last phase, with the noise that the others leave it."""
+    *others, last = phases
+    beside: Counts = merged(count for phase in others for count in phase.counts)
+    sigma = calibrate(epsilon, delta, last.sampling_rate, last.steps, beside)
+    return last.changed(noise=last.noise.changed(multiplier=sigma))
+
+
+def _mu(epsilon: float, delta: float) -> float:
+    """The mu of the Gaussian mechanism that is (epsilon, delta)-private (corollary 1)."""
+
+    def excess(mu: float) -> float:
+        first = norm.cdf(-epsilon / mu + mu / 2)
+        # In logarithms, because exp(epsilon) may overflow.
+        second = math.exp(min(0.0, epsilon + float(norm.logcdf(-epsilon / mu - mu / 2))))
+        return float(first) - second - delta
+
+    low, high = 1e-6, 1.0
+    while excess(high) < 0 and high < 1e4:
+        high *= 2
+    return float(brentq(excess, low, high))
+
+
+def _rounded_up(value: float) -> float:
+    """To four digits, so that the figure that people read is the one that is used."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return float(f"{math.ceil(value / digit) * digit:.4g}")

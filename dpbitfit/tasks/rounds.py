@@ -1,0 +1,65 @@
+"""A site's part of one round, whatever its phase: what it releases, and the optimizer's state."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpbitfit.engine import linear_head
+from dpbitfit.engine.biases import write_biases
+from dpbitfit.engine.optimizers import OptimizerState
+from dpbitfit.engine.training import train_round
+from dpbitfit.phases import BiasPhase, ClassSums, HeadDescent, Phase
+from dpbitfit.tasks import features
+from dpbitfit.tasks.base import LinearTask, Progress, Task
+
+Vector = NDArray[np.float32]
+
+
+def site_round(
+    task: Task,
+    records: Any,
+    cache: features.FeatureCache,
+    phase: Phase,
+    declared_size: int,
+    vector: Vector,
+    state: OptimizerState,
+    progress: Progress | None = None,
+) -> tuple[Vector, OptimizerState]:
+    """Work one round from the packed ``vector`` [P].
+
+    Returns what is released of the phase's places: the noised sum, or the change, in float32.
+    ``progress`` is called before and after each step, and may end the round. Raises
+    InputError as ``train_round``, and where a task without a linear head is to train one.
+    """
+    if not isinstance(phase, BiasPhase):
+        return _noised_sum(task, records, cache, phase, vector, progress), state
+    cache.drop()
+    head = task.linear_head if isinstance(task, LinearTask) else None
+    places = phase.places(task.layout.size, head)
+    layout = task.layout
+    if head is not None and phase.trains == "biases":
+        layout = layout.without(head.weight)
+    write_biases(task.model, task.layout, vector)
+    return train_round(
+        task.model, layout, records, phase, declared_size, vector[places], state, progress=progress
+    )
+
+
+def _noised_sum(
+    task: Task,
+    records: Any,
+    cache: features.FeatureCache,
+    phase: ClassSums | HeadDescent,
+    vector: Vector,
+    progress: Progress | None,
+) -> Vector:
+    """The noised sum [K * d] over all units: one Gaussian mechanism at sampling rate 1."""
+    _, head = features.linear_head(task)
+    found = cache.find(vector, progress)
+    if isinstance(phase, ClassSums):
+        coefficients = linear_head.one_hot(found.classes, head.classes)
+    else:
+        coefficients = linear_head.residuals(head, vector, found.rows, found.classes)
+    total = linear_head.outer_sum(coefficients, found.rows, records.units, phase.norm)
+    return phase.source().release(total).astype(np.float32)

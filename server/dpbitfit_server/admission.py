@@ -1,0 +1,142 @@
+"""Who takes part: nodes describe their sites, and fit the plan or are turned away."""
+
+from collections.abc import Iterable
+
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, LedgerError, ProtocolError
+from dpbitfit.ledger import Account, AccountName, budget, exchange
+from dpbitfit.ledger.exchange import SignedHead
+from dpbitfit.protocol import flower
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import DESCRIBE, Description, Facts, Head, Question, Refusal
+from dpbitfit_server import replies, waiting
+from dpbitfit_server.sites import OFFLINE, Site, SiteRegistry
+from dpbitfit_server.stream import INFO, WARNING, log
+
+
+class Admission:
+    """Fills a run's registry with the sites that fit, round by round."""
+
+    def __init__(self, registry: SiteRegistry) -> None:
+        self._registry = registry
+        self._plan, self._ledger = registry.plan, registry.ledger
+        self._unaware: dict[int, tuple[Account, SignedHead]] = {}  # heads to send, by node
+
+    def await_nodes(self, grid: Grid, count: int) -> None:
+        """Wait, a minute at most, until ``count`` nodes are online."""
+        plan, accounts = self._plan, [account.name for account in self._ledger.accounts()]
+        known = {
+            name.site
+            for name in accounts
+            if name.unit == plan.unit and plan.dataset in ("", name.dataset)
+        }
+        waiting.await_nodes(grid, count, known)
+
+    def admit(self, grid: Grid, timeout: float) -> None:
+        """Let the nodes that are new here describe themselves; leave out those that do not fit."""
+        registry, online = self._registry, waiting.names(grid)
+        names = registry.names = online | registry.names  # what a site calls itself stands
+        self._note_presence(online)
+        known = {site.node for site in registry.sites.values()} | set(registry.turned_away)
+        questions = [self._question(node) for node in online if node not in known]
+        if not questions:
+            return
+        received = registry.ask(grid, questions, timeout)
+        nodes = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in questions}
+        for message in received:
+            node = nodes.pop(message.metadata.reply_to_message_id, None)
+            if node is None:
+                continue
+            try:
+                if message.has_error():
+                    raise GuardUnavailable(replies.loss(message))
+                self._admit(message.content, node, set(grid.get_node_ids()))
+            except GuardUnavailable as error:
+                log(WARNING, "%s is asked again later: %s", names[node], error)
+            except DpbitfitError as error:
+                registry.turned_away[node] = f"{names[node]}: {error}"
+                log(WARNING, "%s is turned away: %s", names[node], error)
+        for node in nodes.values():
+            log(WARNING, "%s is asked again later: no reply in time", names[node])
+        self._notify(grid, timeout)
+
+    def _note_presence(self, online: Iterable[int]) -> None:
+        """Say which sites have gone since the last round, and which are back."""
+        for site in self._registry.sites.values():
+            if site.node not in online and site.missing != OFFLINE and not site.refused:
+                site.missing = OFFLINE
+                log(WARNING, "%s is offline", site.name)
+            elif site.node in online and site.missing == OFFLINE:
+                site.missing = ""
+                log(INFO, "%s is online again", site.name)
+
+    def _notify(self, grid: Grid, timeout: float) -> None:
+        """Send this ledger's head to the sites whose own says that they need it."""
+        questions = []
+        for node, (account, theirs) in self._unaware.items():
+            head = self._registry.head(account, theirs.ledger, theirs.head)
+            questions.append(self._question(node, head))
+        self._unaware.clear()
+        if questions:
+            self._registry.ask(grid, questions, timeout)
+
+    def _question(self, node: int, head: Head | None = None) -> Message:
+        run = self._registry.run
+        question = Question(plan=self._plan.encode().decode(), run=run, head=head)
+        envelope = Envelope.sign(self._ledger.signer, DESCRIBE, question.encode())
+        return Message(flower.pack(envelope), dst_node_id=node, message_type=MessageType.QUERY)
+
+    def _compare(self, node: int, account: Account, head: SignedHead) -> None:
+        """Compare ledgers with a site that has described itself."""
+        if head.rebased and not head.seen_sequence:
+            self._unaware[node] = (account, head)  # it waits until this side has followed
+        try:
+            exchange.check(self._ledger, account, head, self._ledger.id)
+        except LedgerError:
+            self._unaware[node] = (account, head)
+            raise
+
+    def _admit(self, content: RecordDict, node: int, online: Iterable[int]) -> None:
+        """Take a site in, or raise DpbitfitError with the reason why not."""
+        description, head = replies.read(flower.unpack(content), Description, "")
+        if isinstance(description, Refusal):
+            raise ProtocolError(replies.explain(description))
+        registry, ledger, whole = self._registry, self._ledger, self._plan.counts
+        name = self._name(description.facts)
+        account = ledger.open_account(name, self._plan.delta, registry.epsilon)
+        self._compare(node, account, head)
+        before = registry.sites.get(name.site)
+        if before is not None:
+            if before.node in online:
+                raise ProtocolError(f"two nodes have the name {name.site!r}")
+            # The site came back as another node; its account stays.
+            before.node, before.missing = node, ""
+            registry.names[node] = before.name
+            log(INFO, "%s is back, as another node", before.name)
+            return
+        refused, offer = registry.refused.get(name.site, ""), description.evaluation
+        size = description.facts.declared_size
+        site = Site(name.site, node, size, account, refused=refused, offer=offer)
+        registry.sites[name.site], registry.names[node] = site, site.name
+        try:
+            approved = ledger.allot(name, registry.run, self._plan.digest, whole, ledger.id)
+            if approved is None:  # approved when the run began, perhaps under a higher budget
+                ledger.enforce(name, "the budget does not hold what was approved")
+        except BudgetError as error:
+            holdings = ledger.allotments([account.id])[account.id]
+            site.refused = f"{error}; {budget.what_fits(account, holdings, whole)}"
+            log(WARNING, "%s is left out: %s", site.name, site.refused)
+            return
+        site.account = ledger.account(name)
+        site.rounds = registry.rounds_spent(site)
+        log(INFO, "%s takes part", site.name)
+
+    def _name(self, facts: Facts) -> AccountName:
+        """The account of a site that has the plan's model; ProtocolError for another one."""
+        model = self._plan.model
+        for field, digest in (("layout_digest", model.layout), ("model_digest", model.digest)):
+            if getattr(facts, field) != digest:
+                raise ProtocolError(f"{facts.site}: its {field} is not the coordinator's")
+        return AccountName(facts.site, facts.dataset, facts.unit)

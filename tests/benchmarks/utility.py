@@ -1,0 +1,239 @@
+"""What a plan learns: accuracy of methods over data sets, budgets and sites, with the real engine.
+
+    python -m tests.benchmarks.utility --data DIR --sets banking77,sst2 --epsilons 8,2,1
+
+Sites are worked one after the other in this process, with the sampler, clipping, noise and
+aggregation that a federation has, and without Flower, guard and ledger. Each finished run
+is a line of the JSON file, which a next call goes on from: all takes hours. ``--quick``
+leaves the biases out, and takes minutes. Settings are the planner's: nothing is tuned here.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from dpbitfit_server.pooling import PooledSteps
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table as Printed
+
+from dpbitfit.accounting.composition import epsilon as composed
+from dpbitfit.accounting.composition import merged
+from dpbitfit.data.partition import natural_sites, split
+from dpbitfit.data.tables import Table
+from dpbitfit.engine.biases import write_biases
+from dpbitfit.engine.noise import DiscreteGaussianNoise
+from dpbitfit.engine.optimizers import OptimizerState
+from dpbitfit.phases import BiasPhase, Phase
+from dpbitfit.plan import ModelIdentity, Plan
+from dpbitfit.planner import Choices, PublicFacts, propose
+from dpbitfit.tasks.attach import attach
+from dpbitfit.tasks.features import FeatureCache, linear_head
+from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
+from dpbitfit.tasks.rounds import site_round
+
+DELTA = 1e-5
+METHODS = {"planner": "auto", "head": "class-sums,head", "biases": "biases"}
+SITES = {"central": 1, "4 sites": 4, "natural": 0}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: its public labels, training and test records."""
+
+    labels: tuple[str, ...]
+    training: Table
+    test: Table
+
+
+def banking77(folder: Path) -> Data:
+    labels = tuple(json.loads((folder / "banking77" / "categories.json").read_text()))
+
+    def read(name: str) -> Table:
+        with (folder / "banking77" / name).open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        texts, names = [row["text"] for row in rows], [row["category"] for row in rows]
+        return Table({"text": texts, "label": [labels.index(name) for name in names]})
+
+    return Data(labels, read("train.csv"), read("test.csv"))
+
+
+def sst2(folder: Path) -> Data:
+    def read(name: str) -> Table:
+        lines = (folder / "sst2" / f"stsa.binary.{name}").read_text(encoding="utf-8").splitlines()
+        pairs = [line.split(" ", 1) for line in lines]
+        texts, labels = [text for _, text in pairs], [int(label) for label, _ in pairs]
+        return Table({"text": texts, "label": labels})
+
+    return Data(("negative", "positive"), read("train"), read("test"))
+
+
+def medquad(folder: Path) -> Data:
+    """Questions by type; the sites are the web sites that they come from; a fifth is the test."""
+    with (folder / "medquad" / "medquad.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    labels = tuple(sorted({row["qtype"] for row in rows}))
+    whole = Table(
+        {
+            "text": [row["question"] for row in rows],
+            "label": [labels.index(row["qtype"]) for row in rows],
+        },
+        sites=[row["site"] for row in rows],
+    )
+    tested = np.random.default_rng(0).random(len(rows)) < 0.2
+    training, test = np.flatnonzero(~tested), np.flatnonzero(tested)
+    return Data(labels, whole.take(training), whole.take(test))
+
+
+SETS = {"banking77": banking77, "sst2": sst2, "medquad": medquad}
+
+
+def run(data: Data, method: str, epsilon: float, sites: int, seed: int) -> Iterator[dict[str, Any]]:
+    """One run's accuracy after each round; the seed deals the records, the noise has none."""
+    head = "labels" if method == "biases" else "trained"
+    kind = resolve(TEXT_CLASSIFICATION, {})
+    task = attach(kind, "minilm", kind.Settings.checked(head=head), data.labels)
+    tables = (
+        split(data.training, sites, 0.0, seed)
+        if sites
+        else list(natural_sites(data.training).values())
+    )
+    parts = [task.records(table) for table in tables]
+    caches = [FeatureCache(task, part) for part in parts]
+    test, test_cache = task.records(data.test), None
+    sizes = [_declared(len(table)) for table in tables]
+    place = linear_head(task)[1] if head == "trained" else None
+    labels, width = (place.classes, place.width) if place else (0, 0)
+    facts = PublicFacts(labels, width, len(tables), sum(sizes))
+    base = BiasPhase(noise=DiscreteGaussianNoise(multiplier=1.0))
+    phases = propose(facts, epsilon, DELTA, Choices(phases=METHODS[method]), base)
+    cost = composed(dict(merged(count for phase in phases for count in phase.counts)), DELTA)
+    plan = Plan(
+        dataset="",
+        unit="record",
+        delta=DELTA,
+        model=ModelIdentity(digest=task.digest, layout=task.layout.digest),
+        phases=phases,
+    )
+    pooled, vector = PooledSteps(plan, place), task.pretrained
+    states = [OptimizerState() for _ in parts]
+    if place is not None:
+        test_cache = FeatureCache(task, test)
+    for number in range(1, plan.rounds + 1):
+        at, began = plan.locate(number), time.monotonic()
+        if at.round == 1:
+            states = [OptimizerState() for _ in parts]
+        released = []
+        for site, part in enumerate(parts):
+            change, states[site] = site_round(
+                task, part, caches[site], at.phase, sizes[site], vector, states[site]
+            )
+            released.append(change)
+        if at.phase.pools:
+            vector = pooled.step(at, vector, released, sizes)
+        else:
+            vector = vector.copy()
+            vector[at.phase.places(len(vector), place)] += np.average(
+                released, axis=0, weights=sizes
+            ).astype(np.float32)
+        seconds = time.monotonic() - began
+        yield {
+            "round": number,
+            "phase": at.phase.kind,
+            "accuracy": _accuracy(task, test, test_cache, at.phase, vector),
+            "seconds": seconds,
+            "bytes": 4 * len(released[0]),
+            "epsilon": cost.epsilon,
+        }
+
+
+def _declared(count: int) -> int:
+    digit = 10 ** math.floor(math.log10(count))
+    return int(round(count / digit) * digit)
+
+
+def _accuracy(task: Any, test: Any, cache: FeatureCache | None, phase: Phase, vector: Any) -> float:
+    """On the test set; in a phase of the head from its cached features."""
+    if cache is not None and phase.pools:
+        features = cache.find(vector)
+        weights = linear_head(task)[1].weights(vector)
+        best = (features.rows @ weights.T).argmax(axis=1)
+        return float((best == features.classes).mean())
+    write_biases(task.model, task.layout, vector)
+    return float(task.evaluate(test)["accuracy"].mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--epsilons", default="0.5,1,2,4,8")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--sites", default=",".join(SITES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="the head alone, on banking77")
+    parser.add_argument("--out", type=Path, default=Path("out/utility.jsonl"))
+    options = parser.parse_args()
+    if options.quick:
+        options.sets, options.methods = "banking77", "head"
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = options.out.read_text().splitlines() if options.out.exists() else []
+    done = {tuple(json.loads(line)["key"]): json.loads(line) for line in lines}
+    keys = [
+        (name, method, float(epsilon), sites, seed)
+        for name in options.sets.split(",")
+        for epsilon in options.epsilons.split(",")
+        for sites in options.sites.split(",")
+        if sites != "natural" or name == "medquad"
+        for method in options.methods.split(",")
+        for seed in range(options.seeds)
+    ]
+    read: dict[str, Data] = {}
+    for key in track([key for key in keys if key not in done], console=Console(stderr=True)):
+        name, method, epsilon, sites, seed = key
+        data = read.setdefault(name, SETS[name](options.data))
+        rounds = list(run(data, method, epsilon, SITES[sites], seed))
+        done[key] = {"key": key, "rounds": rounds}
+        with options.out.open("a") as file:
+            file.write(json.dumps(done[key]) + "\n")
+            os.fsync(file.fileno())
+    _print({key: done[key]["rounds"] for key in keys})
+
+
+def _print(runs: dict[tuple[Any, ...], list[dict[str, Any]]]) -> None:
+    groups: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
+    for key, rounds in runs.items():
+        groups.setdefault(key[:-1], []).append(rounds)
+    titles = ("set", "method", "target", "sites", "epsilon", "accuracy", "after the head")
+    printed = Printed(*titles, "minutes", "kB a site")
+    for (name, method, target, sites), group in groups.items():
+        final = [rounds[-1]["accuracy"] for rounds in group]
+        error = stdev(final) / math.sqrt(len(final)) if len(final) > 1 else math.nan
+        heads = [
+            [line["accuracy"] for line in rounds if line["phase"] == "head"] for rounds in group
+        ]
+        printed.add_row(
+            name,
+            method,
+            f"{target:g}",
+            sites,
+            f"{max(rounds[-1]['epsilon'] for rounds in group):.3f}",
+            f"{mean(final):.3f} ± {error:.3f}",
+            f"{mean(head[-1] for head in heads):.3f}" if all(heads) else "",
+            f"{mean(sum(line['seconds'] for line in rounds) for rounds in group) / 60:.1f}",
+            f"{sum(line['bytes'] for line in group[0]) / 1e3:.0f}",
+        )
+    Console().print(printed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The planner: within the target, the same each time, from public facts alone."""
+
+import pytest
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpbitfit.engine.noise import DiscreteGaussianNoise
+from dpbitfit.errors import InputError
+from dpbitfit.phases import BiasPhase, Phase
+from dpbitfit.planner import NO_HEAD, Choices, PublicFacts, propose
+
+BASE = BiasPhase(noise=DiscreteGaussianNoise(multiplier=1.0))
+MANY = PublicFacts(labels=77, width=384, sites=4, units=12_000)
+FEW = PublicFacts(labels=2, width=384, sites=4, units=8_000)
+
+
+def proposed(facts: PublicFacts, epsilon: float = 8.0, **choices: object) -> tuple[Phase, ...]:
+    return propose(facts, epsilon, 1e-5, Choices.checked(**choices), BASE)
+
+
+def kinds(phases: tuple[Phase, ...]) -> list[str]:
+    return [phase.kind for phase in phases]
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
+@pytest.mark.parametrize("facts", [MANY, FEW])
+def test_a_plan_takes_all_of_its_target_and_no_more(facts: PublicFacts, epsilon: float) -> None:
+    accountant = PLDAccountant()
+    for phase in proposed(facts, epsilon):
+        for mechanism, steps in phase.counts:
+            gaussian = dp_event.GaussianDpEvent(mechanism.noise_multiplier)
+            accountant.compose(
+                dp_event.PoissonSampledDpEvent(mechanism.sampling_rate, gaussian), steps
+            )
+    assert 0.98 * epsilon < accountant.get_epsilon(1e-5) <= epsilon
+
+
+def test_biases_come_after_the_head_where_each_label_has_many_records() -> None:
+    assert kinds(proposed(MANY)) == ["class-sums", "head"]
+    assert kinds(proposed(FEW)) == ["class-sums", "head", "biases"]
+    assert kinds(proposed(NO_HEAD)) == ["biases"]
+
+
+def test_it_is_the_same_each_time() -> None:
+    assert proposed(FEW) == proposed(FEW)
+
+
+@settings(max_examples=30)
+@given(most=st.integers(3, 60), rounds=st.integers(0, 20))
+def test_it_keeps_to_the_rounds_that_one_is_ready_for(most: int, rounds: int) -> None:
+    phases = proposed(FEW, most_rounds=most, rounds=rounds)
+    assert len(phases) == 3
+    assert sum(phase.rounds for phase in phases) <= most
+    assert phases[-1].rounds <= (rounds or 12)
+
+
+def test_what_is_chosen_stays() -> None:
+    (phase,) = proposed(
+        NO_HEAD, phases="biases", rounds=3, steps_per_round=2, sampling_rate=0.4, learning_rate=0.5
+    )
+    assert isinstance(phase, BiasPhase)
+    assert (phase.rounds, phase.steps_per_round) == (3, BASE.steps_per_round)
+
+
+def test_less_budget_means_smaller_steps_of_the_head() -> None:
+    rates = [proposed(MANY, epsilon)[1].optimizer.learning_rate for epsilon in (8.0, 2.0, 0.5)]  # type: ignore[union-attr]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "choices", "says"),
+    [
+        (MANY, {"phases": "heads"}, "must be auto, or some of class-sums, head, biases"),
+        (MANY, {"phases": "head,head"}, "each once"),
+        (NO_HEAD, {"phases": "head"}, "head=trained"),
+        (FEW, {"most_rounds": 2}, "need one each"),
+    ],
+)
+def test_what_cannot_be_is_named(facts: PublicFacts, choices: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        proposed(facts, **choices)
