@@ -23,6 +23,7 @@ from dpbitfit_client.policy.policy import (
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dpbitfit.data.sources.formats import READERS
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
 from dpbitfit.plan import Plan, TaskChoice
 from dpbitfit.tasks.models import resolve_model
@@ -399,6 +400,14 @@ def test_a_source_is_a_path_or_a_loader(file: Path) -> None:
     assert "datasets.letters.evaluation.loader: is also datasets.letters.loader" in refusal(
         file, same
     )
+
+
+@pytest.mark.parametrize("ending", [*READERS, ".CSV", ".Xlsx"])
+@pytest.mark.parametrize("labels", [".txt", ".TXT", ".json"])
+def test_every_file_that_can_be_read_may_be_named(file: Path, ending: str, labels: str) -> None:
+    values = changed((*LETTERS, "path"), f"/srv/records{ending}")
+    policy = read(file, changed((*LETTERS, "labels"), f"/srv/labels{labels}", values))
+    assert letters(policy).source == f"/srv/records{ending}"
 
 
 def test_limits_name_coordinators_and_models_of_the_policy(file: Path) -> None:
