@@ -151,7 +151,8 @@ def _print(result: Mapping[str, Any], delta: float, accountant: str) -> None:
     printed = Table(
         *("phase", "trains", "rounds", "steps", "rate", "noise", "learning rate"),
         *("epsilon", "kB up", "minutes"),
-        caption=f"epsilon alone; together epsilon {result['epsilon']:.3f} at delta {delta:g} ({accountant})",
+        caption=f"epsilon: of each phase alone; together epsilon {result['epsilon']:.3f} "
+        f"at delta {delta:g} ({accountant})",
     )
     for row in result["phases"]:
         rate = row["learning_rate"]

@@ -1,4 +1,4 @@
-"""``dpbitfit plan``: a table, figures as JSON, and what the plan costs on the accounts of a ledger."""
+"""``dpbitfit plan``: a table, figures as JSON, and what the plan costs on a ledger's accounts."""
 
 import json
 from pathlib import Path
