@@ -29,6 +29,7 @@ from dpbitfit.ledger.heads import Heads
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.guard.records import read_part
 from dpbitfit_client.guard_client import SocketGuardClient
+from dpbitfit_client.model_check import check_training
 from dpbitfit_client.policy.policy import AllowedModel, Dataset, Policy
 
 SECONDS = 10.0
@@ -64,6 +65,7 @@ def examine(
         yield from _persons(dataset, tables)
     for name, model in policy.models.items():
         yield _checked(f"model {name}", partial(_model, model))
+        yield _checked(f"training of {name}", partial(check_training, policy, name))
     yield _checked("device", _device)
     yield _checked("ledger", partial(_ledger, policy))
     yield _checked("guard", partial(_guard, policy))
