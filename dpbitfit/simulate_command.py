@@ -24,6 +24,7 @@ from dpbitfit.settings import RunSettings
 from dpbitfit.simulate import make_folder
 from dpbitfit.simulate import simulate as run_simulation
 from dpbitfit.stream import figure, round_line
+from dpbitfit.tasks.base import Declaration
 from dpbitfit.tasks.registry import resolve
 
 INTERRUPTED = 130  # exit status
@@ -96,17 +97,25 @@ def _name_of_records(config: Mapping[str, Any]) -> str:
 
 
 def _check(config: dict[str, Any]) -> list[str]:
-    """Read the data once, before anything starts; returns the names of the sites."""
+    """Read data and model once, before anything starts; returns the names of the sites."""
     settings = RunSettings.read(config)
-    data, columns = RunData.of(settings.run), resolve(settings.run.task, {}).columns
+    kind = resolve(settings.run.task, {})
+    data, columns = RunData.of(settings.run), kind.columns
     sites = data.sites(columns, config["sites"], config["skew"])
     labels = len(data.label_set()) if settings.task.trains_head else 0
     settings.plan("", "", settings.facts(labels, 1))  # whether it can be calibrated
     if config["test-data"]:
         data.test(columns)
+    _check_model(kind, settings, data.label_set())
     if empty := sum(not len(table) for table in sites.values()):
         console.print(f"note: {empty} of {len(sites)} sites have no record and add noise alone")
     return list(sites)
+
+
+def _check_model(kind: type[Declaration], settings: RunSettings, labels: tuple[str, ...]) -> None:
+    from dpbitfit.tasks.attach import attach  # torch, which the rest does not need
+
+    attach(kind, settings.run.model, settings.task, labels)
 
 
 def _follow(config: dict[str, Any]) -> dict[str, Any]:

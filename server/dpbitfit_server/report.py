@@ -54,6 +54,7 @@ def describe_run(
             "name": settings.run.model,
             "parameters": parameters,
             "trained_parameters": len(final),
+            "not_trained": task.layout.left_out_by_reason,
         },
         "metrics": {name: asdict(metric) for name, metric in task.metrics.items()},
         "privacy": {
