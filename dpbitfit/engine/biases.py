@@ -3,42 +3,66 @@
 A bias is selected when it belongs to a layer whose bias gradient is a plain sum
 of the gradients of its output, ``dL/db = sum_t dL/ds_t`` (Bu et al. 2022,
 arXiv 2210.00036, equation 4). Key biases of a softmax attention are left out:
-they add the same number to every score of a row, so their gradient is zero.
+they add the same number to every score of a row, so their gradient is zero. What else
+is left out is seen on public probes (``selfcheck.check_gradients``); a layout names it all.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from dpbitfit.errors import ModelError
 
-# Where the features are in a layer's output: the last dimensions, or dimension 1.
-FEATURES_LAST = (nn.Linear, nn.LayerNorm, Conv1D)
+# Whose features are in dimension 1 of their output; those of other layers are in the last.
 FEATURES_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm)
 _MIXES_RECORDS = nn.modules.batchnorm._BatchNorm
 _KEY_NAMES = ("key", "k_proj", "k_lin", "key_proj", "k")
 _ROTARY_FIELDS = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_pct", "rotary_dim")
 
+# Why a bias is left out.
+SOFTMAX_KEY = "it is a key bias of a softmax attention"
+FROZEN_NORM = "its BatchNorm is frozen"
+NO_OWNER = "no layer adds it to its output"
+NOT_PER_RECORD = "its layer's output does not begin with the record"
+UNREACHED = "no record reaches it"
+NOT_ITS_GRADIENT = "its per-record gradient differs from ordinary autograd's"
+_NO_LOSS = (SOFTMAX_KEY, FROZEN_NORM, UNREACHED)  # such a bias would train nothing
+LEAST_SHARE = 0.1  # of the bias values that have an effect
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A bias of ``size`` numbers that does not train, and why."""
+
+    name: str
+    size: int
+    why: str
+
 
 @dataclass(frozen=True)
 class BiasLayout:
-    """What trains: parameter names and shapes, in the order of the packed vector."""
+    """What trains: parameter names and shapes, in the order of the packed vector.
+
+    ``left_out`` are the model's biases that do not.
+    """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def size(self) -> int:
         """How many numbers train: P."""
-        return sum(math.prod(shape) for shape in self.shapes)
+        return sum(map(math.prod, self.shapes))
 
     @property
     def digest(self) -> str:
@@ -54,48 +78,94 @@ class BiasLayout:
     def slices(self) -> Iterator[tuple[str, tuple[int, ...], slice]]:
         """Each parameter's name, its shape and its place in the packed vector."""
         start = 0
-        for name, shape in zip(self.names, self.shapes, strict=True):
+        for name, shape in self._pairs:
             stop = start + math.prod(shape)
             yield name, shape, slice(start, stop)
             start = stop
 
+    def leaving_out(self, reasons: Mapping[str, str]) -> "BiasLayout":
+        """The layout without the biases that are named, each for its reason."""
+        stay = [(name, shape) for name, shape in self._pairs if name not in reasons]
+        gone = [
+            LeftOut(name, math.prod(shape), reasons[name])
+            for name, shape in self._pairs
+            if name in reasons
+        ]
+        names, shapes = zip(*stay, strict=True) if stay else ((), ())
+        return replace(self, names=names, shapes=shapes, left_out=(*self.left_out, *gone))
+
+    @property
+    def left_out_by_reason(self) -> dict[str, list[str]]:
+        """Names of what is left out; those that differ in numbers alone are one, and counted."""
+        reasons: dict[str, Counter[str]] = {}
+        for bias in self.left_out:
+            name = re.sub(r"\.\d+\.", ".*.", bias.name)
+            reasons.setdefault(bias.why, Counter())[name] += 1
+        return {
+            why: [name if count == 1 else f"{name} ({count})" for name, count in names.items()]
+            for why, names in reasons.items()
+        }
+
+    def require_most(self) -> None:
+        """ModelError where hardly any bias is left of those that would learn something."""
+        lost = [bias for bias in self.left_out if bias.why not in _NO_LOSS]
+        biases = sum(math.prod(shape) for name, shape in self._pairs if name.endswith("bias"))
+        total = biases + sum(bias.size for bias in lost)
+        if biases > LEAST_SHARE * total:
+            return
+        sizes: Counter[str] = Counter()
+        for bias in lost or self.left_out:
+            sizes[bias.why] += bias.size
+        if not sizes:
+            raise ModelError("the model has no biases to train; choose one with bias terms")
+        why = max(sizes, key=sizes.__getitem__)
+        example = next(bias.name for bias in self.left_out if bias.why == why)
+        raise ModelError(
+            f"of {total} bias values only {biases} can be trained soundly; {example}: {why}"
+        )
+
+    @property
+    def _pairs(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        return zip(self.names, self.shapes, strict=True)
+
 
 def select_biases(model: nn.Module, train_also: Sequence[str] = ()) -> BiasLayout:
-    """The layout of every bias that trains, and of the parameters in ``train_also``.
+    """The layout of every bias that may train, and of the parameters in ``train_also``.
 
-    Raises ModelError, naming the layer, for a model without biases, for one that
-    mixes records (BatchNorm in train mode), and for a bias that belongs to no
-    supported layer (a packed attention bias, a bias used functionally).
+    A bias belongs to a layer that adds it to its output, as far as the layer's kind says.
+    Raises ModelError, naming the layer, for a model of whose biases hardly any may train,
+    and for one that mixes records (BatchNorm in train mode).
     """
     layout: dict[str, tuple[int, ...]] = {}
+    reasons: dict[str, str] = {}
     covered: set[int] = set()
     softmax_keys = not _is_rotary(model)
     for path, module in model.named_modules():
-        if isinstance(module, _MIXES_RECORDS):
-            if module.training:
-                raise ModelError(f"{path}: BatchNorm in train mode mixes records; call eval()")
-            covered.update(id(parameter) for parameter in module.parameters(recurse=False))
-            continue
         bias = module._parameters.get("bias")
-        if not isinstance(module, FEATURES_LAST + FEATURES_SECOND) or bias is None:
-            continue
-        if id(bias) in covered:
+        if isinstance(module, _MIXES_RECORDS) and module.training:
+            raise ModelError(f"{path}: BatchNorm in train mode mixes records; call eval()")
+        if bias is None or id(bias) in covered:
             continue  # one bias on two modules (BERT's masked-language head) counts once
         covered.add(id(bias))
-        if softmax_keys and path.rpartition(".")[2] in _KEY_NAMES:
-            continue
-        layout[f"{path}.bias" if path else "bias"] = tuple(bias.shape)
-    for name, parameter in model.named_parameters():
-        if "bias" in name.rpartition(".")[2] and id(parameter) not in covered:
-            raise ModelError(f"{name}: no supported layer owns this bias, so it cannot be trained")
-    if not layout:
-        raise ModelError("the model has no biases to train; choose one with bias terms")
+        name = f"{path}.bias" if path else "bias"
+        layout[name] = tuple(bias.shape)
+        if isinstance(module, _MIXES_RECORDS):
+            reasons[name] = FROZEN_NORM
+        elif softmax_keys and path.rpartition(".")[2] in _KEY_NAMES:
+            reasons[name] = SOFTMAX_KEY
     parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if "bias" in name.rpartition(".")[2] and id(parameter) not in covered:
+            layout[name] = tuple(parameter.shape)
+            reasons[name] = NO_OWNER
     for name in train_also:
         if name not in parameters:
             raise ModelError(f"{name}: the model has no such parameter")
+        reasons.pop(name, None)
         layout.setdefault(name, tuple(parameters[name].shape))
-    return BiasLayout(tuple(layout), tuple(layout.values()))
+    selected = BiasLayout(tuple(layout), tuple(layout.values())).leaving_out(reasons)
+    selected.require_most()
+    return selected
 
 
 def freeze(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ needs its input too; that one is small.
 treats records independently. ``selfcheck.check_gradients`` tests that.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.hooks import RemovableHandle
 
-from dpbitfit.engine.biases import FEATURES_SECOND, BiasLayout, freeze
+from dpbitfit.engine.biases import FEATURES_SECOND, NOT_PER_RECORD, BiasLayout, freeze
 from dpbitfit.errors import ModelError
+
+_log = logging.getLogger("dpbitfit.engine")
 
 
 class _StartGraph(torch.autograd.Function):
@@ -63,6 +66,7 @@ class PerRecordGradients:
         self._layout = layout
         self._handles: list[RemovableHandle] = []
         self._buffer: Tensor | None = None  # [B, P] float32
+        self._finite: bool | None = None  # whether any row was; None before the first
         device = next(model.parameters()).device
         self._anchor = torch.zeros((), requires_grad=True, device=device)
 
@@ -84,6 +88,11 @@ class PerRecordGradients:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._finite is False:  # for the machine's own log: it tells of the records
+            _log.warning(
+                "no record of this round had a finite gradient: it released noise alone; "
+                "the biases that it began from are out of range"
+            )
 
     @property
     def width(self) -> int:
@@ -111,6 +120,7 @@ class PerRecordGradients:
         finally:
             self._buffer = self._anchor.grad = None
         finite = torch.isfinite(buffer).all(dim=1, keepdim=True)  # [B, 1]
+        self._finite = bool(self._finite or finite.any())
         return torch.where(finite, buffer, torch.zeros_like(buffer))
 
     def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -121,15 +131,15 @@ class PerRecordGradients:
         self, path: str, module: nn.Module, bias: slice | None, weight: slice | None
     ) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
         second = isinstance(module, FEATURES_SECOND)
-        width = 1 if second else len(getattr(module, "normalized_shape", (0,)))
+        own = module._parameters.get("bias")
+        width = 1 if second or own is None else own.dim()
 
-        def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...], whole: Any) -> Any:
             if self._buffer is None or not torch.is_grad_enabled():
                 return None
-            if not isinstance(output, Tensor) or output.shape[0] != self._buffer.shape[0]:
-                raise ModelError(f"{path}: the output's first dimension is not the record")
-            if output.dim() < 1 + width:
-                raise ModelError(f"{path}: the output has no dimension for the record")
+            if not is_per_record(module, whole, len(self._buffer)):
+                raise ModelError(f"{path}: {NOT_PER_RECORD}")
+            output, *others = whole if isinstance(whole, tuple) else (whole,)
             started = output if output.requires_grad else _start(output, self._anchor)
             activation = inputs[0].detach() if weight is not None else None  # [B, ..., d]
             buffer = self._buffer
@@ -146,7 +156,19 @@ class PerRecordGradients:
                     outer = torch.einsum("btk,btd->bkd", after, before)  # [B, K, d]
                     buffer[:, weight] += outer.reshape(len(outer), -1)
 
-            started.register_hook(collect)  # type: ignore[no-untyped-call]
-            return started
+            started.register_hook(collect)
+            return (started, *others) if isinstance(whole, tuple) else started
 
         return hook
+
+
+def is_per_record(module: nn.Module, output: Any, count: int) -> bool:
+    """Whether a layer's output, or the first of several, is [B, ..., features] of B records."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    bias = module._parameters.get("bias")
+    if not isinstance(first, Tensor) or not first.dim() or len(first) != count:
+        return False
+    if isinstance(module, FEATURES_SECOND):
+        return first.dim() > 1
+    features = () if bias is None else tuple(bias.shape)
+    return first.dim() > len(features) and first.shape[first.dim() - len(features) :] == features

@@ -1,13 +1,14 @@
 """A model is trained privately only after its gradients have been seen to be right.
 
-The check runs on public probes when a model is attached. It compares the hooks with
-ordinary autograd on one record at a time, and finds the canonical size of a micro-batch:
-the smallest from which on a record's row is the same to the bit, whatever its companions,
-their number and its place among them. Kernels for few rows sum in another order, and biases
-can be chosen that magnify such a difference in rounding to many clipping norms.
+The check runs on public probes when a model is attached. It leaves out biases whose hooks
+differ from ordinary autograd on one record at a time, and finds the canonical size of a
+micro-batch: the smallest from which on a record's row is the same to the bit, whatever its
+companions, their number and its place among them. Kernels for few rows sum in another order,
+and biases can be chosen that magnify such a difference in rounding to many clipping norms.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpbitfit.engine.batches import deterministic
-from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, write_biases
+from dpbitfit.engine.biases import (
+    NOT_ITS_GRADIENT,
+    SOFTMAX_KEY,
+    BiasLayout,
+    freeze,
+    read_biases,
+    write_biases,
+)
 from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.engine.screening import Losses, Rows, by_autograd, not_per_record, unreached
 from dpbitfit.errors import ModelError
 
 TOLERANCE = 1e-3  # relative to the record's norm; what float32 kernels may differ by
@@ -29,24 +38,72 @@ BIAS_SCALES = (1e3, 1e19)
 _SIZES, _FEW_SIZES = (1, 2, 3, 5, 16), (1, 3)
 _MOST_TOKENS = 256  # of a micro-batch that is compared, where three canonical sizes hold no more
 
-Losses = Callable[[Sequence[int]], Tensor]
+_log = logging.getLogger("dpbitfit.engine")
 
 
 def check_gradients(
     model: nn.Module, layout: BiasLayout, losses: Losses, lengths: NDArray[np.int64]
-) -> int:
-    """The canonical size of a micro-batch, in rows; refuses a model that has none.
+) -> tuple[BiasLayout, int]:
+    """What of ``layout`` trains, and the canonical size of a micro-batch, in rows.
 
     ``losses`` takes indices of public probes that are padded to one length, and returns
-    their losses [B]; ``lengths`` [n] are the probes' padded lengths, in tokens.
+    their losses [B]; ``lengths`` [n] are the probes' padded lengths, in tokens. Biases that
+    cannot be trained soundly are left out (a layer used functionally or whose output does
+    not begin with the record, a layer that no record reaches): the same ones on every machine.
 
-    Raises ModelError when a row is not finite or differs from ordinary autograd on that
-    record alone (a layer used functionally, outputs that are not batch-first), when it
-    changes with its companions at every size (layers or losses that mix records, a device
-    whose sums depend on the batch), or when no record reaches a trained parameter.
+    Raises ModelError when a weight, loss or gradient is not finite, when a row changes with its
+    companions at every size (layers or losses that mix records, a device whose sums depend
+    on the batch), when hardly any bias is left, or when what cannot be trained is no bias.
     """
-    with deterministic(), PerRecordGradients(model, layout) as gradients:
-        return _Check(model, layout, losses, lengths, gradients).run()
+    require_finite(model)
+    groups = {  # the probes, by padded length
+        int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
+    }
+    with deterministic():
+        freeze(model)
+        layout = _without(layout, not_per_record(model, layout, losses, groups.values()))
+        probes = [probe for group in groups.values() for probe in group]
+        alone = {probe: by_autograd(model, layout, losses, probe) for probe in probes}
+        while True:  # what is left is another graph: check it anew
+            with PerRecordGradients(model, layout) as gradients:
+                canonical, rows = _Check(model, layout, losses, groups, gradients).run()
+            wrong = _unlike_autograd(layout, rows, alone) | unreached(layout, alone.values())
+            if not wrong:
+                break
+            layout = _without(layout, wrong)
+    for why, names in layout.left_out_by_reason.items():
+        level = logging.INFO if why == SOFTMAX_KEY else logging.WARNING
+        _log.log(level, "not trained, because %s: %s", why, ", ".join(names))
+    return layout, canonical
+
+
+def require_finite(model: nn.Module) -> None:
+    """ModelError for weights that are no numbers, wherever they are: probes need not meet them."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ModelError(f"{name} holds values that are not finite: the weights are damaged")
+
+
+def _without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:
+    for name, why in reasons.items():
+        if not name.endswith("bias"):  # the task itself has named it
+            raise ModelError(f"{name}: {why}")
+    layout = layout.leaving_out(reasons)
+    layout.require_most()
+    return layout
+
+
+def _unlike_autograd(
+    layout: BiasLayout, rows: Mapping[int, Tensor], alone: Mapping[int, Rows]
+) -> dict[str, str]:
+    """The parameters of which a probe's row [P] is not what ordinary autograd gives, and why."""
+    wrong: dict[str, str] = {}
+    for probe, row in rows.items():
+        norm = torch.cat([alone[probe][name] for name in layout.names]).norm()
+        for name, _, place in layout.slices():
+            if not (row[place] - alone[probe][name]).norm() <= TOLERANCE * norm + 1e-12:
+                wrong[name] = NOT_ITS_GRADIENT
+    return wrong
 
 
 class _Check:
@@ -55,32 +112,21 @@ class _Check:
         model: nn.Module,
         layout: BiasLayout,
         losses: Losses,
-        lengths: NDArray[np.int64],
+        groups: Mapping[int, list[int]],
         gradients: PerRecordGradients,
     ) -> None:
-        self.model, self.layout, self.losses, self.gradients = model, layout, losses, gradients
-        # The probes, by padded length.
-        self.groups = {
-            int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
-        }
+        self.model, self.layout, self.losses = model, layout, losses
+        self.groups, self.gradients = groups, gradients
 
-    def run(self) -> int:
-        probes = [probe for group in self.groups.values() for probe in group]
-        alone = {probe: self._by_autograd(probe) for probe in probes}
+    def run(self) -> tuple[int, dict[int, Tensor]]:
+        """The canonical size, and each probe's row [P]; ModelError where there is none."""
         for canonical in CANONICAL_ROWS:
             rows, reason = self._exact_rows(canonical, 0.0)
             for scale in BIAS_SCALES:
                 reason = reason or self._exact_rows(canonical, scale)[1]
             if not reason:
-                break
-        else:
-            raise ModelError(reason)
-        for name, _, place in self.layout.slices():
-            if not any(row[place].any() for row in alone.values()):
-                raise ModelError(f"{name}: no record reaches it; it cannot be trained here")
-        for probe, row in rows.items():
-            self._compare(row, alone[probe])
-        return canonical
+                return canonical, rows
+        raise ModelError(reason)
 
     def _exact_rows(self, canonical: int, scale: float) -> tuple[dict[int, Tensor], str]:
         """Each probe's row [P] at biases moved by ``scale``; and why that is not one row, if so."""
@@ -124,32 +170,6 @@ class _Check:
     def _rows(self, batch: Sequence[int]) -> Tensor:
         """Rows [B, P] by the hooks."""
         return self.gradients.rows(lambda: self.losses(batch), len(batch))
-
-    def _by_autograd(self, probe: int) -> Tensor:
-        """The gradient [P] of one probe, by ordinary autograd on a batch of one."""
-        parameters = [self.model.get_parameter(name) for name in self.layout.names]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                loss = self.losses([probe]).sum()
-            if loss.grad_fn is None:
-                return torch.zeros(self.layout.size)
-            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        finally:
-            freeze(self.model)
-        row = torch.cat([gradient.float().reshape(-1) for gradient in gradients])
-        if not (loss.isfinite() and row.isfinite().all()):
-            raise ModelError("a loss or gradient is not finite: the model's weights are damaged")
-        return row
-
-    def _compare(self, row: Tensor, alone: Tensor) -> None:
-        """ModelError unless a row [P] is that of ordinary autograd, parameter by parameter."""
-        for name, _, place in self.layout.slices():
-            if (row[place] - alone[place]).norm() > TOLERANCE * alone.norm() + 1e-12:
-                raise ModelError(
-                    f"{name}: its per-record gradient differs from ordinary autograd's"
-                )
 
     def _first_layer(self, *places: tuple[list[int], int]) -> str:
         """The first layer whose output for a record differs between two places in micro-batches."""

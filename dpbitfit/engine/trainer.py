@@ -102,10 +102,9 @@ class PrivateTrainer:
         if len(padded) <= max(probes):
             raise InputError("lengths must name one length for each index, the probes' included")
         self._model, self._declared_size, self._micro_batch = model, declared_size, micro_batch
-        self._layout = select_biases(model.eval(), train_also)
-        canonical_rows = check_gradients(
+        self._layout, canonical_rows = check_gradients(
             model,
-            self._layout,
+            select_biases(model.eval(), train_also),
             lambda chosen: loss(model, [probes[place] for place in chosen]),
             padded[list(probes)],
         )

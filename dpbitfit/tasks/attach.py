@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+from dpbitfit.engine.biases import read_biases
 from dpbitfit.engine.selfcheck import check_gradients
+from dpbitfit.errors import DpbitfitError, ModelError
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
+from dpbitfit.tasks.models import reason
 
 
 def attach(
@@ -11,16 +14,29 @@ def attach(
 ) -> Task:
     """Load a task, built-in or a site's own, and check its gradients on its public probes.
 
-    Raises InputError when it cannot be loaded, ModelError when it cannot be trained
-    privately on this machine.
+    Biases that cannot be trained soundly leave its layout. Raises InputError when it cannot
+    be loaded, ModelError when it cannot be trained privately on this machine. Nothing here
+    sees a private record, so that what a library raises may be quoted.
     """
-    task = kind.load(folder, settings, labels)
+    try:
+        task = kind.load(folder, settings, labels)
+        _check(task)
+    except DpbitfitError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model {folder!r} cannot be used: {reason(error)}") from error
+    return task
+
+
+def _check(task: Task) -> None:
+    if task is None:
+        raise ModelError("the task's load returned nothing")
     task.model.eval()  # dropout off
     probes = task.probes()
-    task.canonical_rows = check_gradients(
+    task.layout, task.canonical_rows = check_gradients(
         task.model,
         task.layout,
         lambda chosen: probes.losses(task.model, chosen),
         probes.lengths,
     )
-    return task
+    task.pretrained = read_biases(task.model, task.layout)

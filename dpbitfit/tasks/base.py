@@ -74,18 +74,12 @@ class Task(Declaration, Protocol):
     """
 
     canonical_rows: int  # of this machine, in rows; set by ``attach``
+    layout: "BiasLayout"  # what trains, its order in a vector [P]; ``attach`` leaves out of it
+    pretrained: NDArray[np.float32]  # what trains [P], before any of it has; set by ``attach``
 
     @property
     def model(self) -> "nn.Module":
         """The model, frozen but for what ``layout`` names."""
-
-    @property
-    def layout(self) -> "BiasLayout":
-        """What trains, and its order in a vector [P]."""
-
-    @property
-    def pretrained(self) -> NDArray[np.float32]:
-        """What trains [P], before any of it has."""
 
     @property
     def labels(self) -> tuple[str, ...]:

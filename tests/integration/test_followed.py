@@ -63,16 +63,8 @@ def test_a_simulation_is_followed_from_before_its_ledger_to_a_site_near_its_budg
         expect(page.get_by_role("heading", name="The ledger cannot be read")).to_be_visible()
         words = ["simulate", "--data", str(data), "--out", str(out), "--ledger", str(ledger)]
         words += ["--labels", str(data.with_suffix(".labels.txt")), "--sites", "2"]
-        words += [
-            "--phases",
-            "biases",
-            "--rounds",
-            str(ROUNDS),
-            "--steps-per-round",
-            "2",
-            "--max-length",
-            "24",
-        ]
+        words += ["--phases", "biases", "--rounds", str(ROUNDS), "--steps-per-round", "2"]
+        words += ["--max-length", "24"]
         words += ["--target-epsilon", str(TARGET), "--budget", str(BUDGET)]
         with subprocess.Popen(command(*words), stderr=subprocess.DEVNULL) as simulation:
             try:

@@ -37,18 +37,8 @@ def simulate_arguments(data: Path, out: Path) -> list[str]:
     labels = data.with_suffix(".labels.txt")
     return [
         *("simulate", "--data", str(data), "--labels", str(labels), "--out", str(out)),
-        *(
-            "--phases",
-            "biases",
-            "--head",
-            "labels",
-            "--sites",
-            "3",
-            "--rounds",
-            str(ROUNDS),
-            "--steps-per-round",
-            str(STEPS),
-        ),
+        *("--phases", "biases", "--head", "labels", "--sites", "3"),
+        *("--rounds", str(ROUNDS), "--steps-per-round", str(STEPS)),
         *("--sampling-rate", str(RATE), "--max-length", "24", "--test-fraction", "0.5"),
     ]
 

@@ -1,16 +1,20 @@
 """The model of text classification: a pretrained backbone and a linear head over labels."""
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from dpbitfit.errors import InputError, ModelError
-from dpbitfit.tasks.models import resolve_model
+from dpbitfit.engine.selfcheck import require_finite
+from dpbitfit.errors import DpbitfitError, InputError, ModelError
+from dpbitfit.tasks.models import check_files, reason, resolve_model
 from dpbitfit.tasks.text_classification.pooling import Pooling, pool, pooling_of
+from dpbitfit.tasks.text_classification.tokenizer import load_tokenizer
 
 
 class TextClassifier(nn.Module):
@@ -47,26 +51,22 @@ def load_pretrained(
     """A classifier without its head, the tokenizer, and how many tokens the model reads.
 
     ``model_name`` is a folder, hub id or ``minilm``. Only safetensors, never code from a
-    hub. Raises InputError when it cannot be loaded, ModelError where the files do not
-    make a whole model.
+    hub. Raises InputError when it cannot be loaded, ModelError where it is no whole model
+    that reads texts.
     """
     folder = resolve_model(model_name)
+    check_files(Path(folder))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         backbone = _load_backbone(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"the model {model_name!r} cannot be loaded: {error}") from error
-    limits = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-    positions = min((length for length in limits if length), default=max_length)
-    if max(tokenizer.get_vocab().values()) >= backbone.get_input_embeddings().num_embeddings:
-        # A record with such a token would end its round: that would tell of the record.
-        raise ModelError(f"{folder}: its tokenizer knows tokens that the model has none for")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    vocabulary = backbone.get_input_embeddings().num_embeddings
-    pooling = pooling_of(folder, backbone.eval(), vocabulary)
+        tokenizer = load_tokenizer(folder, _known_tokens(backbone))
+        pooling = pooling_of(folder, backbone.eval(), _known_tokens(backbone))
+    except DpbitfitError:
+        raise
+    except Exception as error:  # whatever a library does with files that are not as they should be
+        raise InputError(f"the model {model_name!r} cannot be loaded: {reason(error)}") from error
+    limits = (tokenizer.model_max_length, *_position_limits(config, backbone))
+    positions = min((length for length in limits if length > 0), default=max_length)
     return TextClassifier(backbone, pooling, logit_scale).eval(), tokenizer, positions
 
 
@@ -91,4 +91,25 @@ def _load_backbone(folder: str) -> Any:
         # They would be drawn at random, differently at every site.
         missing = min(loading["missing_keys"])
         raise ModelError(f"{folder}: the files lack weights, such as {missing}")
+    require_finite(backbone)
     return backbone.float()
+
+
+def _known_tokens(backbone: Any) -> int:
+    """How many tokens a model knows; ModelError for one that reads no texts."""
+    try:
+        embeddings: Tensor = backbone.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError) as error:
+        kind = type(backbone).__name__
+        raise ModelError(f"a {kind} does not read the tokens of a text") from error
+    return len(embeddings)
+
+
+def _position_limits(config: Any, backbone: nn.Module) -> Iterator[int]:
+    """Of how many tokens a model has positions, from all that says so."""
+    yield getattr(config, "max_position_embeddings", None) or 0
+    for path, layer in backbone.named_modules():
+        if path.endswith("position_embeddings") and isinstance(layer, nn.Embedding):
+            # RoBERTa and its like count positions from the one after padding's.
+            first = 0 if layer.padding_idx is None else layer.padding_idx + 1
+            yield layer.num_embeddings - first

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpbitfit.errors import InputError
-from dpbitfit.schema import Part, first_fault
+from dpbitfit.faults import faults
+from dpbitfit.schema import Part
 from dpbitfit.tasks.text_classification.files import DESCRIPTION, file_digest, find_file
 from dpbitfit.tasks.text_classification.pooling import Pooling
 from dpbitfit.tasks.text_classification.settings import TextSettings
@@ -84,7 +85,7 @@ def read_saved(model: str) -> Saved | None:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise InputError(f"{path}: {first_fault(error)}") from error
+        raise InputError(f"{path}: {next(faults(error, Saved))}") from error
     for name, digest in {TENSORS[saved.kind]: "", **saved.files}.items():
         file = find_file(model, name)
         if file is None or file_digest(file) != digest:

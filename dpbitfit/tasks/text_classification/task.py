@@ -32,13 +32,9 @@ from dpbitfit.tasks.text_classification.heads import label_head, stored_head
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.saved import read_saved, read_tensors
 from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
+from dpbitfit.tasks.text_classification.tokenizer import probe_text
 
 _HEAD_WEIGHT = "head.weight"
-# A public text: pieces of it are the probes of the check at attach time.
-_PROBE_TEXT = (
-    "the card has not come and I was charged twice for one payment last week: what is the rate of "
-    "my new loan, how long does a transfer to another country take, and whom do I ask about a fee"
-)
 _PROBES_OF_A_LENGTH = 3
 _PROBE_LENGTHS = (8, 20)  # tokens, as far as the model reads so many
 
@@ -121,7 +117,7 @@ class TextClassification(TextTask):
 
     def probes(self) -> TextRecords:
         """Public records of a few lengths, some of each, none beginning like another."""
-        ids = self.tokens([_PROBE_TEXT])[0]
+        ids = self.tokens([probe_text(self.tokenizer)])[0]
         # Padded to all that the model reads, a shape may be unlike all others.
         longest = padded_length(self.max_length, self.positions)
         lengths = {*_PROBE_LENGTHS, *([longest] if longest % PADDED_MULTIPLE else [])}

@@ -14,7 +14,19 @@ from transformers import (
     Qwen2Model,
 )
 
-from dpbitfit.engine.biases import freeze, read_biases, select_biases, write_biases
+from dpbitfit.engine.biases import (
+    FROZEN_NORM,
+    NO_OWNER,
+    NOT_PER_RECORD,
+    SOFTMAX_KEY,
+    UNREACHED,
+    BiasLayout,
+    LeftOut,
+    freeze,
+    read_biases,
+    select_biases,
+    write_biases,
+)
 from dpbitfit.errors import ModelError
 
 from ...support.models import MODELS, build, losses
@@ -67,7 +79,7 @@ def llama() -> nn.Module:
     [
         (lambda: nn.Linear(3, 2, bias=False), "no biases"),
         (lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), "1: BatchNorm"),
-        (lambda: nn.MultiheadAttention(4, 2), "in_proj_bias"),
+        (lambda: nn.LSTM(4, 3), r"of 24 bias values only 0 can be trained.* bias_ih_l0: no layer"),
         (llama, "no biases"),
     ],
 )
@@ -81,6 +93,41 @@ def test_models_that_cannot_be_trained_are_refused(
 def test_batch_norm_that_is_frozen_is_let_be() -> None:
     model = nn.Sequential(nn.Conv1d(3, 3, 1), nn.BatchNorm1d(3)).eval()
     assert select_biases(model).names == ("0.bias",)
+
+
+def test_what_is_left_out_is_named_with_its_reason() -> None:
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "norm": nn.BatchNorm1d(3)})
+    layout = select_biases(model.eval())
+    assert layout.names == ("attention.out_proj.bias",)
+    assert layout.left_out == (
+        LeftOut("norm.bias", 3, FROZEN_NORM),
+        LeftOut("attention.in_proj_bias", 12, NO_OWNER),
+    )
+
+
+def test_names_that_differ_in_numbers_are_told_as_one() -> None:
+    layout = BiasLayout(("a.0.k.bias", "a.1.k.bias", "b.bias", "c.bias"), ((2,), (2,), (3,), (4,)))
+    layout = layout.leaving_out({"a.0.k.bias": "x", "a.1.k.bias": "x", "b.bias": "y"})
+    assert (layout.names, layout.shapes) == (("c.bias",), ((4,),))
+    assert layout.left_out_by_reason == {"x": ["a.*.k.bias (2)"], "y": ["b.bias"]}
+
+
+@pytest.mark.parametrize(("stays", "refused"), [(11, True), (12, False)])
+def test_a_model_is_refused_where_hardly_any_bias_stays(stays: int, refused: bool) -> None:
+    sizes = {"a.bias": stays, "b.bias": 60, "c.bias": 40, "key.bias": 500, "unread.bias": 500}
+    layout = BiasLayout(tuple(sizes), tuple((size,) for size in sizes.values())).leaving_out(
+        {
+            "b.bias": NO_OWNER,
+            "c.bias": NOT_PER_RECORD,
+            "key.bias": SOFTMAX_KEY,  # would learn nothing, and does not count
+            "unread.bias": UNREACHED,
+        }
+    )
+    if refused:
+        with pytest.raises(ModelError, match=r"of 111 bias values only 11 .*; b.bias: no layer"):
+            layout.require_most()
+    else:
+        layout.require_most()
 
 
 def test_packing_and_unpacking_are_inverse_and_ordered() -> None:

@@ -6,6 +6,7 @@ the size of a batch, made one record's row depend on the others.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
+from ...support.backbones import backbone
 from ...support.hostile_biases import cancelling, overflowing_at_padding
 from ...support.tasks import load_text, text_table
 from ..tasks.test_text_classification import LABELS, SMALL, WORDS, save
@@ -54,6 +56,8 @@ ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
     "gpt2": lambda: GPT2Model(
         GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=20, n_positions=64)
     ),
+    # Of these some biases are left out.
+    **{name: partial(backbone, name) for name in ("deberta-v2", "opt", "longformer")},
 }
 
 

@@ -208,7 +208,7 @@ def test_outputs_that_are_not_batch_first_are_refused() -> None:
     def sequence_first(_: Sequence[int]) -> Tensor:
         return model(data).pow(2).sum(dim=(0, 2))
 
-    with pytest.raises(ModelError, match="first dimension is not the record"):
+    with pytest.raises(ModelError, match="does not begin with the record"):
         rows_of(model, select_biases(model), sequence_first, range(RECORDS))
 
 

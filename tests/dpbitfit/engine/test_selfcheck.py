@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpbitfit.engine.biases import BiasLayout, read_biases, select_biases
+from dpbitfit.engine.biases import (
+    NOT_ITS_GRADIENT,
+    NOT_PER_RECORD,
+    UNREACHED,
+    LeftOut,
+    read_biases,
+    select_biases,
+)
+from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.selfcheck import CANONICAL_ROWS, check_gradients
 from dpbitfit.errors import ModelError
 
@@ -20,10 +28,10 @@ ONE_LENGTH = np.ones(4, dtype=np.int64)  # four probes that are padded alike
 @pytest.mark.parametrize("name", MODELS)
 def test_ordinary_models_pass(name: str) -> None:
     model = build(name)
-    assert (
-        check_gradients(model, select_biases(model), losses(model, name), ONE_LENGTH)
-        in CANONICAL_ROWS
-    )
+    selected = select_biases(model)
+    layout, canonical = check_gradients(model, selected, losses(model, name), ONE_LENGTH)
+    assert layout == selected
+    assert canonical in CANONICAL_ROWS
 
 
 class Shape(nn.Module):
@@ -78,29 +86,113 @@ class SwapsRecordAndSequence(Shape):
         return self.last(states).mean(dim=0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [
-        (MixesRecords, "mixes records"),
-        (NormalisesOverBatch, "mixes records"),
-        (UsesABiasFunctionally, "first.bias"),
-        (ChangesALinearOutputInPlace, "first.bias"),
-        (DetachesALayer, "first.bias"),
-        (SwapsRecordAndSequence, "record"),
-    ],
-)
-def test_what_would_be_wrong_is_refused(kind: Callable[[], nn.Module], says: str) -> None:
-    torch.manual_seed(0)
-    model = kind()
-    data = torch.randn(4, 4, 5)
+class FlattensRecordsAndTokens(Shape):
+    """Between the layers, so that the last one cannot tell the records apart."""
+
+    def forward(self, records: Tensor) -> Tensor:
+        states = self.first(records).tanh()
+        return self.last(states.flatten(0, 1)).unflatten(0, states.shape[:2]).mean(dim=1)
+
+
+class SharesALayerWithTheBatch(Shape):
+    """The last layer is also used on what all records share."""
+
+    def forward(self, records: Tensor) -> Tensor:
+        shared = self.last(torch.ones(1, 4))
+        return (self.last(self.first(records).tanh()) * shared).mean(dim=1)
+
+
+class GivesTwoOutputs(nn.Module):
+    """A layer of its own, whose bias is added as others' are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.ones(4))
+
+    def forward(self, states: Tensor) -> tuple[Tensor, None]:
+        return states + self.bias, None
+
+
+class HasALayerOfItsOwn(Shape):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = GivesTwoOutputs()
+
+    def between(self, states: Tensor) -> Tensor:
+        return self.own(states)[0].tanh()
+
+
+def square(model: nn.Module) -> Callable[[Sequence[int]], Tensor]:
+    """Losses of four records of four tokens."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(4, 4, 5, generator=generator)
     labels = torch.tensor([0, 1, 2, 0])
 
-    def of(records: Sequence[int]) -> Tensor:
+    def losses_of(records: Sequence[int]) -> Tensor:
         logits = model(data[list(records)])
         return functional.cross_entropy(logits, labels[list(records)], reduction="none")
 
+    return losses_of
+
+
+@pytest.mark.parametrize("kind", [MixesRecords, NormalisesOverBatch])
+def test_a_model_that_mixes_records_is_refused(kind: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    with pytest.raises(ModelError, match="mixes records"):
+        check_gradients(model, select_biases(model), square(model), ONE_LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out", "why"),
+    [
+        (HasALayerOfItsOwn, "", ""),
+        (UsesABiasFunctionally, "first.bias", NOT_ITS_GRADIENT),
+        (ChangesALinearOutputInPlace, "first.bias", NOT_ITS_GRADIENT),
+        (DetachesALayer, "first.bias", UNREACHED),
+        (SwapsRecordAndSequence, "last.bias", NOT_PER_RECORD),
+        (FlattensRecordsAndTokens, "last.bias", NOT_PER_RECORD),
+        (SharesALayerWithTheBatch, "last.bias", NOT_PER_RECORD),
+    ],
+)
+def test_a_bias_that_would_be_wrong_is_left_out_and_the_others_are_right(
+    kind: Callable[[], nn.Module], left_out: str, why: str
+) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    losses_of, selected = square(model), select_biases(model)
+    layout, canonical = check_gradients(model, selected, losses_of, ONE_LENGTH)
+    assert {bias.name: bias.why for bias in layout.left_out} == ({left_out: why} if why else {})
+    assert {*layout.names, left_out} >= set(selected.names)
+    parameters = [model.get_parameter(name) for name in layout.names]
+    with PerRecordGradients(model, layout) as gradients:
+        rows = gradients.rows(lambda: losses_of(range(4)), 4)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    for record, row in enumerate(rows):
+        alone = torch.autograd.grad(losses_of([record]).sum(), parameters)
+        assert torch.allclose(row, torch.cat(alone), atol=1e-5)
+    assert check_gradients(model, layout, losses_of, ONE_LENGTH) == (layout, canonical)
+
+
+def test_where_hardly_any_bias_is_right_the_model_is_refused() -> None:
+    class Wide(SwapsRecordAndSequence):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 40)
+
+    torch.manual_seed(0)
+    model = Wide()
+    says = r"of 44 bias values only 4 can be trained soundly; last\.bias: .*begin with the record"
     with pytest.raises(ModelError, match=says):
-        check_gradients(model, select_biases(model), of, ONE_LENGTH)
+        check_gradients(model, select_biases(model), square(model), ONE_LENGTH)
+
+
+def test_what_a_task_trains_beside_the_biases_is_never_left_out() -> None:
+    torch.manual_seed(0)
+    model = FlattensRecordsAndTokens()
+    with pytest.raises(ModelError, match=r"last\.weight: .*begin with the record"):
+        check_gradients(model, select_biases(model, ["last.weight"]), square(model), ONE_LENGTH)
 
 
 @pytest.mark.parametrize("odd", range(4))
@@ -121,8 +213,8 @@ def test_every_probe_is_compared_with_autograd(odd: int) -> None:
     def of(records: Sequence[int]) -> Tensor:
         return model(data[list(records)]).pow(2).sum(dim=1)
 
-    with pytest.raises(ModelError, match=r"first\.bias"):
-        check_gradients(model, select_biases(model), of, ONE_LENGTH)
+    layout, _ = check_gradients(model, select_biases(model), of, ONE_LENGTH)
+    assert layout.names == ("last.bias",)
 
 
 def test_a_mean_loss_spread_over_the_records_is_refused() -> None:
@@ -136,17 +228,24 @@ def test_a_mean_loss_spread_over_the_records_is_refused() -> None:
         check_gradients(model, select_biases(model), coupled, ONE_LENGTH)
 
 
-def test_a_bias_that_no_record_reaches_is_refused() -> None:
+def test_a_bias_that_no_record_reaches_is_left_out() -> None:
     model = nn.ModuleDict({"used": nn.Linear(5, 3), "unused": nn.Linear(5, 3)})
     data = torch.randn(4, 5)
 
     def of(records: Sequence[int]) -> Tensor:
         return model["used"](data[list(records)]).pow(2).sum(dim=1)
 
-    layout = select_biases(model)
-    assert isinstance(layout, BiasLayout)
-    with pytest.raises(ModelError, match=r"unused\.bias"):
-        check_gradients(model, layout, of, ONE_LENGTH)
+    layout, _ = check_gradients(model, select_biases(model), of, ONE_LENGTH)
+    assert layout.names == ("used.bias",)
+    assert layout.left_out == (LeftOut("unused.bias", 3, UNREACHED),)
+
+
+def test_a_loss_that_no_bias_reaches_is_refused() -> None:
+    model = nn.Linear(5, 3)
+    with pytest.raises(ModelError, match="the loss does not depend on any trained bias"):
+        check_gradients(
+            model, select_biases(model), lambda records: torch.ones(len(records)), ONE_LENGTH
+        )
 
 
 class RoundsByTheBatch(Shape):
@@ -160,28 +259,19 @@ class RoundsByTheBatch(Shape):
         return states.tanh()
 
 
-def probes_of(model: nn.Module) -> Callable[[Sequence[int]], Tensor]:
-    data, labels = torch.randn(4, 4, 5), torch.tensor([0, 1, 2, 0])
-
-    def of(records: Sequence[int]) -> Tensor:
-        logits = model(data[list(records)])
-        return functional.cross_entropy(logits, labels[list(records)], reduction="none")
-
-    return of
-
-
 def test_the_size_from_which_rows_are_exact_is_found() -> None:
     torch.manual_seed(0)
     model = RoundsByTheBatch()
     model.exact_from = 5
-    assert check_gradients(model, select_biases(model), probes_of(model), ONE_LENGTH) == 8
+    _, canonical = check_gradients(model, select_biases(model), square(model), ONE_LENGTH)
+    assert canonical == 8
 
 
 def test_a_model_that_is_exact_at_no_size_is_refused_with_the_layer_and_the_device() -> None:
     torch.manual_seed(0)
     model = RoundsByTheBatch()
     with pytest.raises(ModelError, match="last: on cpu its rounding changes with the batch"):
-        check_gradients(model, select_biases(model), probes_of(model), ONE_LENGTH)
+        check_gradients(model, select_biases(model), square(model), ONE_LENGTH)
 
 
 class MixesWhereItOverflows(Shape):

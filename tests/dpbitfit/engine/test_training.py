@@ -204,6 +204,24 @@ def test_a_record_that_is_not_finite_adds_nothing() -> None:
     assert summed(records, range(10)) == pytest.approx(summed(records, clean), abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([[np.nan] * WIDTH, [np.inf] * WIDTH], True),
+        ([[np.nan] * WIDTH, [0.1] * WIDTH], False),
+        ([[0.0] * WIDTH, [0.0] * WIDTH], False),
+    ],
+)
+def test_a_round_without_a_finite_row_says_so_in_the_sites_own_log(
+    rows: Any, says: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    everyone = plans.phase(PHASE, sampling_rate=1.0)
+    change = run(Records.of(np.array(rows)), everyone)
+    assert np.isfinite(change).all()
+    assert (change != 0).any()
+    assert ("no record of this round had a finite gradient" in caplog.text) == says
+
+
 def test_adam_follows_kingma_and_ba_on_the_noised_gradient() -> None:
     """Against torch's Adam, on the gradients that the rounds themselves released."""
     phase = plans.phase(PHASE, optimizer="adam", learning_rate=0.01, rounds=2, steps_per_round=5)

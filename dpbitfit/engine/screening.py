@@ -1,0 +1,89 @@
+"""Which biases hooks can train soundly, as public probes show it.
+
+Judged by the shapes of outputs in batches of fixed sizes, and by whether a loss reaches a bias
+at all, so that every machine leaves out the same ones. It only ever takes away: what stays
+must pass the full check (``selfcheck``).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpbitfit.engine.biases import NOT_PER_RECORD, UNREACHED, BiasLayout, freeze
+from dpbitfit.engine.gradients import is_per_record
+from dpbitfit.errors import ModelError
+
+_SIZES = (2, 3, 5)  # of a batch: another first dimension equals one of these at most
+
+Losses = Callable[[Sequence[int]], Tensor]
+Rows = Mapping[str, Tensor]  # a probe's gradient of each parameter, flat, float32
+
+
+def not_per_record(
+    model: nn.Module, layout: BiasLayout, losses: Losses, groups: Iterable[Sequence[int]]
+) -> dict[str, str]:
+    """The parameters of layers whose output does not begin with the record, with that reason.
+
+    ``groups`` are probes of one padded length each.
+    """
+    names = {id(model.get_parameter(name)): name for name in layout.names}
+    reasons: dict[str, str] = {}
+    batch: list[int] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not is_per_record(module, output, len(batch)):
+                reasons[name] = NOT_PER_RECORD
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(watch(names[id(parameter)]))
+        for module in model.modules()
+        for parameter in module._parameters.values()
+        if id(parameter) in names
+    ]
+    try:
+        for group in groups:
+            for size in _SIZES:
+                batch = [group[place % len(group)] for place in range(size)]
+                with torch.no_grad():
+                    losses(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reasons
+
+
+def by_autograd(model: nn.Module, layout: BiasLayout, losses: Losses, probe: int) -> Rows:
+    """The gradients of one probe by ordinary autograd, on a batch of that record alone.
+
+    Raises ModelError where the loss or a gradient is not finite.
+    """
+    parameters = [model.get_parameter(name) for name in layout.names]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            loss = losses([probe]).sum()
+        if loss.grad_fn is None:
+            gradients: Sequence[Tensor] = [torch.zeros_like(p) for p in parameters]
+        else:
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    finally:
+        freeze(model)
+    rows = {
+        name: gradient.float().reshape(-1)
+        for name, gradient in zip(layout.names, gradients, strict=True)
+    }
+    if not (loss.isfinite() and all(row.isfinite().all() for row in rows.values())):
+        raise ModelError("a loss or gradient is not finite: the model's weights are damaged")
+    return rows
+
+
+def unreached(layout: BiasLayout, alone: Iterable[Rows]) -> dict[str, str]:
+    """The parameters whose gradient is zero for every probe, with that reason."""
+    reached = {name for rows in alone for name, row in rows.items() if row.any()}
+    return {name: UNREACHED for name in layout.names if name not in reached}
