@@ -21,6 +21,7 @@ from dpbitfit.ledger import begin
 from dpbitfit.ledger.status import INFORMATIVE
 from dpbitfit.run_options import absolute, parameters
 from dpbitfit.settings import RunSettings
+from dpbitfit.simulate import make_folder
 from dpbitfit.simulate import simulate as run_simulation
 from dpbitfit.stream import figure, round_line
 from dpbitfit.tasks.registry import resolve
@@ -52,7 +53,8 @@ def simulate(as_json: bool, **values: Any) -> None:
     names_of_sites = _check(config)
     config["sites"] = len(names_of_sites)
     config["dataset"] = config["dataset"] or _name_of_records(config)
-    folder = (Path(ledger) if ledger else out / "ledger").resolve()
+    make_folder("out", config["out"])
+    folder = make_folder("ledger", ledger or str(out / "ledger"))
     if not (ledger or config["resume"]):
         begin.alone(folder, names_of_sites)
     elif begin.simulation(folder, names_of_sites, lasting=bool(ledger)) and ledger:
