@@ -21,6 +21,7 @@ from dpbitfit.ledger import begin
 from dpbitfit.ledger.status import INFORMATIVE
 from dpbitfit.run_options import absolute, parameters
 from dpbitfit.settings import RunSettings
+from dpbitfit.simulate import make_folder
 from dpbitfit.simulate import simulate as run_simulation
 from dpbitfit.stream import figure, round_line
 from dpbitfit.tasks.base import Declaration
@@ -53,7 +54,8 @@ def simulate(as_json: bool, **values: Any) -> None:
     names_of_sites = _check(config)
     config["sites"] = len(names_of_sites)
     config["dataset"] = config["dataset"] or _name_of_records(config)
-    folder = (Path(ledger) if ledger else out / "ledger").resolve()
+    make_folder("out", config["out"])
+    folder = make_folder("ledger", ledger or str(out / "ledger"))
     if not (ledger or config["resume"]):
         begin.alone(folder, names_of_sites)
     elif begin.simulation(folder, names_of_sites, lasting=bool(ledger)) and ledger:
@@ -149,21 +151,29 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
 
 def print_summary(report: dict[str, Any], out: Path) -> None:
     privacy, final = report["privacy"], report["final"]
-    titles = ("site", "epsilon", "accrued", "budget", "delta", "rounds", "noise multiplier")
-    table = Table(*titles, caption=f"epsilon: an upper bound; accrued: {INFORMATIVE}")
+    headline = final["headline"]
+    titles = ("site", "guaranteed", "accrued", "budget", "delta", "rounds", "noise multiplier")
+    table = Table(*titles, caption=f"epsilon; guaranteed: an upper bound; accrued: {INFORMATIVE}")
     for site in report["sites"]:
         table.add_row(
             site["name"],
-            f"{site['epsilon']:.3f}",
+            f"{site['guaranteed']:.3f}",
             f"{site['accrued']:.3f}",
             f"{site['budget']:g}",
             f"{site['delta']:g}",
             str(site["rounds"]),
             ", ".join(f"{mechanism['noise_multiplier']:.3f}" for mechanism in site["mechanisms"]),
         )
-    headline = final["headline"]
     printer = Console()
     printer.print(table)
+    for phase in report["phases"]:
+        if phase["after"] is not None:
+            rounds = phase["last_round"] - phase["first_round"] + 1
+            printer.print(
+                f"{phase['kind']}, {rounds} round{'s' * (rounds > 1)}: {headline} "
+                f"{figure(phase['before'][headline])} -> {figure(phase['after'][headline])}, "
+                f"epsilon {phase['epsilon_alone']:.2f} alone"
+            )
     printer.print(
         f"{headline} {figure(final['initial'][headline])} -> "
         f"{figure(final['metrics'][headline])}; "

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dpbitfit.accounting import composition
+from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.ledger import status
 from dpbitfit.settings import RunSettings
 from dpbitfit_server.strategy import PrivateStrategy
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 
 BYTES_OF_A_WEIGHT = 4  # float32
 _TEMPLATES = Path(__file__).parent / "templates"
-_BLUE, _GREY, _ORANGE = "#2b6cb0", "#a0aec0", "#c05621"
+_BLUE, _GREY, _ORANGE, _GREEN = "#2b6cb0", "#a0aec0", "#c05621", "#2f855a"
+_PHASES = (_BLUE, _ORANGE, _GREEN)
 
 
 def describe_run(
@@ -68,6 +72,7 @@ def describe_run(
             "not_covered": "public: labels, model, test records, who takes part, timing",
         },
         "sites": sites,
+        "phases": _describe_phases(strategy),
         "rounds": rounds,
         "communication": {
             "bytes_up_per_site_round": up,
@@ -111,7 +116,7 @@ def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
     bound, accrued = standing.guaranteed.bound, standing.accrued.bound
     return {
         "name": name,
-        "epsilon": bound.epsilon,
+        "guaranteed": bound.epsilon,
         "accountant": f"{bound.accountant} ({bound.version})",
         "basis": standing.guaranteed.basis,
         "accrued": accrued.epsilon,
@@ -123,8 +128,33 @@ def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
         "steps": strategy.registry.steps(site),
         "mechanisms": status.describe_counts(plan.counts),
         "declared_size": site.declared_size,
+        "warning": empty_promise(plan.delta, site.declared_size),
         "refused": site.refused,
     }
+
+
+def _describe_phases(strategy: PrivateStrategy) -> list[dict[str, Any]]:
+    """What each phase cost alone, and the metrics before and after it; None where it was not."""
+    described, first = [], 1
+    for phase in strategy.plan.phases:
+        last = first + phase.rounds - 1
+        before = [line for line in strategy.history if line["round"] < first]
+        during = [line for line in strategy.history if first <= line["round"] <= last]
+        described.append(
+            {
+                "kind": phase.kind,
+                "trains": phase.trains,
+                "first_round": first,
+                "last_round": last,
+                "epsilon_alone": composition.epsilon(
+                    dict(phase.counts), strategy.plan.delta
+                ).epsilon,
+                "before": before[-1]["metrics"] if during else None,
+                "after": during[-1]["metrics"] if during else None,
+            }
+        )
+        first = last + 1
+    return described
 
 
 def _plot(draw: Callable[[Axes, dict[str, Any]], None], report: dict[str, Any]) -> Markup:
@@ -147,7 +177,14 @@ def _metric(name: str, axes: Axes, report: dict[str, Any]) -> None:
     values = [np.nan if value is None else value for value in values]
     unit = report["metrics"][name]["unit"]
     axes.axhline(values[0], color=_GREY, linestyle="--", linewidth=1, label="before training")
-    axes.plot(rounds, values, color=_BLUE, marker="o", markersize=4, label="trained")
+    for phase, color in zip(report["phases"], cycle(_PHASES), strict=False):
+        if phase["after"] is None:
+            break
+        # From where the phase before it ended.
+        part = slice(phase["first_round"] - 1, phase["last_round"] + 1)
+        axes.plot(
+            rounds[part], values[part], color=color, marker="o", markersize=4, label=phase["kind"]
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round", ylabel=f"{name} ({unit})" if unit else name)
     axes.legend(frameon=False)
@@ -158,11 +195,11 @@ def _epsilon(axes: Axes, report: dict[str, Any]) -> None:
     names = [site["name"] for site in sites]
     axes.barh(names, [site["budget"] for site in sites], color=_GREY, alpha=0.4, label="budget")
     for key, label, height in (
-        ("epsilon", "guaranteed", 0.5),
+        ("guaranteed", "guaranteed", 0.5),
         ("accrued", f"accrued ({status.INFORMATIVE})", 0.25),
     ):
         values = [site[key] for site in sites]
-        color = _BLUE if key == "epsilon" else _ORANGE
+        color = _BLUE if key == "guaranteed" else _ORANGE
         axes.barh(names, values, color=color, height=height, label=label)
     axes.invert_yaxis()
     axes.set(xlabel=f"epsilon at delta {report['privacy']['delta']:g}")

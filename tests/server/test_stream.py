@@ -176,6 +176,30 @@ def test_late_replies_are_waited_for_by_name_and_in_time(lines: list[str], clock
     assert 1200 <= clock.monotonic() < 1210
 
 
+@pytest.mark.parametrize("taken", [0, 2])
+def test_what_flower_does_not_take_is_not_waited_for(taken: int, clock: Clock) -> None:
+    class Refusing(Registered):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            keys = list(super().push_messages(messages))
+            return ["", *keys[1:]] if taken else []
+
+    grid = Refusing(dict.fromkeys(NAMES, lambda message: message.content))
+    messages = [Message(RecordDict(), node, MessageType.QUERY) for node in NAMES]
+    assert len(waiting.ask(grid, messages, NAMES, 1000.0)) == taken
+    assert clock.monotonic() == 0
+
+
+def test_a_second_node_of_a_sites_name_makes_it_no_missing_one(tmp_path: Path) -> None:
+    class Twins(Registered):
+        def get_nodes(self) -> Iterable[NodeInfo]:
+            return [NodeInfo(node_id=node, name="hospital-1") for node in self.get_node_ids()]
+
+    private = strategy(tmp_path)
+    final(private, Twins({100: Site("hospital-1"), 101: Site("hospital-1")}), num_rounds=1)
+    assert len(private.registry.turned_away) == 1
+    assert private.history[-1]["missing"] == {}
+
+
 def test_a_site_that_is_not_there_when_a_run_begins_is_named(
     lines: list[str], tmp_path: Path
 ) -> None:
@@ -196,6 +220,22 @@ def test_a_site_that_is_not_there_when_a_run_begins_is_named(
     final(strategy(tmp_path, expected_sites=4), grid, num_rounds=1)
     waits = [line for line in lines if line.startswith("waiting")]
     assert waits[0] == "waiting for 3 of 4 sites: online are hospital-1"
+
+
+def test_the_price_of_a_plan_on_an_account_is_said_before_its_first_round(
+    lines: list[str], tmp_path: Path
+) -> None:
+    """The second plan is chosen after results: it makes the whole budget the guarantee."""
+    nodes = sites("a")
+    for budget in (6.0, 6.0):
+        private = strategy(tmp_path, budget=budget)
+        final(private, LocalGrid(nodes))
+    cost = f"the plan costs epsilon {private.cost.epsilon:.3f} by itself"
+    first, second = (line for line in lines if cost in line)
+    assert f"from 0.000 to {private.cost.epsilon:.3f}, of a budget of 6," in first
+    assert f"from {private.cost.epsilon:.3f} to 6.000, of a budget of 6," in second
+    assert "plans were added after results were seen" in second
+    assert lines.index(first) < lines.index(second)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +264,4 @@ def test_a_line_without_news_of_sites_reads(tmp_path: Path) -> None:
     """As a checkpoint of an earlier version holds it."""
     line = {"metrics": {"accuracy": None}, "guaranteed": 1.0, "accrued": 0.5}
     text = stream.round_line({**line, "bytes_up": 1500, "bytes_down": 2000})
-    assert text.startswith("accuracy –  epsilon 1.00, accrued 0.50  up 2 kB")
+    assert text.startswith("accuracy –  epsilon: guaranteed 1.00, accrued 0.50  up 2 kB")

@@ -368,7 +368,7 @@ def test_an_unexpected_failure_leaves_as_a_code_only(
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError(text)
 
-    monkeypatch.setattr(operations, "train_round", fail)
+    monkeypatch.setattr(operations, "site_round", fail)
     reply = site.train(plan, biases)
     assert refusal(reply) == "internal"
     assert fields(reply)["untouched"] == ""
