@@ -44,11 +44,7 @@ def simulate(
     Raises RunFailed when the run ends without a report, and the run's own error
     (an InputError, for example) when it named one.
     """
-    out = Path(str(config["out"])).resolve()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: {out} cannot be a folder: {error.strerror}") from error
+    out = make_folder("out", str(config["out"]))
     for name in ("progress.jsonl", "error.json", "report.json"):
         (out / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(
@@ -76,6 +72,16 @@ def simulate(
             finally:
                 _end(run)
     return _result(out, log)
+
+
+def make_folder(option: str, path: str) -> Path:
+    """The folder that an option names, made where it is new; InputError where it cannot be."""
+    folder = Path(path).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--{option}: {folder} cannot be a folder: {error.strerror}") from error
+    return folder
 
 
 def _short_folder() -> str | None:

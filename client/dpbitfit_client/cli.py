@@ -28,13 +28,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")
 
 
 @app.command()
-def serve(policy: PolicyFile) -> None:
-    """Answer on the policy's socket until SIGTERM or ctrl-C."""
+def serve(
+    policy: PolicyFile,
+    json_log: Annotated[bool, typer.Option("--json-log", help="Log a JSON object a line.")] = False,
+) -> None:
+    """Answer on the policy's socket until SIGTERM or ctrl-C.
+
+    The log, on standard error, has a line for each request: who asked, for which round, how
+    it ended, the epsilon that it was charged, and the bytes that left.
+    """
+    from dpbitfit_client.guard.audit import JsonLines
     from dpbitfit_client.guard.service import serving
 
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(name)s %(message)s")
+    handler.setFormatter(JsonLines() if json_log else text)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     os.umask(0o077)  # what the guard writes is its own: the ledger's log holds its key
     rules = Policy.read(policy)
     stop = threading.Event()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.data.labels import read_labels
 from dpbitfit.data.names import count_look_alikes
 from dpbitfit.data.partition import count_units
@@ -29,6 +30,7 @@ from dpbitfit.ledger.heads import Heads
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.guard.records import read_part
 from dpbitfit_client.guard_client import SocketGuardClient
+from dpbitfit_client.model_check import check_training
 from dpbitfit_client.policy.policy import AllowedModel, Dataset, Policy
 
 SECONDS = 10.0
@@ -36,6 +38,10 @@ MOST_CLOCK_SECONDS = 5.0  # Flower's SuperLink refuses a node's signature beyond
 CERTIFICATE_DAYS = 30
 
 OK, LOOK, WRONG = "ok", "look", "wrong"
+
+
+class Doubt(InputError):
+    """What should be looked at, and stops no guard: whether it starts tells no count."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,14 @@ def examine(
         tables: list[Table] = []
         yield _checked(f"data set {name}", partial(_data, dataset, policy.tasks, tables))
         yield from _persons(dataset, tables)
-    for name, model in policy.models.items():
-        yield _checked(f"model {name}", partial(_model, model))
+        yield from _look(dataset)
+    for what, check in needs(policy):
+        yield _checked(what, check)
+    for name in policy.models:
+        yield _checked(f"training of {name}", partial(check_training, policy, name))
+    for drift in drifts(policy):
+        yield Finding("ledgers", LOOK, drift)
     yield _checked("device", _device)
-    yield _checked("ledger", partial(_ledger, policy))
     yield _checked("guard", partial(_guard, policy))
     if root_certificates is not None:
         yield from _certificates(root_certificates)
@@ -73,13 +83,65 @@ def examine(
         yield from _connection(superlink, root_certificates)
 
 
+def needs(policy: Policy) -> Iterator[tuple[str, Callable[[], str]]]:
+    """What a guard cannot do without beside the records, which it reads itself: checks by name."""
+    for name, model in policy.models.items():
+        yield f"model {name}", partial(_model, model)
+    yield "ledger", partial(_ledger, policy)
+
+
+def refuse_to_start(policy: Policy) -> None:
+    """Raise, in the doctor's words, where something is wrong that a guard needs."""
+    for what, check in needs(policy):
+        try:
+            _run(check)
+        except DpbitfitError as error:
+            raise type(error)(f"{what}: {error}") from error
+
+
+def warnings(policy: Policy) -> list[str]:
+    """What a guard should say when it starts: what the doctor looks at without the records."""
+    deltas = (finding for dataset in policy.datasets.values() for finding in _look(dataset))
+    return [*(f"{finding.what}: {finding.text}" for finding in deltas), *drifts(policy)]
+
+
+def drifts(policy: Policy) -> list[str]:
+    """Each account whose ledger and another disagree: a guard answers, and spends nothing on it."""
+    try:
+        with Ledger(policy.site.ledger, readonly=True) as ledger:
+            return [
+                f"account {account.name}: {other.drift}: nothing is spent until both sides have "
+                "run ledger settle --rebase"
+                for account in ledger.accounts()
+                for other in exchange.unsettled(ledger, account)
+            ]
+    except LedgerError:  # a finding of its own
+        return []
+
+
 def _checked(what: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, OK, check())
+        return Finding(what, OK, _run(check))
+    except Doubt as doubt:
+        return Finding(what, LOOK, str(doubt))
     except DpbitfitError as error:
         return Finding(what, WRONG, str(error))
+
+
+def _run(check: Callable[[], str]) -> str:
+    try:
+        return check()
+    except DpbitfitError:
+        raise
     except Exception as error:  # of a loader, say: its text may quote a record
-        return Finding(what, WRONG, f"{type(error).__name__} was raised: see what raises it")
+        raise InputError(f"{type(error).__name__} was raised: see what raises it") from error
+
+
+def _look(dataset: Dataset) -> Iterator[Finding]:
+    """Deltas that promise nothing."""
+    for part in dataset.parts:
+        if warning := empty_promise(part.delta, part.declared_size):
+            yield Finding(f"delta of {dataset.name}", LOOK, f"{part.source}: {warning}")
 
 
 def _model(model: AllowedModel) -> str:
@@ -95,7 +157,7 @@ def _data(dataset: Dataset, site_tasks: Mapping[str, str], tables: list[Table]) 
         tables.append(read)
         count = count_units(read)
         if not part.declared_size / 2 <= count <= part.declared_size * 2:
-            raise InputError(
+            raise Doubt(
                 f"{part.source}: declared-size is off by more than twice (a unit of privacy is "
                 f"{part.unit!r}): the model learns too fast or too slowly; the budget holds"
             )
@@ -127,8 +189,6 @@ def _ledger(policy: Policy) -> str:
         Heads(policy.site.state_directory).check(ledger)
         for account in ledger.accounts():
             ledger.verify(account)
-            for other in exchange.unsettled(ledger, account):
-                raise LedgerError(f"account {account.name}: {other.drift}: ledger settle --rebase")
         return f"{ledger.database}: every event adds up; its public key is {ledger.id}"
 
 

@@ -20,6 +20,7 @@ class Refused(DpbitfitError):
     def __init__(self, statement: bytes, code: str, reason: str = "") -> None:
         super().__init__(": ".join(filter(None, (code, reason))))
         self.statement = statement
+        self.reason = reason
         self.code = code  # type: ignore[misc]
 
     @property

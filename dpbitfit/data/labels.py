@@ -33,9 +33,10 @@ def read_labels(spec: str) -> tuple[str, ...]:
     labels = [label for label in map(canonical, names) if label]
     if len(labels) < 2:
         raise InputError("the label set needs at least two labels")
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise InputError(f"the label set names the label {twice!r} twice")
+    for number, label in enumerate(labels, start=1):
+        first = labels.index(label) + 1
+        if first < number:  # by number: what was taken for a label set may be records
+            raise InputError(f"the label set names a label twice, as number {first} and {number}")
     return tuple(labels)
 
 

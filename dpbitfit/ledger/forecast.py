@@ -4,7 +4,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from dpbitfit.accounting.composition import Bound, Mechanism
+from dpbitfit.accounting.composition import Bound, Counts, Mechanism
 from dpbitfit.errors import AccountingError
 from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.budget import approve, fitting_noise
@@ -47,8 +47,13 @@ def forecast(
         fitting = fitting_noise(account, allotments, sampling_rate, steps)
     approved = None
     if noise_multiplier:
-        # A budget that refuses nothing shows the figure.
-        unbounded = replace(account, budget=math.inf)
         plan = ((Mechanism(noise_multiplier, sampling_rate), steps),)
-        approved = approve(unbounded, allotments, plan).bound
+        approved = cost_of(ledger, account, plan)
     return Forecast(account, sampling_rate, steps, fitting, approved)
+
+
+def cost_of(ledger: Reader, account: Account, plan: Counts) -> Bound:
+    """What all that is approved on an account would take of its budget with one more plan."""
+    allotments = ledger.allotments([account.id])[account.id]
+    # A budget that refuses nothing shows the figure.
+    return approve(replace(account, budget=math.inf), allotments, plan).bound

@@ -79,7 +79,8 @@ class SiteRegistry:
     @property
     def missing(self) -> dict[str, str]:
         """Each site that does not take part at present, and in a few words why."""
-        away = {self.names[node]: TURNED_AWAY for node in self.turned_away}
+        names = {self.names[node] for node in self.turned_away}
+        away = dict.fromkeys(names.difference(self.sites), TURNED_AWAY)
         missing = {name: site.missing for name, site in self.sites.items() if site.missing}
         return away | missing | dict.fromkeys(self.refused, LEFT_OUT)
 

@@ -43,8 +43,8 @@ def ask(
     ``sites`` names the nodes; ``timeout`` is in seconds. A reply that does not come is
     not there.
     """
-    pushed = zip(grid.push_messages(messages), messages, strict=True)
-    # Flower gives no id to a message that it did not take.
+    # Flower gives no id to a message that it did not take, and none at all where it took none.
+    pushed = zip(grid.push_messages(messages), messages, strict=False)
     waiting = {key: sites[message.metadata.dst_node_id] for key, message in pushed if key}
     pauses, lines = _Growing(FIRST_PAUSE, LAST_PAUSE), _Growing(FIRST_LINE, LAST_LINE)
     deadline = time.monotonic() + timeout

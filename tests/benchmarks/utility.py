@@ -105,7 +105,7 @@ def run(data: Data, method: str, epsilon: float, sites: int, seed: int) -> Itera
     tables = (
         split(data.training, sites, 0.0, seed)
         if sites
-        else list(natural_sites(data.training).values())
+        else list(natural_sites(data.training, data.test).values())
     )
     parts = [task.records(table) for table in tables]
     caches = [FeatureCache(task, part) for part in parts]

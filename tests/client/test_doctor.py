@@ -18,8 +18,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from dpbitfit_client.doctor import examine
+from dpbitfit_client import doctor
+from dpbitfit_client.doctor import examine, warnings
+from dpbitfit_client.guard.service import serving
+from dpbitfit_client.policy.policy import Policy
+from dpbitfit_client.policy.prose import explain
 
+from dpbitfit.errors import DpbitfitError
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.tasks.models import model_digest, resolve_model
 
@@ -41,6 +46,12 @@ declared-size = {size}
 epsilon = 8.0
 delta = 1e-5
 """
+
+
+@pytest.fixture(autouse=True)
+def training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is loaded: ``test_model_check.py`` does."""
+    monkeypatch.setattr(doctor, "check_training", lambda _policy, name: f"{name} trains")
 
 
 @pytest.fixture
@@ -76,6 +87,7 @@ def test_a_site_that_is_ready_but_for_its_guard(policy: Path, tmp_path: Path) ->
         "policy": "ok",
         "data set messages": "ok",
         "model minilm": "ok",
+        "training of minilm": "ok",
         "device": "ok",
         "ledger": "ok",
         "guard": "wrong",
@@ -85,7 +97,8 @@ def test_a_site_that_is_ready_but_for_its_guard(policy: Path, tmp_path: Path) ->
 
 def test_what_is_wrong_is_named_with_what_to_do(corpus: Path, tmp_path: Path) -> None:
     findings = findings_of(written(tmp_path, corpus, size=4000, digest="0" * 64))
-    assert findings["data set messages"][0] == findings["model minilm"][0] == "wrong"
+    assert findings["data set messages"][0] == "look"
+    assert findings["model minilm"][0] == "wrong"
     assert "declared-size is off" in findings["data set messages"][1]
     assert "120" not in findings["data set messages"][1]  # the count stays here
     assert "the policy says 0000" in findings["model minilm"][1]
@@ -130,6 +143,46 @@ def test_a_ledger_that_does_not_add_up_is_wrong(policy: Path, tmp_path: Path) ->
     with ledger.database.write() as connection:
         connection.exec_driver_sql("UPDATE account SET budget = '80'")
     assert findings_of(policy)["ledger"][0] == "wrong"
+
+
+FAULTS = ["model", "no ledger", "no ledger's file", "ledger", "records", "label set"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_guard_does_not_start_where_the_doctor_says_wrong_and_says_the_same(
+    corpus: Path, tmp_path: Path, fault: str
+) -> None:
+    policy = written(tmp_path, corpus, digest="0" * 64 if fault == "model" else "")
+    path, text = tmp_path / "site.sqlite", policy.read_text()
+    if fault == "no ledger's file":
+        path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    elif fault != "no ledger":
+        ledger = Ledger(str(path), create=True)
+        ledger.open_account(AccountName("north", "of another policy", "record"), 1e-5, 8.0)
+        if fault == "ledger":
+            with ledger.database.write() as connection:
+                connection.exec_driver_sql("UPDATE account SET budget = '80'")
+        ledger.database.close()
+    if fault in ("records", "label set"):
+        name = corpus if fault == "records" else corpus.with_suffix(".labels.txt")
+        policy.write_text(text.replace(f'"{name}"', f'"{tmp_path}/gone{name.suffix}"'))
+    wrong = [text for state, text in findings_of(policy).values() if state == "wrong"]
+    told, guard = wrong
+    assert "no guard listens" in guard
+    with pytest.raises(DpbitfitError) as refused, serving(Policy.read(policy)):
+        pass
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(("delta", "size", "promises"), [(9e-3, 100, True), (1e-2, 100, False)])
+def test_a_delta_that_promises_nothing_is_looked_at(
+    corpus: Path, tmp_path: Path, delta: float, size: int, promises: bool
+) -> None:
+    policy = written(tmp_path, corpus, size)
+    policy.write_text(policy.read_text().replace("1e-5", str(delta)))
+    assert ("delta of messages" not in findings_of(policy)) == promises
+    assert any("promises nothing" in text for text in warnings(Policy.read(policy))) != promises
+    assert ("promises nothing" not in " ".join(explain(Policy.read(policy)).split())) == promises
 
 
 def certificate(folder: Path, days: int) -> tuple[Path, Path]:

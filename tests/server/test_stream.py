@@ -176,6 +176,30 @@ def test_late_replies_are_waited_for_by_name_and_in_time(lines: list[str], clock
     assert 1200 <= clock.monotonic() < 1210
 
 
+@pytest.mark.parametrize("taken", [0, 2])
+def test_what_flower_does_not_take_is_not_waited_for(taken: int, clock: Clock) -> None:
+    class Refusing(Registered):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            keys = list(super().push_messages(messages))
+            return ["", *keys[1:]] if taken else []
+
+    grid = Refusing(dict.fromkeys(NAMES, lambda message: message.content))
+    messages = [Message(RecordDict(), node, MessageType.QUERY) for node in NAMES]
+    assert len(waiting.ask(grid, messages, NAMES, 1000.0)) == taken
+    assert clock.monotonic() == 0
+
+
+def test_a_second_node_of_a_sites_name_makes_it_no_missing_one(tmp_path: Path) -> None:
+    class Twins(Registered):
+        def get_nodes(self) -> Iterable[NodeInfo]:
+            return [NodeInfo(node_id=node, name="hospital-1") for node in self.get_node_ids()]
+
+    private = strategy(tmp_path)
+    final(private, Twins({100: Site("hospital-1"), 101: Site("hospital-1")}), num_rounds=1)
+    assert len(private.registry.turned_away) == 1
+    assert private.history[-1]["missing"] == {}
+
+
 def test_a_site_that_is_not_there_when_a_run_begins_is_named(
     lines: list[str], tmp_path: Path
 ) -> None:

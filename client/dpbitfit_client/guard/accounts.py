@@ -9,6 +9,7 @@ from dpbitfit.ledger import Account, AccountName, Ledger, exchange
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.heads import Heads
 from dpbitfit.protocol.messages import EVALUATE, TRAIN, Head
+from dpbitfit_client.guard import audit
 from dpbitfit_client.guard.request import Request
 from dpbitfit_client.policy.policy import Dataset, Evaluation, Policy
 
@@ -117,7 +118,9 @@ class Accounts:
         account_name = AccountName(self._policy.site.name, name, part.unit)
         account = self.ledger.open_account(account_name, part.delta, part.epsilon)
         if account.budget != part.epsilon:
+            before = account.budget
             account = self.ledger.set_budget(account_name, part.epsilon, REASON)
+            audit.budget(str(account_name), before, part.epsilon, part.delta, REASON)
         self.ledger.enforce(account_name, REASON)
         for coordinator, share in shares.items():
             self.ledger.enforce(account_name, REASON, coordinator, share)

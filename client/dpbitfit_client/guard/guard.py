@@ -5,8 +5,7 @@
         -> reserved, durably -> trained -> reply and commit in one transaction -> signed
 
 Neither the coordinator is trusted nor the relay, Flower's process beside the guard.
-A refusal is a fixed code, and where no record was touched
-the site's signature that this is so.
+A refusal is a fixed code, and where no record was touched the site's signature on that.
 
 A reply leaves at the policy's next slot (see ``ReplySlot``), and so does a refusal that
 has waited for its turn. What is refused before that has touched nothing, and leaves
@@ -15,15 +14,15 @@ at once.
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpbitfit.accounting.composition import Counts
 from dpbitfit.errors import (
     AnswerLost,
-    DpbitfitError,
     IdentityError,
     LedgerError,
     PolicyError,
@@ -33,17 +32,26 @@ from dpbitfit.ledger import Account
 from dpbitfit.ledger.outbox import Reply
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.envelope import Envelope
-from dpbitfit.protocol.messages import REPLY, TRAIN, Description, EvaluationOffer, Facts, Refusal
+from dpbitfit.protocol.messages import (
+    DESCRIBE,
+    REPLY,
+    TRAIN,
+    Description,
+    EvaluationOffer,
+    Facts,
+    Refusal,
+)
 from dpbitfit.protocol.signing import untouched
 from dpbitfit.tasks.base import Progress
 from dpbitfit_client.generated import guard_pb2 as pb
+from dpbitfit_client.guard import audit
 from dpbitfit_client.guard.accounts import Accounts
 from dpbitfit_client.guard.operations import EvaluateRound, Operation, TrainRound
 from dpbitfit_client.guard.records import Read, Records, read_part
+from dpbitfit_client.guard.refusing import refusing
 from dpbitfit_client.guard.reply_slot import ReplySlot
 from dpbitfit_client.guard.request import Request, read_head, read_question
-from dpbitfit_client.guard.task_cache import LoadedTask, TaskCache
-from dpbitfit_client.message import Refused
+from dpbitfit_client.guard.task_cache import Load, LoadedTask, TaskCache
 from dpbitfit_client.policy.policy import Dataset, Policy
 
 WAIT_SECONDS = 600  # for a round that this process or another one of the site still trains
@@ -56,13 +64,15 @@ def go_on(_done: int, _total: int) -> None:
 class Guard:
     """A site's policy and ledger, and the tasks that its records are trained on."""
 
-    def __init__(self, policy: Policy, read: Read = read_part) -> None:
+    def __init__(
+        self, policy: Policy, read: Read = read_part, load_task: Load | None = None
+    ) -> None:
         """Read every record that the policy names; InputError where one is unusable."""
         self.policy = policy
         self.records = Records(policy, read)
         self._accounts = Accounts(policy)
         self.ledger = self._accounts.ledger
-        self._tasks = TaskCache(policy.folder, self.records, policy.tasks)
+        self._tasks = TaskCache(policy.folder, self.records, policy.tasks, load_task)
         self._slot = ReplySlot(policy.site.reply_slot_seconds)
 
     def close(self) -> None:
@@ -72,9 +82,10 @@ class Guard:
     def describe(self, envelope: Envelope) -> Envelope:
         """A Question's Description: public constants only. Raises Refused."""
         began = time.monotonic()
-        with _refusing(lambda code: Refusal(code=code)):
+        with audit.request(DESCRIBE, envelope) as line, refusing(lambda code: Refusal(code=code)):
             question, plan = read_question(envelope)
             coordinator = envelope.sender
+            line.signed_by(coordinator, self.policy.coordinator(coordinator), question.run)
             dataset = self._dataset(plan, coordinator)
             with self._alone(began):
                 loaded = self._load(dataset, plan, coordinator)
@@ -91,7 +102,7 @@ class Guard:
                 evaluation=_offer(dataset),
                 head=self._accounts.head(account, coordinator, ""),
             )
-            return Envelope.sign(self.ledger.signer, REPLY, description.encode())
+            return line.answer(Envelope.sign(self.ledger.signer, REPLY, description.encode()))
 
     def train(self, envelope: Envelope, progress: Progress = go_on) -> Envelope:
         """A RoundRequest's TrainReply: trained once, the same bytes when requested again.
@@ -119,19 +130,35 @@ class Guard:
 
     def _round(self, envelope: Envelope, operation: Operation) -> Envelope:
         """Authorise, reserve, work once, reply."""
+        with audit.request(operation.purpose, envelope) as line:
+            return line.answer(self._answer(envelope, operation, line))
+
+    def _answer(
+        self, envelope: Envelope, operation: Operation, line: audit.RequestLine
+    ) -> Envelope:
         began = time.monotonic()
-        with _refusing(lambda code: Refusal(code=code)):
+        with refusing(lambda code: Refusal(code=code)):
             request = Request.read(envelope, operation.purpose)
-        with _refusing(lambda code: Refusal(code=code, key=request.key)):
+        name = self.policy.coordinator(request.coordinator)
+        line.signed_by(request.coordinator, name, request.run, request.round)
+        with refusing(lambda code: Refusal(code=code, key=request.key)):
             dataset = self._dataset(request.plan, request.coordinator)
             operation.part(dataset)
             account = self._accounts.find(operation.purpose, dataset)
-        with _refusing(lambda code: self._refusal(code, account, request)), self._alone(began):
+
+        def refusal(code: str) -> Refusal:
+            return self._refusal(code, account, request)
+
+        with refusing(refusal), self._alone(began):
             loaded = self._load(dataset, request.plan, request.coordinator)
             payload = self._stored(request)
             if payload is None:
-                biases = self._reserve(operation, request, dataset, account, loaded)
-                payload = self._work(operation, request, dataset, account, loaded, biases)
+                biases, once = self._reserve(operation, request, dataset, account, loaded)
+                line.charge(str(account.name), once, account.delta)
+                with refusing(refusal, touches_records=True):
+                    payload = self._work(operation, request, dataset, account, loaded, biases)
+            else:
+                line.outcome = audit.REPEATED
             return self._reply(operation, request, dataset, account, loaded, payload)
 
     def _dataset(self, plan: Plan, coordinator: str) -> Dataset:
@@ -172,8 +199,8 @@ class Guard:
         dataset: Dataset,
         account: Account,
         loaded: LoadedTask,
-    ) -> NDArray[np.float32]:
-        """Charge a round that fits; the biases [P] that it starts from."""
+    ) -> tuple[NDArray[np.float32], Counts]:
+        """Charge a round that fits; the biases [P] that it starts from, and what it costs."""
         loaded.check(request.plan)
         limits = self.policy.limits(dataset.name, request.coordinator)
         distance = limits.bias_distance(request.plan, dataset.declared_size)
@@ -181,7 +208,7 @@ class Guard:
         once, whole = operation.steps(request.plan, request.round, dataset)
         self._accounts.approve(request, account, once, whole, limits.epsilon)
         self._accounts.reserve(request, account, once)
-        return biases
+        return biases, once
 
     def _work(
         self,
@@ -258,19 +285,6 @@ class Guard:
                 signature = self.ledger.signer.sign("untouched", untouched(request.key))
             head = self._accounts.head(account, request.coordinator, request.key)
         return Refusal(code=code, key=request.key, untouched=signature, head=head)
-
-
-@contextmanager
-def _refusing(refusal: Callable[[str], Refusal]) -> Iterator[None]:
-    """Turn every error into a refusal: its text may quote a record, its code cannot."""
-    try:
-        yield
-    except DpbitfitError as error:
-        public = isinstance(error, (PolicyError, LedgerError))  # for the site's own log
-        reason = str(error) if public else ""
-        raise Refused(refusal(error.code).encode(), error.code, reason) from error
-    except Exception as error:
-        raise Refused(refusal("internal").encode(), "internal") from error
 
 
 def _offer(dataset: Dataset) -> EvaluationOffer | None:

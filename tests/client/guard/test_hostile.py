@@ -393,7 +393,9 @@ def test_the_log_tells_what_is_not_allowed_and_nothing_of_the_records(
     said = site.log.read_text()
     assert "refused: policy: the policy allows noise_multiplier from 1, not 0.5\n" in said
     assert "refused: policy: the policy does not allow the model 'x\\nyyy" in said
-    assert "refused: protocol\n" in said
+    assert (
+        "refused: protocol: the plan is for another model or label set than this site's\n" in said
+    )
     assert "y" * 60 not in said
     texts = corpus.read_text().splitlines()[1:]
     assert len(texts) > 100

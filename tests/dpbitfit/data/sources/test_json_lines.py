@@ -33,6 +33,7 @@ def table(path: Path, content: bytes | str) -> Table:
         ("a.jsonl.gz", gzip.compress(lines(ROW).encode())),
         ("a.JSONL", lines(ROW).replace("\n", "\r\n\r\n").encode()),
         ("a.jsonl", lines({**ROW, "text": "Müller\u2028hustet"}).encode()),
+        ("a.jsonl", lines({"text\u200b ": ROW["text"], "label": "card", "who": "p"}).encode()),
     ],
 )
 def test_an_ordinary_file_is_read(tmp_path: Path, name: str, content: bytes) -> None:
