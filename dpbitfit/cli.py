@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from dpbitfit.accounting import calibration, composition
+from dpbitfit.accounting import calibration, composition, promise
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
 from dpbitfit.ledger.cli import app as ledger_app
 from dpbitfit.plan_command import command as plan_command
@@ -90,6 +90,9 @@ def calibrate(
     sampling_rate: Annotated[float, typer.Option(help="Poisson rate of each step.")],
     steps: Annotated[int, typer.Option(help="Noisy steps in all.")],
     delta: Annotated[float, typer.Option()] = 1e-5,
+    declared_size: Annotated[
+        int, typer.Option(min=0, help="A site's declared size, to be warned of a delta too large.")
+    ] = 0,
 ) -> None:
     """Print the smallest noise multiplier that keeps a plan within its target."""
     sigma = calibration.calibrate(target_epsilon, delta, sampling_rate, steps)
@@ -98,6 +101,11 @@ def calibrate(
         f"noise multiplier {sigma:.4f}: epsilon {bound.epsilon:.4f} at delta {delta:g} "
         f"({bound.accountant} {bound.version})"
     )
+    warning = f"delta {delta:g} promises nothing from {promise.smallest_size(delta):,} units on"
+    if declared_size:
+        warning = promise.empty_promise(delta, declared_size)
+    if warning:
+        console.print(f"note: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 app.command()(predict)

@@ -152,12 +152,12 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
 def print_summary(report: dict[str, Any], out: Path) -> None:
     privacy, final = report["privacy"], report["final"]
     headline = final["headline"]
-    titles = ("site", "epsilon", "accrued", "budget", "delta", "rounds", "noise multiplier")
-    table = Table(*titles, caption=f"epsilon: an upper bound; accrued: {INFORMATIVE}")
+    titles = ("site", "guaranteed", "accrued", "budget", "delta", "rounds", "noise multiplier")
+    table = Table(*titles, caption=f"epsilon; guaranteed: an upper bound; accrued: {INFORMATIVE}")
     for site in report["sites"]:
         table.add_row(
             site["name"],
-            f"{site['epsilon']:.3f}",
+            f"{site['guaranteed']:.3f}",
             f"{site['accrued']:.3f}",
             f"{site['budget']:g}",
             f"{site['delta']:g}",

@@ -55,7 +55,7 @@ def round_line(line: Mapping[str, Any]) -> str:
     missing = ", ".join(f"{site} ({why})" for site, why in line.get("missing", {}).items())
     parts = [
         metrics,
-        f"epsilon {line['guaranteed']:.2f}, accrued {line['accrued']:.2f}",
+        f"epsilon: guaranteed {line['guaranteed']:.2f}, accrued {line['accrued']:.2f}",
         f"up {line['bytes_up'] / 1e3:.0f} kB",
         f"down {line['bytes_down'] / 1e3:.0f} kB",
         f"without {missing}" if missing else "",

@@ -19,4 +19,4 @@ def empty_promise(delta: float, declared_size: int) -> str:
 
 def smallest_size(delta: float) -> int:
     """The declared size from which on a delta promises nothing."""
-    return max(1, math.ceil(1 / delta))
+    return max(1, math.ceil((1 - 1e-12) / delta))

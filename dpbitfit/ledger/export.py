@@ -7,11 +7,22 @@ it; it does not show who wrote it, nor that no later event exists.
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from dpbitfit.ledger import status
 from dpbitfit.ledger.account import AccountName
+from dpbitfit.ledger.events import (
+    AccountOpened,
+    BudgetSet,
+    CountsRaised,
+    Entry,
+    PlanApproved,
+    RoundReserved,
+    StepsVoided,
+)
 from dpbitfit.ledger.reader import Reader
+from dpbitfit.ledger.verify import History
 
 _PAGE = 1000
 
@@ -63,7 +74,8 @@ def report(ledger: Reader, name: AccountName) -> dict[str, Any]:
     such account, LedgerError where its events do not add up.
     """
     account = ledger.account(name)
-    tally = ledger.verify(account)
+    with ledger.snapshot() as snapshot:
+        history = snapshot.history(name)
     standing = status.budget_status(ledger, account)
     runs = ledger.runs(account)
     return {
@@ -75,12 +87,43 @@ def report(ledger: Reader, name: AccountName) -> dict[str, Any]:
         "guaranteed": standing.guaranteed.describe(),
         "accrued": standing.accrued.describe(),
         "curve": status.describe_bounds(status.stored_curve(ledger, account)),
-        "runs": [status.describe_run(run) for run in runs],
+        "runs": [{**status.describe_run(run), **_dates(history, run.run)} for run in runs],
+        "decisions": [_decision(entry) for entry in history.entries if _is_decision(entry)],
+        "first_event": _time(history.entries[0].at),
+        "last_event": _time(history.entries[-1].at),
         **STATEMENTS,
         "audit_evidence": {
             "ledger": ledger.id,
-            "events": tally.sequence,
-            "chain_head": tally.head,
+            "events": history.state.sequence,
+            "chain_head": history.state.head,
             "verified": True,
         },
     }
+
+
+def _dates(history: History, run: str) -> dict[str, str | None]:
+    """When a run was approved, and when its first and last rounds were reserved."""
+    contents = [(entry.at, entry.content) for entry in history.entries]
+    approved = [at for at, it in contents if isinstance(it, PlanApproved) and it.run == run]
+    rounds = [at for at, it in contents if isinstance(it, RoundReserved) and it.run == run]
+    return {
+        "approved": _time(*approved[:1]),
+        "first_round": _time(*rounds[:1]),
+        "last_round": _time(*rounds[-1:]),
+    }
+
+
+def _is_decision(entry: Entry) -> bool:
+    """Whether an operator answers for it."""
+    return isinstance(entry.content, AccountOpened | BudgetSet | CountsRaised | StepsVoided)
+
+
+def _decision(entry: Entry) -> dict[str, Any]:
+    content = entry.content
+    facts = {name: getattr(content, name, None) for name in ("budget", "run", "reason")}
+    told = {name: value for name, value in facts.items() if value is not None}
+    return {"at": _time(entry.at), "kind": content.kind, "sequence": entry.sequence, **told}
+
+
+def _time(at: datetime | None = None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")

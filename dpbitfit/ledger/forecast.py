@@ -1,14 +1,40 @@
-"""What a plan would cost an account beside all that is there, and which noise would fit."""
+"""What a plan would cost an account beside all that is there, and which noise would fit.
+
+A plan has a cost by itself, and a price on an account: by how much it raises what the account
+guarantees. After results were seen the price is the rest of the budget, whatever the plan costs.
+"""
 
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dpbitfit.accounting.composition import Bound, Counts, Mechanism
-from dpbitfit.errors import AccountingError
+from dpbitfit.errors import AccountingError, BudgetError
 from dpbitfit.ledger.account import Account
-from dpbitfit.ledger.budget import approve, fitting_noise
+from dpbitfit.ledger.budget import Epsilon, approve, fitting_noise, tight
+from dpbitfit.ledger.fold import Allotment, Allotments
 from dpbitfit.ledger.reader import Reader
+from dpbitfit.ledger.status import FILTERED, BudgetStatus, derive_status
+
+
+@dataclass(frozen=True)
+class Price:
+    """An account's figures before a plan is approved and with it; ``alone`` is the plan's cost."""
+
+    before: BudgetStatus
+    after: BudgetStatus
+    alone: Bound
+
+    def __str__(self) -> str:
+        before, after = (status.guaranteed.bound.epsilon for status in (self.before, self.after))
+        account = self.after.account
+        text = (
+            f"the plan costs epsilon {self.alone.epsilon:.3f} by itself; the account's guaranteed "
+            f"epsilon goes from {before:.3f} to {after:.3f}, of a budget of {account.budget:g}, at "
+            f"delta {account.delta:g}"
+        )
+        filtered = self.after.guaranteed.basis == FILTERED
+        return f"{text}: {FILTERED}" if filtered and after > before else text
 
 
 @dataclass(frozen=True)
@@ -16,7 +42,7 @@ class Forecast:
     """``fitting_noise_multiplier`` is None where no noise fits.
 
     ``approved`` is what all that is approved would take of the budget with the plan; None
-    where no noise multiplier was given.
+    where no noise multiplier was given; ``price`` is None also where the plan does not fit.
     """
 
     account: Account
@@ -24,6 +50,7 @@ class Forecast:
     steps: int
     fitting_noise_multiplier: float | None
     approved: Bound | None
+    price: Price | None = None
 
     @property
     def fits(self) -> bool:
@@ -31,6 +58,22 @@ class Forecast:
         if self.approved is not None:
             return self.approved.epsilon <= self.account.budget
         return self.fitting_noise_multiplier is not None
+
+
+def price(
+    account: Account, allotments: Allotments, plan: Counts, epsilon: Epsilon = tight
+) -> Price:
+    """The price of a plan on an account; BudgetError where it does not fit. Seconds."""
+    approval = approve(account, allotments, plan)
+    run = "".join(run for run, _ in allotments) + "+"  # which no other has
+    more = {
+        (run, mechanism): Allotment(allotted=steps, adaptive=approval.adaptive)
+        for mechanism, steps in plan
+    }
+    before = derive_status(account, allotments, epsilon)
+    later = replace(account, filter_order=approval.order)
+    after = derive_status(later, {**allotments, **more}, epsilon)
+    return Price(before, after, epsilon(plan, account.delta))
 
 
 def forecast(
@@ -45,11 +88,13 @@ def forecast(
     fitting = None
     with suppress(AccountingError):
         fitting = fitting_noise(account, allotments, sampling_rate, steps)
-    approved = None
+    approved = cost = None
     if noise_multiplier:
         plan = ((Mechanism(noise_multiplier, sampling_rate), steps),)
         approved = cost_of(ledger, account, plan)
-    return Forecast(account, sampling_rate, steps, fitting, approved)
+        with suppress(BudgetError):
+            cost = price(account, allotments, plan)
+    return Forecast(account, sampling_rate, steps, fitting, approved, cost)
 
 
 def cost_of(ledger: Reader, account: Account, plan: Counts) -> Bound:

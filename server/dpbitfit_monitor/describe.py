@@ -19,7 +19,7 @@ from dpbitfit_monitor.views import (
 
 _TIMES = ("last_seen", "asked_since", "open_since")
 _PLAIN = (
-    *("sequence", "head", "delta", "budget", "promised", "left", "run", "rounds_left"),
+    *("sequence", "head", "delta", "budget", "left", "run", "rounds_left"),
     *("ends", "refusals", "open_rounds", "silent", "orphaned", "drift"),
     *("used_ratio", "approved_ratio", "guaranteed_ratio"),
 )

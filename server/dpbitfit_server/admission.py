@@ -8,6 +8,7 @@ from flwr.serverapp import Grid
 from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, budget, exchange
 from dpbitfit.ledger.exchange import SignedHead
+from dpbitfit.ledger.forecast import Price
 from dpbitfit.protocol import flower
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import DESCRIBE, Description, Facts, Head, Question, Refusal
@@ -120,6 +121,7 @@ class Admission:
         size = description.facts.declared_size
         site = Site(name.site, node, size, account, refused=refused, offer=offer)
         registry.sites[name.site], registry.names[node] = site, site.name
+        standing = registry.standing(site)
         try:
             approved = ledger.allot(name, registry.run, self._plan.digest, whole, ledger.id)
             if approved is None:  # approved when the run began, perhaps under a higher budget
@@ -132,6 +134,8 @@ class Admission:
         site.account = ledger.account(name)
         site.rounds = registry.rounds_spent(site)
         log(INFO, "%s takes part", site.name)
+        alone = budget.tight(whole, account.delta)
+        log(INFO, "%s: %s", site.name, Price(standing, registry.standing(site), alone))
 
     def _name(self, facts: Facts) -> AccountName:
         """The account of a site that has the plan's model; ProtocolError for another one."""

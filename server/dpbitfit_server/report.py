@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dpbitfit.accounting import composition
+from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.ledger import status
 from dpbitfit.settings import RunSettings
 from dpbitfit_server.strategy import PrivateStrategy
@@ -115,7 +116,7 @@ def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
     bound, accrued = standing.guaranteed.bound, standing.accrued.bound
     return {
         "name": name,
-        "epsilon": bound.epsilon,
+        "guaranteed": bound.epsilon,
         "accountant": f"{bound.accountant} ({bound.version})",
         "basis": standing.guaranteed.basis,
         "accrued": accrued.epsilon,
@@ -127,6 +128,7 @@ def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
         "steps": strategy.registry.steps(site),
         "mechanisms": status.describe_counts(plan.counts),
         "declared_size": site.declared_size,
+        "warning": empty_promise(plan.delta, site.declared_size),
         "refused": site.refused,
     }
 
@@ -193,11 +195,11 @@ def _epsilon(axes: Axes, report: dict[str, Any]) -> None:
     names = [site["name"] for site in sites]
     axes.barh(names, [site["budget"] for site in sites], color=_GREY, alpha=0.4, label="budget")
     for key, label, height in (
-        ("epsilon", "guaranteed", 0.5),
+        ("guaranteed", "guaranteed", 0.5),
         ("accrued", f"accrued ({status.INFORMATIVE})", 0.25),
     ):
         values = [site[key] for site in sites]
-        color = _BLUE if key == "epsilon" else _ORANGE
+        color = _BLUE if key == "guaranteed" else _ORANGE
         axes.barh(names, values, color=color, height=height, label=label)
     axes.invert_yaxis()
     axes.set(xlabel=f"epsilon at delta {report['privacy']['delta']:g}")

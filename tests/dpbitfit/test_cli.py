@@ -98,3 +98,22 @@ def test_the_core_alone_imports_no_role() -> None:
     code = "import sys, dpbitfit.cli; print([m for m in sys.modules if m.startswith('dpbitfit_')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        ("--delta 0.999", "promises nothing from 2 units on"),
+        ("--delta 0.5 --declared-size 2", "no less than one in the declared size of 2"),
+        ("--delta 0.01 --declared-size 100", "no less than one in the declared size of 100"),
+        ("--delta 1e-5", "promises nothing from 100,000 units on"),
+        ("--delta 0.0099 --declared-size 100", ""),
+    ],
+)
+def test_calibrate_warns_of_a_delta_that_promises_nothing(words: str, note: str) -> None:
+    plan = ("--target-epsilon", "8", "--sampling-rate", "0.5", "--steps", "1")
+    done = CliRunner().invoke(cli.app, ["calibrate", *plan, *words.split()])
+    assert done.exit_code == 0
+    assert done.stdout.startswith("noise multiplier ")
+    assert note in done.stderr
+    assert bool(done.stderr) == bool(note)

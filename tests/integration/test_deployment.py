@@ -205,7 +205,7 @@ def simulations(field: Field, tmp_path_factory: pytest.TempPathFactory) -> list[
 def test_it_is_the_plan_of_a_simulation_and_costs_the_same(
     report: dict[str, Any], simulations: list[dict[str, Any]]
 ) -> None:
-    figures = ("name", "epsilon", "plan_epsilon", "delta", "budget", "steps", "declared_size")
+    figures = ("name", "guaranteed", "plan_epsilon", "delta", "budget", "steps", "declared_size")
     one = simulations[0]
     assert report["plan"] == one["plan"]
     assert [[site[key] for key in figures] for site in report["sites"]] == [
@@ -215,7 +215,7 @@ def test_it_is_the_plan_of_a_simulation_and_costs_the_same(
     step = dp_event.PoissonSampledDpEvent(0.5, dp_event.GaussianDpEvent(0.6))
     accountant.compose(step, ROUNDS * STEPS)
     for site in report["sites"]:
-        assert site["epsilon"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.05)
+        assert site["guaranteed"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.05)
 
 
 def test_it_learns_what_a_simulation_learns(

@@ -78,8 +78,8 @@ def test_every_site_is_within_its_budget_and_agrees_with_an_independent_accounta
         )
         accountant.compose(step, site["steps"])
         assert site["steps"] == ROUNDS * STEPS
-        assert site["epsilon"] <= site["budget"] == 8.0
-        assert site["epsilon"] == pytest.approx(accountant.get_epsilon(site["delta"]), abs=0.05)
+        assert site["guaranteed"] <= site["budget"] == 8.0
+        assert site["guaranteed"] == pytest.approx(accountant.get_epsilon(site["delta"]), abs=0.05)
 
 
 def test_two_runs_compose_and_a_third_is_refused_before_any_training(
@@ -90,7 +90,7 @@ def test_two_runs_compose_and_a_third_is_refused_before_any_training(
     runs = [warm.run(warm.MAIN, *chosen, timeout=600) for _ in range(3)]
     assert [run.returncode for run in runs] == [0, 0, 3], [run.stderr[-2000:] for run in runs]
     first, second = (json.loads(run.stdout)["sites"][0] for run in runs[:2])
-    assert 2.9 < first["epsilon"] <= 3 < second["accrued"] <= second["epsilon"] == 4.7
+    assert 2.9 < first["guaranteed"] <= 3 < second["accrued"] <= second["guaranteed"] == 4.7
     said = runs[2].stderr
     named = r"account site-\d/messages-\w+/record: with this plan epsilon would be 4\.9"
     assert re.search(named, said)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor import budget
+from typer.testing import CliRunner
 
 from dpbitfit.accounting import composition
 from dpbitfit.cli import main
 from dpbitfit.ledger import Account, AccountName, Ledger, schema
+from dpbitfit.ledger.cli import app as ledger_app
 from tests.support.ledgers import DELTA, NAME, OTHER, STEP
 
 Run = Callable[..., tuple[int, str, str]]
@@ -66,6 +68,20 @@ def test_json_says_the_same_and_more(north: Account, south: Account, run: Run) -
     assert "adding or removing one unit" in first["sentence"]
     assert (second["last_seen"], second["rounds_left"]) == (None, None)
     assert content["alerts"] == content["unreadable"] == []
+
+
+@pytest.mark.parametrize("words", [(), ("--quick",)])
+def test_the_ledgers_own_list_shows_the_same_figures(
+    words: tuple[str, ...], north: Account, south: Account, run: Run, ledger: Ledger
+) -> None:
+    """Which command is typed makes no figure larger, and none has two names."""
+    shown = json.loads(run("--json", *words)[1])["accounts"]
+    address = ("accounts", "--ledger", str(ledger.database), "--json", *words)
+    done = CliRunner().invoke(ledger_app, address)
+    for row, listed in zip(shown, json.loads(done.stdout), strict=True):
+        same = {"account", "budget", "delta", "left", *(() if words else ("guaranteed", "accrued"))}
+        assert {name: row[name] for name in same} == {name: listed[name] for name in same}
+        assert "promised" not in row | listed
 
 
 def test_a_spent_budget_is_exit_code_3(north: Account, run: Run, ledger: Ledger) -> None:

@@ -67,8 +67,8 @@ def test_the_report_is_complete(report: dict[str, Any], out: Path) -> None:
     assert (why, len(names)) == (SOFTMAX_KEY, 1)
     assert set(report["privacy"]) >= {"unit", "adjacency", "delta", "accountant", "noise"}
     for site in report["sites"]:
-        assert set(site) >= {"name", "epsilon", "delta", "budget", "rounds", "steps"}
-        assert site["epsilon"] <= site["budget"]
+        assert set(site) >= {"name", "guaranteed", "delta", "budget", "rounds", "steps"}
+        assert site["guaranteed"] <= site["budget"]
     for line in report["rounds"]:
         assert set(line) >= {"round", "metrics", "bytes_up", "bytes_down", "seconds"}
         assert set(line["metrics"]) == set(report["metrics"]) == {"accuracy", "loss"}

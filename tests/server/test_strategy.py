@@ -511,9 +511,16 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
     report = describe_run(cast(RunSettings, settings), private, evaluation, biases)
     write_report(tmp_path, report)
     (site,) = report["sites"]
-    assert (site["epsilon"], site["accrued"], site["budget"]) == (6.0, accrued, 6.0)
+    assert (site["guaranteed"], site["accrued"], site["budget"]) == (6.0, accrued, 6.0)
     assert site["basis"] == status.FILTERED
     assert report["privacy"]["accrued"] == status.ACCRUED
+    assert site["warning"] == ""
+    private.registry.sites["a"].declared_size = round(1 / PLAN.delta)
+    (warned,) = describe_run(cast(RunSettings, settings), private, evaluation, biases)["sites"]
+    assert "promises nothing" in warned["warning"]
+    write_report(tmp_path, {**report, "sites": [warned]})
+    assert "promises nothing" in (tmp_path / "report.html").read_text()
+    write_report(tmp_path, report)
     assert [(line["guaranteed"], line["accrued"]) for line in lines[1:]][-1] == (6.0, accrued)
     assert {line["guaranteed"] for line in lines[1:]} == {6.0}
     for told in (lines, json.loads((tmp_path / "report.json").read_text())):

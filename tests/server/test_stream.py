@@ -222,6 +222,22 @@ def test_a_site_that_is_not_there_when_a_run_begins_is_named(
     assert waits[0] == "waiting for 3 of 4 sites: online are hospital-1"
 
 
+def test_the_price_of_a_plan_on_an_account_is_said_before_its_first_round(
+    lines: list[str], tmp_path: Path
+) -> None:
+    """The second plan is chosen after results: it makes the whole budget the guarantee."""
+    nodes = sites("a")
+    for budget in (6.0, 6.0):
+        private = strategy(tmp_path, budget=budget)
+        final(private, LocalGrid(nodes))
+    cost = f"the plan costs epsilon {private.cost.epsilon:.3f} by itself"
+    first, second = (line for line in lines if cost in line)
+    assert f"from 0.000 to {private.cost.epsilon:.3f}, of a budget of 6," in first
+    assert f"from {private.cost.epsilon:.3f} to 6.000, of a budget of 6," in second
+    assert "plans were added after results were seen" in second
+    assert lines.index(first) < lines.index(second)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
     [
@@ -248,4 +264,4 @@ def test_a_line_without_news_of_sites_reads(tmp_path: Path) -> None:
     """As a checkpoint of an earlier version holds it."""
     line = {"metrics": {"accuracy": None}, "guaranteed": 1.0, "accrued": 0.5}
     text = stream.round_line({**line, "bytes_up": 1500, "bytes_down": 2000})
-    assert text.startswith("accuracy –  epsilon 1.00, accrued 0.50  up 2 kB")
+    assert text.startswith("accuracy –  epsilon: guaranteed 1.00, accrued 0.50  up 2 kB")

@@ -8,7 +8,15 @@ from dpbitfit.accounting.composition import merged
 from dpbitfit.errors import BudgetError, InputError
 from dpbitfit.ledger import begin, status
 from dpbitfit.ledger.cli import terminal
-from dpbitfit.ledger.cli.options import AsJson, OneAccount, Reason, Url, parse_name, progress
+from dpbitfit.ledger.cli.options import (
+    AsJson,
+    OneAccount,
+    Reason,
+    Url,
+    parse_name,
+    progress,
+    with_user,
+)
 from dpbitfit.ledger.fold import total
 from dpbitfit.ledger.forecast import forecast
 from dpbitfit.ledger.ledger import Ledger
@@ -50,8 +58,8 @@ def init(
 
 def accounts(
     ledger: Url,
-    tight: Annotated[
-        bool, typer.Option(help="Compute the smallest bound where only a quick one is known.")
+    quick: Annotated[
+        bool, typer.Option("--quick/--tight", help="Do not compute the smallest bounds first.")
     ] = False,
     json_output: AsJson = False,
 ) -> None:
@@ -60,11 +68,11 @@ def accounts(
     Guaranteed is a bound; accrued is informative, what was spent of it.
     """
     reader = terminal.until_the_end(Reader(ledger))
-    if tight:
+    if quick:
+        statuses = status.budget_statuses(reader)
+    else:
         each = progress(reader.accounts(), "computing")
         statuses = [status.budget_status(reader, account) for account in each]
-    else:
-        statuses = status.budget_statuses(reader)
     result = [terminal.describe_status(budget) for budget in statuses]
     terminal.show(result, terminal.accounts_table(statuses), json_output)
 
@@ -105,7 +113,7 @@ def set_budget(
     opened = terminal.until_the_end(Ledger(ledger))
     before = opened.account(parse_name(account))
     voided = total(opened.allotments([before.id])[before.id], "voided")
-    after = opened.set_budget(before.name, epsilon, reason)
+    after = opened.set_budget(before.name, epsilon, with_user(reason))
     more = total(opened.allotments([before.id])[before.id], "voided") - voided
     taken_back = merged(more.items())
     text = f"{account}: budget {before.budget:g} -> {after.budget:g}"
@@ -140,6 +148,12 @@ def plan(
         result |= {"noise_multiplier": noise_multiplier, "approved": dict(vars(cost.approved))}
         text += f"\nwith {noise_multiplier:g}, all that is approved would take "
         text += terminal.bound_text(cost.approved)
+    if cost.price:
+        before, after = cost.price.before, cost.price.after
+        result["alone"] = dict(vars(cost.price.alone))
+        result["guaranteed_before"] = before.guaranteed.describe()
+        result["guaranteed"] = after.guaranteed.describe()
+        text += f"\n{cost.price}"
     terminal.show({**result, "fits": cost.fits}, text, json_output)
     if not cost.fits:
         raise BudgetError(f"account {account}: this plan does not fit its budget")

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, and the accounts that they choose."""
 
+import getpass
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,14 @@ def parse_name(text: str) -> AccountName:
     if len(parts) != 3 or not all(parts):
         raise InputError(f"an account is named SITE/DATASET/UNIT, not {text!r}")
     return AccountName(*parts)
+
+
+def with_user(reason: str) -> str:
+    """The reason, and the user of this machine who gives it."""
+    try:
+        return f"{reason} (by {getpass.getuser()})"
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"{reason} (by user {os.getuid()})"
 
 
 def chosen_accounts(ledger: Reader, account: str) -> list[Account]:

@@ -54,7 +54,6 @@ def describe_status(status: BudgetStatus) -> dict[str, Any]:
         "budget": account.budget,
         "guaranteed": status.guaranteed.describe(),
         "accrued": status.accrued.describe(),
-        "promised": status.promised,
         "left": status.left,
         **describe_chain(account),
     }
@@ -67,7 +66,7 @@ def describe_chain(account: Account) -> dict[str, Any]:
 
 def accounts_table(statuses: Sequence[BudgetStatus]) -> Table:
     """A line for each account, with a bar of its budget."""
-    table = Table(caption=f"{BAR_LEGEND}: --tight computes the smallest")
+    table = Table(caption=BAR_LEGEND)
     table.add_column("account", overflow="fold")
     for title in ("budget", "guaranteed", "accrued", "left", "delta", ""):
         table.add_column(title, no_wrap=True)

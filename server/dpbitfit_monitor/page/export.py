@@ -18,7 +18,7 @@ from dpbitfit_monitor.views import AccountView, Overview
 ADJACENCY = "add or remove one unit"
 # What a spreadsheet takes for the start of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_ACCOUNT = ("delta", "budget", "promised", "left", "run", "rounds_left", "open_rounds", "drift")
+_ACCOUNT = ("delta", "budget", "left", "run", "rounds_left", "open_rounds", "drift")
 _EVENT = ("sequence", "at", "kind", "run", "round", "outcome", "proof", "budget", "reason", "hash")
 
 

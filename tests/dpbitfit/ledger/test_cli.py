@@ -1,5 +1,6 @@
 """``dpbitfit ledger`` as its caller sees it: exit code, standard output, standard error."""
 
+import getpass
 import json
 import sys
 from collections.abc import Callable
@@ -122,14 +123,15 @@ def test_without_a_ledger_nothing_is_made(words: tuple[str, ...], run: Run, path
 
 
 def test_accounts_lists_budgets_and_says_which_bound(run: Run, ledger: Ledger) -> None:
-    quick = run("accounts")
+    quick = run("accounts", "--quick")
     assert quick.code == 0
     assert ACCOUNT in quick.out
     assert "≤ " in quick.out
-    first, second = run("accounts", "--json").json
+    first, second = run("accounts", "--quick", "--json").json
     assert first["guaranteed"]["accountant"] == "RDP (quick)"
     assert (second["account"], second["left"]) == (str(OTHER), 2.0)
-    tight, _ = run("accounts", "--tight", "--json").json
+    tight, _ = run("accounts", "--json").json
+    assert run("accounts", "--tight", "--json").json[0] == tight
     assert tight["guaranteed"]["accountant"] in ("PRV", "PLD", "RDP")
     assert tight["accrued"]["epsilon"] < tight["guaranteed"]["epsilon"]
     assert tight["guaranteed"]["epsilon"] <= first["guaranteed"]["epsilon"]
@@ -170,7 +172,8 @@ def test_set_budget_keeps_the_reason(run: Run, ledger: Ledger) -> None:
     said = run("set-budget", ACCOUNT, "5", "--reason", "the board agreed", "--json")
     told = {"account": ACCOUNT, "before": 8.0, "budget": 5.0}
     assert said.json == {**told, "steps_given_up": []}
-    assert "the board agreed" in ledger.events(NAME)[-1].body
+    event = ledger.events(NAME)[-1]
+    assert json.loads(event.body)["reason"] == f"the board agreed (by {getpass.getuser()})"
     assert run("set-budget", ACCOUNT, "5").code == 2
     assert run("set-budget", ACCOUNT, "5", "--reason", " ").code == 2
     assert run("set-budget", ACCOUNT, "nan", "--reason", "x").code == 2
@@ -191,9 +194,9 @@ def test_of_an_adaptive_account_nothing_but_the_promise_is_called_a_bound(
     run: Run, path: Path
 ) -> None:
     of = adaptive(Ledger(str(path), create=True))
-    for words in (("accounts", "--json"), ("accounts", "--tight", "--json"), ("verify", "--json")):
+    for words in (("accounts", "--quick", "--json"), ("accounts", "--json"), ("verify", "--json")):
         (one,) = run(*words).json
-        assert one["guaranteed"]["epsilon"] == one["promised"] == of.budget
+        assert one["guaranteed"]["epsilon"] == of.budget
         assert one["accrued"]["basis"].startswith(status.INFORMATIVE)
         assert no_bound() not in numbers(one)
     shown = run("show", ACCOUNT, "--json").json
@@ -274,6 +277,24 @@ def test_plan_beside_results_uses_the_filter(run: Run, ledger: Ledger) -> None:
     told = run(*words, "--noise-multiplier", "4", "--json").json["approved"]
     assert told["accountant"].startswith("RDP filter")
     assert ledger.allot(NAME, "two", "plan", steps(50)).bound.epsilon == told["epsilon"]
+
+
+def test_the_price_of_a_plan_is_told_before_it_is_approved(run: Run, ledger: Ledger) -> None:
+    """A plan after results may cost half of what it raises the account's guarantee by."""
+    words = ("plan", ACCOUNT, "--sampling-rate", "0.02", "--steps", "50", "--noise-multiplier", "4")
+    told = run(*words, "--json").json
+    before = status.budget_status(ledger, ledger.account(NAME)).guaranteed
+    assert told["guaranteed_before"] == before.describe()
+    ledger.allot(NAME, "two", "plan", ((Mechanism(4.0, 0.02), 50),))
+    after = status.budget_status(ledger, ledger.account(NAME)).guaranteed
+    assert told["guaranteed"] == after.describe()
+    assert told["alone"]["epsilon"] < after.bound.epsilon - before.bound.epsilon
+    first = run(*words[:1], str(OTHER), *words[2:])
+    alone = f"{told['alone']['epsilon']:.3f}"
+    assert f"costs epsilon {alone} by itself" in first.out
+    assert f"goes from 0.000 to {alone}, of a budget of 2," in first.out
+    much = run(*words[:-1], "0.3", "--json")
+    assert (much.code, "guaranteed" in much.json) == (3, False)
 
 
 def test_verify_passes_and_counts(run: Run, ledger: Ledger) -> None:

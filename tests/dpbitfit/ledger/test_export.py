@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -202,6 +203,15 @@ def test_a_report_has_the_fields_that_people_expect(tmp_path: Path) -> None:
         "verified": True,
     }
     (run,) = report["runs"]
+    events = [json.loads(event.body)["at"] for event in ledger.events(NAME)]
+    dates = (run["approved"], run["first_round"], run["last_round"])
+    assert dates == (events[1], events[2], events[4])
+    assert (report["first_event"], report["last_event"]) == (events[0], events[-1])
+    ledger.set_budget(NAME, 0.001, "the board")
+    decisions = export.report(ledger, NAME)["decisions"]
+    assert [each["kind"] for each in decisions] == ["open", "budget", "void"]
+    assert all(datetime.fromisoformat(each["at"]).tzinfo for each in decisions)
+    assert (decisions[1]["budget"], decisions[1]["reason"]) == (0.001, "the board")
     assert run["left"] == [{**vars(STEP), "steps": 10}]
     assert run["rounds_left"] == 2
 
