@@ -28,8 +28,8 @@ class RequestLine:
     """What is written about one request, filled in as it becomes known.
 
     ``coordinator`` is its name in the policy; ``key`` its public key, which ``verified`` says
-    whether it has signed; ``epsilon`` bounds what the request was charged, at ``delta``, by
-    itself: 0 where nothing was. Rounds together cost less than the sum.
+    whether it has signed; ``charged`` is the epsilon, at ``delta``, of what the request alone
+    was charged, 0 where nothing was: rounds together cost less than the sum.
     """
 
     request: str
@@ -41,7 +41,7 @@ class RequestLine:
     account: str = ""
     outcome: str = ANSWERED
     reason: str = ""
-    epsilon: float | None = 0.0
+    charged: float | None = 0.0
     delta: float | None = None
     bytes_out: int = 0
 
@@ -55,9 +55,9 @@ class RequestLine:
         self.account, self.delta = account, delta
         if log.isEnabledFor(logging.INFO):
             try:
-                self.epsilon = epsilon(dict(counts), delta).epsilon
+                self.charged = epsilon(dict(counts), delta).epsilon
             except AccountingError:
-                self.epsilon = None  # more than any accountant bounds
+                self.charged = None  # more than any accountant bounds
 
     def answer(self, reply: Envelope) -> Envelope:
         """The reply, whose bytes are counted."""
@@ -76,7 +76,8 @@ def request(purpose: str, envelope: Envelope) -> Iterator[RequestLine]:
         line.bytes_out = len(refused.statement)
         raise
     finally:
-        write("request", **{key: value for key, value in asdict(line).items() if value != ""})
+        facts = asdict(line).items()
+        write("request", **{k: v for k, v in facts if v not in ("", None) or k == "charged"})
 
 
 def budget(account: str, before: float, after: float, delta: float, reason: str) -> None:

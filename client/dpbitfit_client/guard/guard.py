@@ -16,6 +16,7 @@ import importlib.metadata
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,10 +144,7 @@ class Guard:
             dataset = self._dataset(request.plan, request.coordinator)
             operation.part(dataset)
             account = self._accounts.find(operation.purpose, dataset)
-
-        def refusal(code: str) -> Refusal:
-            return self._refusal(code, account, request)
-
+        refusal = partial(self._refusal, account=account, request=request)
         with refusing(refusal), self._alone(began):
             loaded = self._load(dataset, request.plan, request.coordinator)
             payload = self._stored(request)

@@ -25,7 +25,7 @@ from ...support.sites import GOOD, Site, begin, made
 SECRET = "my secret diagnosis"
 FACTS = {
     *("event", "request", "key", "verified", "coordinator", "run", "round", "account"),
-    *("outcome", "reason", "epsilon", "delta", "bytes_out"),
+    *("outcome", "reason", "charged", "delta", "bytes_out"),
 }
 
 
@@ -79,13 +79,13 @@ def test_each_request_leaves_a_line_that_says_what_it_cost(
         assert line.keys() - {"at", "level"} <= FACTS
         assert line["coordinator"] == "office" or not line["verified"]
         assert line["key"] == site.office.ledger.id
-    assert (asked["request"], asked["outcome"], asked["epsilon"]) == ("describe", "answered", 0)
+    assert (asked["request"], asked["outcome"], asked["charged"]) == ("describe", "answered", 0)
     assert (trained["request"], trained["run"], trained["round"]) == ("train", "run-1", 1)
-    assert trained["epsilon"] == epsilon(mechanism, 1e-5).epsilon
+    assert trained["charged"] == epsilon(mechanism, 1e-5).epsilon
     assert trained["bytes_out"] == len(reply.statement) + len(reply.content)
-    assert (again["outcome"], again["epsilon"]) == ("answered before: the same bytes", 0)
+    assert (again["outcome"], again["charged"]) == ("answered before: the same bytes", 0)
     assert [line["outcome"] for line in refused] == ["policy", "protocol", "bad-input"]
-    assert [line["epsilon"] for line in refused] == [0, 0, 0]
+    assert [line["charged"] for line in refused] == [0, 0, 0]
     assert "noise_multiplier from 1, not 0.5" in refused[0]["reason"]
     assert "another model" in refused[1]["reason"]
     assert "logit" in refused[2]["reason"]
@@ -126,7 +126,7 @@ def test_a_round_that_fails_on_a_record_is_charged_and_quotes_nothing(
         plan = site.plan()
         monkeypatch.setattr(TextClassification, "records", fail)
         refuse(site, plan)
-    assert lines[-1]["epsilon"] > 0
+    assert lines[-1]["charged"] > 0
     assert lines[-1]["outcome"] in ("bad-input", "internal")
     assert SECRET not in caplog.text + json.dumps(lines)
 
