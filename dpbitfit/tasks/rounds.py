@@ -56,10 +56,10 @@ def _noised_sum(
 ) -> Vector:
     """The noised sum [K * d] over all units: one Gaussian mechanism at sampling rate 1."""
     _, head = features.linear_head(task)
-    found = cache.find(vector, progress)
+    seen = cache.find(vector, progress)
     if isinstance(phase, ClassSums):
-        coefficients = linear_head.one_hot(found.classes, head.classes)
+        coefficients = linear_head.one_hot(seen.classes, head.classes)
     else:
-        coefficients = linear_head.residuals(head, vector, found.rows, found.classes)
-    total = linear_head.outer_sum(coefficients, found.rows, records.units, phase.norm)
+        coefficients = linear_head.residuals(head, vector, seen.rows, seen.classes)
+    total = linear_head.outer_sum(coefficients, seen.rows, records.units, phase.norm)
     return phase.source().release(total).astype(np.float32)
