@@ -13,11 +13,12 @@ from typer.core import TyperGroup
 from dpbitfit.accounting import calibration, composition, promise
 from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
 from dpbitfit.ledger.cli import app as ledger_app
+from dpbitfit.plan_command import command as plan_command
 from dpbitfit.predict_command import predict
 from dpbitfit.run_command import command as run_command
 from dpbitfit.simulate_command import command as simulate_command
 
-_CLICK_COMMANDS = {"run": run_command, "simulate": simulate_command}
+_CLICK_COMMANDS = {"plan": plan_command, "run": run_command, "simulate": simulate_command}
 COMMANDS = "dpbitfit.commands"  # the group of entry points in which roles offer theirs
 
 

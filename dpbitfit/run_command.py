@@ -44,7 +44,9 @@ def run(superlink: str, **values: Any) -> None:
     for key in _PATHS:
         if not ("://" in config[key] or Path(config[key]).is_absolute()):
             raise InputError(f"--{key}: {config[key]} must be an absolute path")
-    RunSettings.read(config).plan("", "")  # whether it can be calibrated
+    settings = RunSettings.read(config)
+    labels = 2 if settings.task.trains_head else 0  # how many there are is known where it runs
+    settings.plan("", "", settings.facts(labels, 1))  # whether it can be calibrated
     with tempfile.TemporaryDirectory(prefix="dpbitfit-") as folder:
         write_app(Path(folder) / "app", config)
         run_id = str(_ask("run", f"{folder}/app", superlink)["run-id"])

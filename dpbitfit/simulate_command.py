@@ -24,6 +24,7 @@ from dpbitfit.settings import RunSettings
 from dpbitfit.simulate import make_folder
 from dpbitfit.simulate import simulate as run_simulation
 from dpbitfit.stream import figure, round_line
+from dpbitfit.tasks.base import Declaration
 from dpbitfit.tasks.registry import resolve
 
 INTERRUPTED = 130  # exit status
@@ -96,17 +97,25 @@ def _name_of_records(config: Mapping[str, Any]) -> str:
 
 
 def _check(config: dict[str, Any]) -> list[str]:
-    """Read the data once, before anything starts; returns the names of the sites."""
+    """Read data and model once, before anything starts; returns the names of the sites."""
     settings = RunSettings.read(config)
-    data, columns = RunData.of(settings.run), resolve(settings.run.task, {}).columns
+    kind = resolve(settings.run.task, {})
+    data, columns = RunData.of(settings.run), kind.columns
     sites = data.sites(columns, config["sites"], config["skew"])
     labels = len(data.label_set()) if settings.task.trains_head else 0
     settings.plan("", "", settings.facts(labels, 1))  # whether it can be calibrated
     if config["test-data"]:
         data.test(columns)
+    _check_model(kind, settings, data.label_set())
     if empty := sum(not len(table) for table in sites.values()):
         console.print(f"note: {empty} of {len(sites)} sites have no record and add noise alone")
     return list(sites)
+
+
+def _check_model(kind: type[Declaration], settings: RunSettings, labels: tuple[str, ...]) -> None:
+    from dpbitfit.tasks.attach import attach  # torch, which the rest does not need
+
+    attach(kind, settings.run.model, settings.task, labels)
 
 
 def _follow(config: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +151,7 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
 
 def print_summary(report: dict[str, Any], out: Path) -> None:
     privacy, final = report["privacy"], report["final"]
+    headline = final["headline"]
     titles = ("site", "guaranteed", "accrued", "budget", "delta", "rounds", "noise multiplier")
     table = Table(*titles, caption=f"epsilon; guaranteed: an upper bound; accrued: {INFORMATIVE}")
     for site in report["sites"]:
@@ -154,9 +164,16 @@ def print_summary(report: dict[str, Any], out: Path) -> None:
             str(site["rounds"]),
             ", ".join(f"{mechanism['noise_multiplier']:.3f}" for mechanism in site["mechanisms"]),
         )
-    headline = final["headline"]
     printer = Console()
     printer.print(table)
+    for phase in report["phases"]:
+        if phase["after"] is not None:
+            rounds = phase["last_round"] - phase["first_round"] + 1
+            printer.print(
+                f"{phase['kind']}, {rounds} round{'s' * (rounds > 1)}: {headline} "
+                f"{figure(phase['before'][headline])} -> {figure(phase['after'][headline])}, "
+                f"epsilon {phase['epsilon_alone']:.2f} alone"
+            )
     printer.print(
         f"{headline} {figure(final['initial'][headline])} -> "
         f"{figure(final['metrics'][headline])}; "

@@ -30,6 +30,7 @@ from dpbitfit.ledger.heads import Heads
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.guard.records import read_part
 from dpbitfit_client.guard_client import SocketGuardClient
+from dpbitfit_client.model_check import check_training
 from dpbitfit_client.policy.policy import AllowedModel, Dataset, Policy
 
 SECONDS = 10.0
@@ -70,6 +71,8 @@ def examine(
         yield from _look(dataset)
     for what, check in needs(policy):
         yield _checked(what, check)
+    for name in policy.models:
+        yield _checked(f"training of {name}", partial(check_training, policy, name))
     for drift in drifts(policy):
         yield Finding("ledgers", LOOK, drift)
     yield _checked("device", _device)

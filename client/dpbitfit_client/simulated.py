@@ -6,6 +6,7 @@ insecure noise too. The budget is as strict as a real site's.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,8 @@ from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.begin import site_path
 from dpbitfit.ledger.heads import default_folder
 from dpbitfit.plan import Plan
-from dpbitfit.tasks.base import TaskSettings
+from dpbitfit.tasks.attach import attach
+from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.policy.limits import Limits
@@ -60,7 +62,15 @@ def simulated_guard(run: Config, node: Config) -> Guard:
     policy, table = simulated_site(run, node)
     if not run["site-ledgers"]:  # as the coordinator's: only of a run that counts alone
         Ledger(policy.site.ledger, create=True).database.close()
-    return Guard(policy, lambda *_: table)
+    return Guard(policy, lambda *_: table, _shared_task)
+
+
+@lru_cache(maxsize=1)
+def _shared_task(
+    kind: type[Declaration], folder: str, settings: TaskSettings, labels: tuple[str, ...]
+) -> Task:
+    """One model for all sites of a process: they take turns, and each round writes its biases."""
+    return attach(kind, folder, settings, labels)
 
 
 def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:

@@ -90,10 +90,15 @@ def forecast(
         fitting = fitting_noise(account, allotments, sampling_rate, steps)
     approved = cost = None
     if noise_multiplier:
-        # A budget that refuses nothing shows the figure.
-        unbounded = replace(account, budget=math.inf)
         plan = ((Mechanism(noise_multiplier, sampling_rate), steps),)
-        approved = approve(unbounded, allotments, plan).bound
+        approved = cost_of(ledger, account, plan)
         with suppress(BudgetError):
             cost = price(account, allotments, plan)
     return Forecast(account, sampling_rate, steps, fitting, approved, cost)
+
+
+def cost_of(ledger: Reader, account: Account, plan: Counts) -> Bound:
+    """What all that is approved on an account would take of its budget with one more plan."""
+    allotments = ledger.allotments([account.id])[account.id]
+    # A budget that refuses nothing shows the figure.
+    return approve(replace(account, budget=math.inf), allotments, plan).bound

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dpbitfit.accounting import composition
 from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.ledger import status
 from dpbitfit.settings import RunSettings
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 BYTES_OF_A_WEIGHT = 4  # float32
 _TEMPLATES = Path(__file__).parent / "templates"
-_BLUE, _GREY, _ORANGE = "#2b6cb0", "#a0aec0", "#c05621"
+_BLUE, _GREY, _ORANGE, _GREEN = "#2b6cb0", "#a0aec0", "#c05621", "#2f855a"
+_PHASES = (_BLUE, _ORANGE, _GREEN)
 
 
 def describe_run(
@@ -52,6 +55,7 @@ def describe_run(
             "name": settings.run.model,
             "parameters": parameters,
             "trained_parameters": len(final),
+            "not_trained": task.layout.left_out_by_reason,
         },
         "metrics": {name: asdict(metric) for name, metric in task.metrics.items()},
         "privacy": {
@@ -68,6 +72,7 @@ def describe_run(
             "not_covered": "public: labels, model, test records, who takes part, timing",
         },
         "sites": sites,
+        "phases": _describe_phases(strategy),
         "rounds": rounds,
         "communication": {
             "bytes_up_per_site_round": up,
@@ -128,6 +133,30 @@ def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:
     }
 
 
+def _describe_phases(strategy: PrivateStrategy) -> list[dict[str, Any]]:
+    """What each phase cost alone, and the metrics before and after it; None where it was not."""
+    described, first = [], 1
+    for phase in strategy.plan.phases:
+        last = first + phase.rounds - 1
+        before = [line for line in strategy.history if line["round"] < first]
+        during = [line for line in strategy.history if first <= line["round"] <= last]
+        described.append(
+            {
+                "kind": phase.kind,
+                "trains": phase.trains,
+                "first_round": first,
+                "last_round": last,
+                "epsilon_alone": composition.epsilon(
+                    dict(phase.counts), strategy.plan.delta
+                ).epsilon,
+                "before": before[-1]["metrics"] if during else None,
+                "after": during[-1]["metrics"] if during else None,
+            }
+        )
+        first = last + 1
+    return described
+
+
 def _plot(draw: Callable[[Axes, dict[str, Any]], None], report: dict[str, Any]) -> Markup:
     """One drawing as inline SVG, in the page's own font."""
     settings = {"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "dpbitfit"}
@@ -148,7 +177,14 @@ def _metric(name: str, axes: Axes, report: dict[str, Any]) -> None:
     values = [np.nan if value is None else value for value in values]
     unit = report["metrics"][name]["unit"]
     axes.axhline(values[0], color=_GREY, linestyle="--", linewidth=1, label="before training")
-    axes.plot(rounds, values, color=_BLUE, marker="o", markersize=4, label="trained")
+    for phase, color in zip(report["phases"], cycle(_PHASES), strict=False):
+        if phase["after"] is None:
+            break
+        # From where the phase before it ended.
+        part = slice(phase["first_round"] - 1, phase["last_round"] + 1)
+        axes.plot(
+            rounds[part], values[part], color=color, marker="o", markersize=4, label=phase["kind"]
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round", ylabel=f"{name} ({unit})" if unit else name)
     axes.legend(frameon=False)

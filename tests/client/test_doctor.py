@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from dpbitfit_client import doctor
 from dpbitfit_client.doctor import examine, warnings
 from dpbitfit_client.guard.service import serving
 from dpbitfit_client.policy.policy import Policy
@@ -45,6 +46,12 @@ declared-size = {size}
 epsilon = 8.0
 delta = 1e-5
 """
+
+
+@pytest.fixture(autouse=True)
+def training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is loaded: ``test_model_check.py`` does."""
+    monkeypatch.setattr(doctor, "check_training", lambda _policy, name: f"{name} trains")
 
 
 @pytest.fixture
@@ -80,6 +87,7 @@ def test_a_site_that_is_ready_but_for_its_guard(policy: Path, tmp_path: Path) ->
         "policy": "ok",
         "data set messages": "ok",
         "model minilm": "ok",
+        "training of minilm": "ok",
         "device": "ok",
         "ledger": "ok",
         "guard": "wrong",

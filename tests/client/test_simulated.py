@@ -3,12 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from dpbitfit_client import simulated
 from dpbitfit_client.policy.policy import Dataset
-from dpbitfit_client.simulated import simulated_site
+from dpbitfit_client.simulated import simulated_guard, simulated_site
 
 from dpbitfit.data.tables import Table
+from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError
+from dpbitfit.tasks.rounds import site_round
+
+from ..support import plans
 
 
 def sites(config: dict[str, Any], count: int) -> dict[str, tuple[Dataset, Table]]:
@@ -71,6 +77,48 @@ def test_a_persons_records_stay_at_one_site(run_config: dict[str, Any]) -> None:
     owners = [set(examples.units or ()) for _, examples in parts.values()]
     assert not owners[0] & owners[1]
     assert {dataset.unit for dataset, _ in parts.values()} == {"customer"}
+
+
+def test_sites_of_one_process_share_a_model_and_each_trains_from_its_own_biases(
+    run_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a model is loaded for each site, and where one trains what another has left."""
+    kinds = []
+
+    def attach(kind: Any, *given: Any) -> Any:
+        kinds.append(kind)
+        return attached(kind, *given)
+
+    attached = simulated.attach
+    monkeypatch.setattr(simulated, "attach", attach)
+    simulated._shared_task.cache_clear()
+    config = {**run_config, "out": str(tmp_path), "sites": 3}
+    plan = plans.plan(
+        noise_multiplier=0.01,
+        sampling_rate=1.0,
+        rounds=1,
+        steps_per_round=1,
+        max_length=24,
+        optimizer="sgd",
+    )
+
+    def change(index: int, distance: float) -> np.ndarray:
+        guard = simulated_guard(config, {"partition-id": index})
+        (dataset,) = guard.policy.datasets.values()
+        loaded = guard._tasks.find(dataset, plan)
+        start = (loaded.task.pretrained + np.float32(distance)).astype(np.float32)
+        features = loaded.features(dataset)
+        records, phase = loaded.records(dataset), plan.phases[0]
+        moved, _ = site_round(loaded.task, records, features, phase, 50, start, OptimizerState())
+        return moved / np.linalg.norm(moved)
+
+    alone = change(0, 0.0)
+    far = change(1, 2.0)
+    again = change(0, 0.0)
+    change(2, 0.0)
+    assert len(kinds) == 1
+    assert alone @ again > 0.8
+    assert far @ again < 0.4
 
 
 def test_natural_sites_have_the_names_of_the_data(run_config: dict[str, Any]) -> None:

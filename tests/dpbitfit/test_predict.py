@@ -2,6 +2,10 @@
 
 import csv
 import io
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +120,36 @@ def test_what_cannot_be_answered_is_said(
     assert isinstance(result.exception, dpbitfit.InputError)
     assert reason in str(result.exception)
     assert not result.stdout
+
+
+HUB = """
+import sys
+from dpbitfit.tasks.text_classification.settings import TextSettings
+from dpbitfit.tasks.text_classification.task import TextClassification
+import dpbitfit
+labels = sys.argv[1:]
+for folder, base in (("org/model", ""), ("org/adapter", "org/base")):
+    print(dpbitfit.load(folder, base).predict(["my card is lost"])[0].score)
+more = TextClassification.load("org/model", TextSettings(head="trained"), labels)
+print(dpbitfit.Predictor(more).predict(["my card is lost"])[0].score)
+"""
+
+
+def test_a_result_on_a_hub_is_read_as_a_folder_is(out: Path, tmp_path: Path) -> None:
+    """The hub's files are those of its local cache."""
+    for kind in ("model", "adapter", "base"):
+        repository = tmp_path / "hub" / f"models--org--{kind}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(out / kind, repository / "snapshots" / ("0" * 40))
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", HUB, *LABELS],
+        env={**os.environ, **offline},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (expected,) = dpbitfit.load(out / "model").predict(["my card is lost"])
+    scores = [float(line) for line in done.stdout.split()]
+    assert scores == pytest.approx([expected.score] * 3, abs=1e-5)

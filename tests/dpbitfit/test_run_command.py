@@ -11,7 +11,8 @@ from dpbitfit import cli, run_command, stream
 from dpbitfit.errors import BudgetError, DpbitfitError, ProtocolError
 
 GIVEN = ("--labels", "/d/labels.txt", "--test-data", "/d/test.csv")
-GIVEN += ("--out", "/d/out", "--ledger", "/d/ledger.sqlite", "--noise-multiplier", "1")
+GIVEN += ("--out", "/d/out", "--ledger", "/d/ledger.sqlite", "--declared-size", "100")
+GIVEN += ("--phases", "biases", "--noise-multiplier", "1")
 
 # Stands in for ``flwr``: answers from a file, and writes down what it was asked.
 FAKE = """
@@ -167,6 +168,7 @@ def test_what_flower_refuses_is_one_line(
         (["--out", "out"], "--out: out must be an absolute path"),
         (["--ledger", "ledger.sqlite"], "--ledger: ledger.sqlite must be an absolute path"),
         (["--sampling-rate", "1.5"], "sampling-rate"),
+        (["--declared-size", "0", "--phases", "head,biases"], "declared-size"),
         (["--noise-multiplier", "0", "--target-epsilon", "0"], "epsilon"),
     ],
 )

@@ -39,7 +39,7 @@ user=$(systemctl show --property User --value {0})
 nsenter --target $pid --mount --net -- setpriv --reuid $user --regid $user --clear-groups {1}
 """
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def commands(heading: str) -> list[str]:

@@ -15,6 +15,7 @@ from flwr.app import Context, RecordDict
 from safetensors.numpy import load_file
 from transformers import AutoModel
 
+from dpbitfit.engine.biases import SOFTMAX_KEY
 from dpbitfit.errors import InputError
 from dpbitfit.settings import RunSettings
 
@@ -62,6 +63,8 @@ def report(out: Path) -> dict[str, Any]:
 def test_the_report_is_complete(report: dict[str, Any], out: Path) -> None:
     assert {"model", "privacy", "sites", "rounds", "communication", "final"} <= set(report)
     assert set(report["model"]) >= {"name", "parameters", "trained_parameters"}
+    ((why, names),) = report["model"]["not_trained"].items()
+    assert (why, len(names)) == (SOFTMAX_KEY, 1)
     assert set(report["privacy"]) >= {"unit", "adjacency", "delta", "accountant", "noise"}
     for site in report["sites"]:
         assert set(site) >= {"name", "guaranteed", "delta", "budget", "rounds", "steps"}
@@ -100,6 +103,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(
     assert "<script>" not in page
     assert "http-equiv" not in page
     assert "src=" not in page
+    assert f"Not trained, because {SOFTMAX_KEY}" in page
     assert page.count("<svg") == 2 + len(report["metrics"])
     for start in [i for i in range(len(page)) if page.startswith("<svg", i)]:
         ElementTree.fromstring(page[start : page.index("</svg>", start) + 6])

@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-BOOT_SECONDS, SECONDS = 60, 300
+BOOT_SECONDS, SECONDS = 60, 600
 POLL_SECONDS = 0.3
 INIT, PLACE = "/lib/systemd/systemd", "/opt/dpbitfit-test"
 PROGRAMS = (INIT, "unshare", "setpriv", "nsenter", "useradd", "runuser", "ssh-keygen")

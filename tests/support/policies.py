@@ -45,6 +45,7 @@ POLICY: dict[str, Any] = {
                     "max-rounds": 50,
                     "models": ["minilm"],
                     "heads": ["labels", "trained"],
+                    "phases": ["class-sums", "head", "biases"],
                     "max-length": 64,
                     "max-bias-distance": 4.0,
                 }

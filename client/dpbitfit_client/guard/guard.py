@@ -52,7 +52,7 @@ from dpbitfit_client.guard.records import Read, Records, read_part
 from dpbitfit_client.guard.refusing import refusing
 from dpbitfit_client.guard.reply_slot import ReplySlot
 from dpbitfit_client.guard.request import Request, read_head, read_question
-from dpbitfit_client.guard.task_cache import LoadedTask, TaskCache
+from dpbitfit_client.guard.task_cache import Load, LoadedTask, TaskCache
 from dpbitfit_client.policy.policy import Dataset, Policy
 
 WAIT_SECONDS = 600  # for a round that this process or another one of the site still trains
@@ -65,13 +65,15 @@ def go_on(_done: int, _total: int) -> None:
 class Guard:
     """A site's policy and ledger, and the tasks that its records are trained on."""
 
-    def __init__(self, policy: Policy, read: Read = read_part) -> None:
+    def __init__(
+        self, policy: Policy, read: Read = read_part, load_task: Load | None = None
+    ) -> None:
         """Read every record that the policy names; InputError where one is unusable."""
         self.policy = policy
         self.records = Records(policy, read)
         self._accounts = Accounts(policy)
         self.ledger = self._accounts.ledger
-        self._tasks = TaskCache(policy.folder, self.records, policy.tasks)
+        self._tasks = TaskCache(policy.folder, self.records, policy.tasks, load_task)
         self._slot = ReplySlot(policy.site.reply_slot_seconds)
 
     def close(self) -> None:

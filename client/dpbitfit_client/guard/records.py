@@ -28,8 +28,8 @@ def read_part(
 ) -> Table:
     """A data set's records, for training or for evaluation; ``columns`` are its task's.
 
-    Raises InputError, with the row's number, where they are unusable; what a
-    loader raises may quote a record, so only its type is reported.
+    Raises InputError, with the row's number, where they are unusable; what else is
+    raised may quote a record, so only its type is reported.
     """
     names = {"text": dataset.text_column, "label": dataset.label_column}
     try:

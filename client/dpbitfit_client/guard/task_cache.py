@@ -16,13 +16,15 @@ from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.tasks.attach import attach
-from dpbitfit.tasks.base import Task, TaskSettings
+from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 from dpbitfit.tasks.features import FeatureCache, linear_head
 from dpbitfit.tasks.registry import read_settings, resolve
 from dpbitfit_client.guard.records import Records
 from dpbitfit_client.policy.policy import Dataset, Evaluation
 
 MOST_TASKS = 2  # each holds a model
+
+Load = Callable[[type[Declaration], str, TaskSettings, tuple[str, ...]], Task]
 
 
 class LoadedTask:
@@ -80,14 +82,17 @@ class TaskCache:
         folder: Callable[[str], str],
         records: Records,
         site_tasks: Mapping[str, str] | None = None,
+        load: Load | None = None,
     ) -> None:
         """``folder`` says where a model of some name lies.
 
-        ``site_tasks`` is the ``module:Class`` of each task that is the site's own.
+        ``site_tasks`` is the ``module:Class`` of each task that is the site's own; ``load``
+        is another way to have a checked task than ``attach``.
         """
         self._folder = folder
         self._records = records
         self._site_tasks = site_tasks or {}
+        self._load_task = load or attach
         self._loaded: OrderedDict[tuple[str, ...], LoadedTask] = OrderedDict()
 
     def find(self, dataset: Dataset, plan: Plan) -> LoadedTask:
@@ -108,5 +113,5 @@ class TaskCache:
         kind = resolve(dataset.task, self._site_tasks)
         settings = self.settings(dataset, plan)
         folder = self._folder(plan.model.name)
-        task = attach(kind, folder, settings, self._records.labels(dataset))
+        task = self._load_task(kind, folder, settings, self._records.labels(dataset))
         return LoadedTask(task, self._records)

@@ -111,10 +111,16 @@ def _limits_words(coordinator: str, limits: dict[str, Any], delta: float) -> str
         f"at most {limits['max_sampling_rate']:g} of the units a step and makes at most "
         f"{limits['max_rounds']:,} rounds of {limits['max_steps_per_round']:,} steps; at these "
         f"extremes it would cost {figure} at delta {delta:g}, {binds}. "
+        f"Phases: {', '.join(limits['phases'])}{_full_batches(limits['phases'])}. "
         f"Models: {', '.join(limits['models'])}; heads: {', '.join(limits['heads'])}; "
         f"texts of at most {limits['max_length']:,} tokens. A round may start from any biases of "
         f"which none is further from its pretrained value than {distance}."
     )
+
+
+def _full_batches(phases: Iterable[str]) -> str:
+    full = [phase for phase in phases if phase != "biases"]
+    return f"; a round of {' or '.join(full)} is one step with all units" if full else ""
 
 
 def _evaluation_words(evaluation: dict[str, Any] | None) -> str:
@@ -149,6 +155,15 @@ def _leaves(facts: dict[str, Any]) -> list[str]:
         for head in limits["heads"]
     }
     what = "biases and of its head" if "trained" in heads else "biases"
+    phases = {
+        phase
+        for dataset in datasets.values()
+        for limits in dataset["coordinators"].values()
+        for phase in limits["phases"]
+    }
+    sums = ["In a phase of the head, a sum over all units instead, with noise in it."]
+    if "trained" not in heads or phases == {"biases"}:
+        sums = []
     metrics = [
         f"The {metric} on the evaluation records of {name}, with noise of multiplier "
         f"{noise['noise_multiplier']:g}."
@@ -157,6 +172,7 @@ def _leaves(facts: dict[str, Any]) -> list[str]:
     ]
     return [
         f"The change of the model's {what} over one round, with noise in it.",
+        *sums,
         "Signed statements: the names of site, dataset and unit, the declared size, digests of "
         "model and plan, the version, what the ledger counts as spent, and codes of refusal.",
         *metrics,

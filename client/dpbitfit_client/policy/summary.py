@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Mechanism, epsilon
+from dpbitfit.accounting.composition import Mechanism, epsilon, merged
 from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.errors import AccountingError
 from dpbitfit_client.policy.dataset import Dataset, Evaluation, Records
@@ -92,7 +92,12 @@ def _most_of_all(policy: Policy) -> tuple[float, float]:
 
 
 def _limits(limits: Limits, delta: float) -> dict[str, Any]:
-    cost = _cost(limits.min_noise_multiplier, limits.max_sampling_rate, limits.max_steps, delta)
+    noise = limits.min_noise_multiplier
+    steps = {Mechanism(noise, limits.max_sampling_rate): limits.max_steps}
+    if set(limits.phases) != {"biases"}:
+        # Each round may be one of these instead; with all of them the bound holds for any mixture.
+        steps = dict(merged((*steps.items(), (Mechanism(noise, 1.0), limits.max_rounds))))
+    cost = _cost(steps, delta)
     over = cost is None or cost["epsilon"] > limits.epsilon
     return {
         **limits.model_dump(mode="json"),
@@ -109,16 +114,16 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "metrics": {
             name: {
                 "noise_multiplier": metric.noise_multiplier,
-                "cost": _cost(metric.noise_multiplier, 1.0, 1, evaluation.delta),
+                "cost": _cost({Mechanism(metric.noise_multiplier, 1.0): 1}, evaluation.delta),
             }
             for name, metric in evaluation.metrics.items()
         },
     }
 
 
-def _cost(noise: float, rate: float, steps: int, delta: float) -> dict[str, Any] | None:
+def _cost(steps: dict[Mechanism, int], delta: float) -> dict[str, Any] | None:
     try:
-        bound = epsilon({Mechanism(noise, rate): steps}, delta)
+        bound = epsilon(steps, delta)
     except AccountingError:
         return None
     return {"epsilon": bound.epsilon, "accountant": bound.accountant, "version": bound.version}

@@ -27,7 +27,7 @@ from dpbitfit.data.sources.text_files import (
 from dpbitfit.errors import InputError
 
 _SEPARATORS = (",", ";", "\t", "|")
-_DECLARED = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+_DECLARED = re.compile(r'sep=([^\w\s"]|\t)\s*', re.IGNORECASE)
 _LONGEST_DECLARATION = 8  # characters
 # What stands for no value, where it is not in quotes.
 ABSENT = frozenset(("", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "NaN", "nan", "NaT", "<NA>"))

@@ -77,8 +77,6 @@ def read_saved(model: str) -> Saved | None:
     """
     path = find_file(model, DESCRIPTION)
     if path is None:
-        if any(find_file(model, name) for name in TENSORS.values()):
-            raise InputError(f"{model}: is a part of a result: its {DESCRIPTION} is missing")
         return None
     try:
         saved = Saved.model_validate_json(path.read_bytes())
@@ -93,6 +91,20 @@ def read_saved(model: str) -> Saved | None:
             raise InputError(f"{model}: {name} {fault}: copy the whole folder again")
     if Path(model).is_dir() and (more := _files(Path(model)) - saved.files.keys()):
         raise InputError(f"{model}: {min(more)} was not saved with it: move it away")
+    return saved
+
+
+def read_start(model: str, settings: TextSettings, labels: Sequence[str]) -> Saved | None:
+    """The description of a model from which training is to start, as ``read_saved``.
+
+    Raises InputError, too, where the answers would change with it, and for a part of a
+    result that lies there without a description.
+    """
+    saved = read_saved(model)
+    if saved is not None:
+        saved.check_start(settings, labels)
+    elif any(find_file(model, name) for name in TENSORS.values()):
+        raise InputError(f"{model}: is a part of a result: its {DESCRIPTION} is missing")
     return saved
 
 

@@ -30,7 +30,7 @@ from dpbitfit.tasks.text_classification.backbone import (
 )
 from dpbitfit.tasks.text_classification.heads import label_head, stored_head
 from dpbitfit.tasks.text_classification.records import TextRecords
-from dpbitfit.tasks.text_classification.saved import read_saved, read_tensors
+from dpbitfit.tasks.text_classification.saved import read_start, read_tensors
 from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
 from dpbitfit.tasks.text_classification.tokenizer import probe_text
 
@@ -65,11 +65,12 @@ class TextClassification(TextTask):
     @classmethod
     def load(cls, folder: str, settings: TextSettings, labels: Sequence[str]) -> Self:
         """Load a model, as ``TextTask.load``; a result that was saved goes on with its head."""
-        place, trains = resolve_model(folder), settings.head == "trained"
-        saved = read_saved(place)
-        if saved is not None:
-            saved.check_start(settings, labels)
+        place, trains = resolve_model(folder), settings.trains_head
+        is_local = Path(place).is_dir()
+        saved = read_start(place, settings, labels) if is_local else None
         task = cls._read(folder, settings, labels)
+        if not is_local:  # now that there is such a model: a hub is slow to say that there is none
+            saved = read_start(place, settings, labels)
         if saved is None:
             names = [name.replace("_", " ").replace("-", " ") for name in labels]
             task.model.head = label_head(labels, task._embeddings(names), trains)

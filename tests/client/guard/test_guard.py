@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dpbitfit_client import guard_client
+from dpbitfit_client import guard_client, simulated
 from dpbitfit_client.app import app
 from dpbitfit_client.guard import operations, stored_reply, task_cache
 from dpbitfit_client.guard.guard import Guard
@@ -82,6 +82,7 @@ _attach = functools.cache(task_cache.attach)
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No guard is warm; only the model, which is the same for all, is loaded once."""
     monkeypatch.setattr(task_cache, "attach", _attach)
+    monkeypatch.setattr(simulated, "_shared_task", _attach)
     guard_client._guards.clear()
     yield
     guard_client._guards.clear()

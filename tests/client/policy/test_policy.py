@@ -23,7 +23,10 @@ from dpbitfit_client.policy.policy import (
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dpbitfit.data.sources.formats import READERS
+from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
+from dpbitfit.phases import PHASES, ClassSums, HeadDescent
 from dpbitfit.plan import Plan, TaskChoice
 from dpbitfit.tasks.models import resolve_model
 from dpbitfit.tasks.text_classification.settings import TextSettings
@@ -75,7 +78,8 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     EVALUATION: lambda policy: letters(policy).evaluation is None,
     (*EVALUATION, "unit-column"): lambda policy: letters(policy).evaluation.unit == "record",
     (*LIMITS, "epsilon"): lambda policy: limits(policy).epsilon == 8.0,
-    (*LIMITS, "heads"): lambda policy: limits(policy).heads == ("labels",),
+    (*LIMITS, "heads"): lambda policy: limits(policy).heads == ("labels", "trained"),
+    (*LIMITS, "phases"): lambda policy: limits(policy).phases == PHASES,
     (*LIMITS, "max-length"): lambda policy: limits(policy).max_length == 128,
     (*LIMITS, "max-bias-distance"): lambda policy: limits(policy).max_bias_distance == 0,
 }
@@ -118,6 +122,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     (*LIMITS, "max-steps-per-round"): NOT_COUNTS,
     (*LIMITS, "max-rounds"): [*NOT_COUNTS, 999_999_999],
     (*LIMITS, "models"): [[], ["other"], ["minilm", "minilm"], [[]], ["minilm", 3]],
+    (*LIMITS, "phases"): [[], ["other"], ["head", "head"]],
     (*LIMITS, "heads"): [[], ["other"], ["labels", "labels"], [math.nan]],
     (*LIMITS, "max-length"): NOT_COUNTS,
     (*LIMITS, "max-bias-distance"): [*NOT_NUMBERS, 1e-4, 1e40],
@@ -168,6 +173,7 @@ def test_every_key_is_read(file: Path) -> None:
         max_rounds=50,
         models=("minilm",),
         heads=heads,
+        phases=PHASES,
         max_length=64,
         max_bias_distance=4.0,
     )
@@ -401,6 +407,14 @@ def test_a_source_is_a_path_or_a_loader(file: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("ending", [*READERS, ".CSV", ".Xlsx"])
+@pytest.mark.parametrize("labels", [".txt", ".TXT", ".json"])
+def test_every_file_that_can_be_read_may_be_named(file: Path, ending: str, labels: str) -> None:
+    values = changed((*LETTERS, "path"), f"/srv/records{ending}")
+    policy = read(file, changed((*LETTERS, "labels"), f"/srv/labels{labels}", values))
+    assert letters(policy).source == f"/srv/records{ending}"
+
+
 def test_limits_name_coordinators_and_models_of_the_policy(file: Path) -> None:
     message = refusal(file, changed((*LETTERS, "coordinators", "stranger"), value_of(LIMITS)))
     assert (
@@ -530,8 +544,21 @@ def test_a_setting_that_a_plan_leaves_out_is_limited_as_its_default(file: Path) 
         within(read(file), bare)
     long = changed((*LIMITS, "max-length"), 128)
     within(read(file, long), bare)
-    with pytest.raises(ProtocolError, match="head 'labels'"):
-        within(read(file, changed((*LIMITS, "heads"), ["trained"], long)), bare)
+    with pytest.raises(ProtocolError, match="head 'trained'"):
+        within(read(file, changed((*LIMITS, "heads"), ["labels"], long)), bare)
+
+
+NOISE = DiscreteGaussianNoise(multiplier=1.0)
+
+
+@pytest.mark.parametrize("phase", [ClassSums(noise=NOISE), HeadDescent(noise=NOISE)])
+def test_a_phase_that_is_not_listed_is_refused(file: Path, phase: ClassSums | HeadDescent) -> None:
+    plan = PLAN.changed(phases=(phase, *PLAN.phases))
+    within(read(file), plan)  # all units take part: no limit of the sampling rate is for it
+    with pytest.raises(ProtocolError, match=f"phase '{phase.kind}'"):
+        within(read(file, changed((*LIMITS, "phases"), ["biases"])), plan)
+    with pytest.raises(ProtocolError, match="noise_multiplier"):
+        within(read(file, changed((*LIMITS, "min-noise-multiplier"), 1.5)), plan)
 
 
 def test_a_plan_for_another_task_than_the_records_are_for_is_refused(file: Path) -> None:

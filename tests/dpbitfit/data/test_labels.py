@@ -20,7 +20,7 @@ def test_label_sets(tmp_path: Path) -> None:
     assert read_labels(str(tmp_path / "a.json")) == wanted
 
 
-@pytest.mark.parametrize("spec", ["card", "card,card", "", "missing.json"])
+@pytest.mark.parametrize("spec", ["card", "card,card", ",", "missing.json"])
 def test_label_sets_that_are_none_are_refused(spec: str) -> None:
     with pytest.raises(InputError, match="label"):
         read_labels(spec)

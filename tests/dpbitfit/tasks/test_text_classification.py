@@ -194,5 +194,5 @@ def test_a_model_that_is_not_there_is_named(name: str) -> None:
 
 
 def test_another_head_is_refused() -> None:
-    with pytest.raises(InputError, match=r"head.*'labels' or 'trained'"):
+    with pytest.raises(InputError, match=r"head.*'labels', 'trained'"):
         load_text("minilm", LABELS, "none")

@@ -1,10 +1,14 @@
 """CSV and TSV files as hospitals' exports write them: read, or refused with the reason."""
 
+import csv
 import gzip
+import io
 import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpbitfit.data.tables import Table, read_table
 from dpbitfit.errors import InputError
@@ -12,6 +16,7 @@ from dpbitfit.tasks.text_classification.settings import COLUMNS
 
 LABELS = ("card", "loan")
 SECRET = "sensitive words"
+PRINTED = ("nan", "nat", "<na>")  # as programs write what is missing: refused as text too
 PLAIN = "text,label,who\nMüller hustet,card,7\nbeißt,loan,8\n"
 
 
@@ -89,6 +94,7 @@ def test_columns_that_were_not_asked_for_may_hold_anything(tmp_path: Path) -> No
         (f'text,who,label\nb,8,loan\n"{SECRET}","7,card\n', "row 2 has 2 fields"),
         (f'label,who,text\nloan,8,b\ncard,7,"{SECRET}\nloan,9,c\n', "quote is never closed"),
         (f'text,label,who,x\n{SECRET},card,7,"open\nc,loan,9,\n', "quote is never closed"),
+        ("sep=\r\n" + PLAIN, "among the 1 that it has"),
         ("", "is empty"),
         ("text,label,who\n", "there are no records"),
     ],
@@ -108,6 +114,24 @@ def test_a_compressed_file_that_was_cut_is_damaged(tmp_path: Path) -> None:
 def test_a_quote_within_a_text_closes_nothing(tmp_path: Path) -> None:
     read = table(tmp_path / "a.csv", 'text,label,who\na 5" pipe,card,7\n"two\nlines",loan,8\n')
     assert read.columns["text"] == ['a 5" pipe', "two\nlines"]
+
+
+WORDS = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.strip())
+
+
+@settings(max_examples=60)
+@given(texts=st.lists(WORDS.filter(lambda text: text.strip().lower() not in PRINTED), min_size=1))
+def test_any_text_survives_a_round_through_a_file(
+    texts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = io.StringIO()
+    rows = csv.writer(file, quoting=csv.QUOTE_ALL)
+    rows.writerows([("text", "label"), *((text, "card") for text in texts)])
+    path = tmp_path_factory.mktemp("rows") / "a.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        assert table(path, file.getvalue().encode(encoding), None).columns["text"] == [
+            text.strip() for text in texts
+        ]
 
 
 @pytest.mark.parametrize("length", [1_200_000, 9_000_000])

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from dpbitfit.data.tables import read_columns
 
 ROWS, SPARE = 4000, 200
-WORDS = "some words that nobody wants"
+WORDS = "some words that are not read"
 
 
 def write(path: Path, spare: int) -> Path:

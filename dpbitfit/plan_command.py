@@ -1,0 +1,181 @@
+"""``dpbitfit plan``: what the planner would do, what it costs and buys, before anything starts."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dpbitfit import run_options
+from dpbitfit.accounting import composition
+from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.data.labels import read_labels
+from dpbitfit.errors import BudgetError
+from dpbitfit.ledger.forecast import cost_of
+from dpbitfit.ledger.reader import Reader
+from dpbitfit.phases import BiasPhase, HeadDescent, Phase
+from dpbitfit.planner import Choices, PublicFacts, propose
+from dpbitfit.schema import Scalar, build, options
+from dpbitfit.settings import OPTIONS
+
+FACTS = ("labels", "sites", "declared-size", "target-epsilon", "delta", "noise", "ledger")
+BYTES_OF_A_VALUE = 4
+# A step on a record runs through the model three times: forward, and twice as much backward.
+PASSES_OF_A_STEP = 3
+
+_KEYS = {*FACTS, *(option.key for option in options(Choices))}
+_OWN = (
+    click.Option(["--width"], type=int, default=384, help="Of the embeddings: the model's."),
+    click.Option(["--biases"], type=int, default=23_808, help="How many values they have."),
+    click.Option(
+        ["--records-per-second"],
+        type=float,
+        default=100.0,
+        help="That a site runs through the model once.",
+    ),
+    click.Option(["--json", "as_json"], is_flag=True, help="Print it as JSON."),
+)
+
+
+def _parameters() -> Iterator[click.Option]:
+    others = {option.key for option in OPTIONS} - _KEYS
+    instead: dict[str, tuple[Scalar, str]] = {
+        "labels": ("", "The label set, or how many labels there are; empty: a fixed head."),
+        "declared-size": (1000, "Public size of a site."),
+        "ledger": ("", "A ledger: what the plan costs on each account there."),
+    }
+    yield from run_options.parameters(others, (), instead)
+    yield from _OWN
+
+
+def plan(width: int, biases: int, records_per_second: float, as_json: bool, **values: Any) -> None:
+    """Propose a plan from public facts: phases, noise, rates, what they cost and what they buy.
+
+    Never looks at a record. ``simulate`` and ``run`` use it where nothing else is chosen. With a
+    ledger it ends with a status other than 0 where the plan does not fit an account.
+    """
+    config = run_options.config(values)
+    labels = _count(config["labels"])
+    facts = PublicFacts(labels, width, config["sites"], config["sites"] * config["declared-size"])
+    chosen = {key: value for key, value in config.items() if value}
+    base = build(BiasPhase, {**chosen, "noise-multiplier": 1.0})
+    phases = propose(facts, config["target-epsilon"], config["delta"], build(Choices, config), base)
+    rows = [
+        _row(phase, phases, facts, biases, records_per_second, config["delta"]) for phase in phases
+    ]
+    counts = merged(count for phase in phases for count in phase.counts)
+    whole = composition.epsilon(dict(counts), config["delta"])
+    accounts = _on_accounts(config["ledger"], counts) if config["ledger"] else []
+    result = {"phases": rows, "epsilon": whole.epsilon, "accounts": accounts}
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        _print(result, config["delta"], whole.accountant)
+    if over := [account["account"] for account in accounts if not account["fits"]]:
+        raise BudgetError(f"the plan does not fit the budget of {', '.join(over)}")
+
+
+command = click.Command("plan", callback=plan, params=list(_parameters()), help=plan.__doc__)
+
+
+def _count(labels: str) -> int:
+    return int(labels) if labels.isdigit() else len(read_labels(labels))
+
+
+def _row(
+    phase: Phase,
+    phases: tuple[Phase, ...],
+    facts: PublicFacts,
+    biases: int,
+    records_per_second: float,
+    delta: float,
+) -> dict[str, Any]:
+    """A phase's own figures; bytes are of the noised values that a site sends."""
+    size = facts.units // facts.sites
+    trained = facts.labels * facts.width
+    if phase.trains != "head":
+        trained = biases + (trained if phase.trains == "all" else 0)
+    if isinstance(phase, BiasPhase):
+        passes = PASSES_OF_A_STEP * phase.steps * phase.sampling_rate * size
+    else:
+        passes = size if phase is phases[0] else 0  # its features are kept for the next
+    return {
+        "phase": phase.kind,
+        "trains": phase.trains,
+        "rounds": phase.rounds,
+        "steps": phase.steps,
+        "sampling_rate": phase.sampling_rate,
+        "noise_multiplier": phase.noise.multiplier,
+        "learning_rate": getattr(getattr(phase, "optimizer", None), "learning_rate", None),
+        "epsilon_alone": composition.epsilon(dict(phase.counts), delta).epsilon,
+        "bytes_up": BYTES_OF_A_VALUE * trained * phase.rounds,
+        "minutes": passes / records_per_second / 60,
+        "buys": _gain(phase, facts),
+    }
+
+
+def _gain(phase: Phase, facts: PublicFacts) -> str:
+    """What a phase does, with how much noise, in words."""
+    if isinstance(phase, BiasPhase):
+        noise = phase.noise.multiplier / (phase.sampling_rate * facts.units / facts.sites)
+        return (
+            "moves the features themselves: more where labels are few; a step's mean gradient "
+            f"has noise of {noise:.2g} clipping norms in each value"
+        )
+    if isinstance(phase, HeadDescent):
+        return "draws the classes apart where their means alone leave them close"
+    noise = phase.noise.multiplier * math.sqrt(facts.sites * facts.width)
+    share = noise * facts.labels / facts.units
+    return f"the mean of each class; of a class of average size with {share:.0%} noise in length"
+
+
+def _on_accounts(ledger: str, counts: Counts) -> list[dict[str, Any]]:
+    """What all that is approved on each account would take with the plan."""
+    with Reader(ledger) as reader:
+        costs = [(account, cost_of(reader, account, counts)) for account in reader.accounts()]
+    return [
+        {
+            "account": str(account.name),
+            "budget": account.budget,
+            "approved": bound.epsilon,
+            "fits": bound.epsilon <= account.budget,
+        }
+        for account, bound in costs
+    ]
+
+
+def _print(result: Mapping[str, Any], delta: float, accountant: str) -> None:
+    printed = Table(
+        *("phase", "trains", "rounds", "steps", "rate", "noise", "learning rate"),
+        *("epsilon", "kB up", "minutes"),
+        caption=f"epsilon: of each phase alone; together epsilon {result['epsilon']:.3f} "
+        f"at delta {delta:g} ({accountant})",
+    )
+    for row in result["phases"]:
+        rate = row["learning_rate"]
+        printed.add_row(
+            row["phase"],
+            row["trains"],
+            str(row["rounds"]),
+            str(row["steps"]),
+            f"{row['sampling_rate']:g}",
+            f"{row['noise_multiplier']:g}",
+            "" if rate is None else f"{rate:g}",
+            f"{row['epsilon_alone']:.2f}",
+            f"{row['bytes_up'] / 1e3:,.0f}",
+            f"{row['minutes']:.1f}",
+        )
+    console = Console()
+    console.print(printed)
+    for row in result["phases"]:
+        console.print(f"{row['phase']}: {row['buys']}", highlight=False)
+    for account in result["accounts"]:
+        fits = "fits" if account["fits"] else "does not fit"
+        console.print(
+            f"account {account['account']}: with this plan, all that is approved takes "
+            f"{account['approved']:.3f} of {account['budget']:g}: it {fits}",
+            highlight=False,
+        )

@@ -1,0 +1,61 @@
+"""How flat the planner's optimum is for the head: one rule changed at a time.
+
+    python -m tests.benchmarks.head_settings --data DIR --set banking77 --epsilons 8,2,1
+
+Four sites, the head alone. A row is a rule of ``dpbitfit.planner`` and what it was changed to;
+the first is the rules as they are. Features are computed once.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+from unittest import mock
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dpbitfit import planner
+from tests.benchmarks.utility import SETS, run
+
+CHANGES = [
+    {},
+    *({"ROW_NOISE": value} for value in (0.15, 0.3, 1.2, 2.4)),
+    *({"SUMS_SHARE": value} for value in (0.1, 0.5, 0.7)),
+    *({"HEAD_ROUNDS": value} for value in (5, 10, 40)),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--set", default="banking77", choices=SETS)
+    parser.add_argument("--epsilons", default="8,2,1")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("out/head-settings.json"))
+    options = parser.parse_args()
+    epsilons = [float(epsilon) for epsilon in options.epsilons.split(",")]
+    data, results = SETS[options.set](options.data), []
+    for change in track(CHANGES, console=Console(stderr=True)):
+        with mock.patch.multiple(planner, **change):
+            accuracy = [
+                mean(
+                    list(run(data, "head", epsilon, 4, seed))[-1]["accuracy"]
+                    for seed in range(options.seeds)
+                )
+                for epsilon in epsilons
+            ]
+        results.append({"change": change, "accuracy": dict(zip(epsilons, accuracy, strict=True))})
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=2))
+    printed = Table("rule", *(f"epsilon {epsilon:g}" for epsilon in epsilons))
+    for result in results:
+        name = ", ".join(f"{rule} {value:g}" for rule, value in result["change"].items())
+        figures = (f"{accuracy:.3f}" for accuracy in result["accuracy"].values())
+        printed.add_row(name or "as they are", *figures)
+    Console().print(printed)
+
+
+if __name__ == "__main__":
+    main()

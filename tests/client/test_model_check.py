@@ -1,0 +1,77 @@
+"""The doctor loads each model of a policy, and says what of it trains or why it cannot."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dpbitfit_client.doctor import examine
+from dpbitfit_client.model_check import check_training
+from dpbitfit_client.policy.policy import Policy, model_digest
+
+from dpbitfit.errors import InputError, ModelError
+
+from ..dpbitfit.tasks.test_text_classification import save
+from ..support.backbones import backbone
+from ..support.policies import changed, read
+
+COORDINATOR = ("datasets", "letters", "coordinators", "trial-office")
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("card lost\nloan rate\n")
+    return path
+
+
+def policy_with(folder: Path, labels: Path, **changes: Any) -> Policy:
+    """A policy whose data set allows one model."""
+    model = {"path": str(folder), "digest": model_digest(folder)} | changes
+    values = changed(("models",), {"own": model})
+    values = changed((*COORDINATOR, "models"), ["own"], values)
+    values = changed(("datasets", "letters", "labels"), str(labels), values)
+    return read(labels.parent / "policy.toml", values)
+
+
+def test_it_says_what_trains_and_what_does_not(tmp_path: Path, labels: Path) -> None:
+    folder = Path(save(backbone("deberta-v2"), tmp_path / "model"))
+    text = check_training(policy_with(folder, labels), "own")
+    assert text.startswith("letters: ")
+    assert " values train; not " in text
+    assert "backbone.encoder.LayerNorm.bias, because its layer's output" in text
+
+
+def test_a_model_that_cannot_be_trained_is_wrong_with_its_cause(
+    tmp_path: Path, labels: Path
+) -> None:
+    folder = Path(save(backbone("xlnet"), tmp_path / "model"))
+    with pytest.raises(ModelError, match="bias values only"):
+        check_training(policy_with(folder, labels), "own")
+    findings = {each.what: each for each in examine(tmp_path / "policy.toml")}
+    assert findings["model own"].state == "ok"  # its files are those that the policy names
+    assert findings["training of own"].state == "wrong"
+    assert "can be trained soundly" in findings["training of own"].text
+
+
+@pytest.mark.parametrize("damage", ["pointer", "truncated", "no tokenizer"])
+def test_files_that_are_no_whole_model_are_wrong(damage: str, tmp_path: Path, labels: Path) -> None:
+    folder = Path(save(backbone("bert"), tmp_path / "model"))
+    weights = folder / "model.safetensors"
+    if damage == "pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    else:
+        (folder / "tokenizer.json").unlink()
+    with pytest.raises((InputError, ModelError), match=r"git lfs pull|damaged|its tokenizer"):
+        check_training(policy_with(folder, labels), "own")
+
+
+def test_a_model_that_no_data_set_allows_is_checked_all_the_same(
+    tmp_path: Path, labels: Path
+) -> None:
+    folder = Path(save(backbone("xlnet"), tmp_path / "model"))
+    policy = policy_with(folder, labels)
+    renamed = policy.model_copy(update={"models": {"spare": policy.models["own"]}})
+    with pytest.raises(ModelError, match="bias values only"):
+        check_training(renamed, "spare")
