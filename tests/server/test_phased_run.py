@@ -59,7 +59,7 @@ def test_every_phase_is_charged_and_reported(config: dict[str, Any]) -> None:
     assert steps(config) == [[1, 2, 3]] * 2
     assert [phase["kind"] for phase in report["phases"]] == ["class-sums", "head", "biases"]
     bounds = [phase["epsilon_alone"] for phase in report["phases"]]
-    assert max(bounds) < report["sites"][0]["epsilon"] <= 200.0
+    assert max(bounds) < report["sites"][0]["guaranteed"] <= 200.0
     bytes_up = [line["bytes_up"] for line in report["rounds"]]
     assert max(bytes_up[:4]) < min(bytes_up[4:])  # a phase sends what it trains, and no more
     first, last = report["phases"][0], report["phases"][-1]
