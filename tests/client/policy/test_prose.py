@@ -82,10 +82,15 @@ def test_one_coordinator_can_spend_its_share_and_several_the_budget(file: Path) 
     assert "No coordinator may train on it." in words(policy)
 
 
-def test_a_plan_at_the_extremes_costs_what_the_accountants_say(file: Path) -> None:
-    policy = read(file)
+@pytest.mark.parametrize("phases", [["biases"], ["biases", "head"]])
+def test_a_plan_at_the_extremes_costs_what_the_accountants_say(
+    file: Path, phases: list[str]
+) -> None:
+    """Where a round may be one step with all units, any mixture of both kinds is covered."""
+    policy = read(file, changed((*LIMITS, "phases"), phases))
     limits = letters(policy)["coordinators"]["trial-office"]
-    bound = epsilon({Mechanism(0.8, 0.2): 1000}, 1e-5)
+    full = {Mechanism(0.8, 1.0): 50} if "head" in phases else {}
+    bound = epsilon({Mechanism(0.8, 0.2): 1000, **full}, 1e-5)
     assert limits["cost"]["epsilon"] == bound.epsilon > limits["epsilon"]
     assert limits["binds"] == "budget"
     up = math.ceil(bound.epsilon * 1000) / 1000
