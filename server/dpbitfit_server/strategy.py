@@ -8,12 +8,11 @@ its declared public size as the weight. It never sees a record count, and a bad
 reply never reaches it.
 """
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -28,12 +27,12 @@ from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Place, Plan
 from dpbitfit.protocol import flower
 from dpbitfit.protocol.codec import FLOAT32
-from dpbitfit.protocol.flower import payload_bytes
 from dpbitfit.protocol.messages import TRAIN, TrainReply
 from dpbitfit.stream import round_line
 from dpbitfit_server.admission import Admission
 from dpbitfit_server.checkpoint import Checkpoint
 from dpbitfit_server.pooling import PooledSteps
+from dpbitfit_server.progress import Line, count_bytes, describe_round
 from dpbitfit_server.settlement import settle
 from dpbitfit_server.site_metrics import SiteMetrics
 from dpbitfit_server.sites import Site, SiteRegistry
@@ -44,7 +43,6 @@ MOMENTS = ("m_t", "v_t")
 
 Clean = list[tuple[Message, Site, NDArray[np.float32]]]  # good replies, with what they release
 EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
-Line = dict[str, Any]
 
 
 class _Chosen:
@@ -168,7 +166,7 @@ class PrivateStrategy(Strategy):
             if not messages:
                 break
             replies = self.registry.ask(grid, messages, timeout)
-            line = self._count_bytes(replies)
+            line = count_bytes(self._sent, replies)
             arrays, metrics = self.aggregate_train(number, replies)
             result.arrays = arrays or result.arrays
             line["replies"] = int(cast(int, metrics["replies"])) if metrics else 0
@@ -293,22 +291,6 @@ class PrivateStrategy(Strategy):
             result.evaluate_metrics_clientapp[number] = metrics
         return dict(metrics or {})  # type: ignore[arg-type]
 
-    def _count_bytes(self, replies: Iterable[Message]) -> Line:
-        """Payload bytes of a round; each site's are added to what it had before."""
-        waiting = {message.metadata.message_id: site for message, site in self._sent}
-        line = Line(bytes_up=0, bytes_down=0)
-        for message, site in self._sent:
-            size = payload_bytes(message)
-            line["bytes_down"] += size
-            site.bytes_down += size
-        for reply in replies:
-            size = payload_bytes(reply)
-            line["bytes_up"] += size
-            sender = waiting.get(reply.metadata.reply_to_message_id)
-            if sender is not None:
-                sender.bytes_up += size
-        return line
-
     def _reasons(self) -> str:
         """Why no round can begin at all."""
         reasons = [site.refused for site in self.registry.sites.values() if site.refused]
@@ -321,22 +303,7 @@ class PrivateStrategy(Strategy):
         metrics = evaluate_fn(number, result.arrays) if evaluate_fn else None
         if metrics is not None:
             result.evaluate_metrics_serverapp[number] = metrics
-        statuses = [self.registry.standing(site) for site in self.registry.sites.values()]
-        line = (
-            Line(
-                run=self.registry.run,
-                round=number,
-                rounds=self.plan.rounds,
-                phase=self.plan.phase(number).kind if number else "",
-                metrics=_finite(metrics or {}),
-                guaranteed=max((status.promised for status in statuses), default=0.0),
-                accrued=max((status.accrued.bound.epsilon for status in statuses), default=0.0),
-                seconds=0.0,
-                refused=len(self.registry.refused),
-                missing=self.registry.missing,
-            )
-            | line
-        )
+        line = describe_round(self.registry, self.plan, number, metrics or {}) | line
         self._biases = flower.from_arrays(result.arrays, self._parameters)
         self._completed = number
         self.history.append(line)
@@ -356,8 +323,3 @@ class PrivateStrategy(Strategy):
             moments={name: arrays[flower.BIASES] for name, arrays in moments.items() if arrays},
             pooled=self._pooled.saved(),
         ).save(self._folder)
-
-
-def _finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Metrics as JSON can hold them: None for what is not finite."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
