@@ -33,7 +33,8 @@ class RoundView:
     ``missing`` says for each site that did not take part, in a few words, why.
     ``guaranteed`` is the largest of the sites' bounds on epsilon, ``accrued``,
     informative, the most that any site has spent; a run may report neither.
-    ``round`` 0 is the start. ``run`` is the run's name in the ledger, "" where unknown.
+    ``round`` 0 is the start, and ``phase`` the kind of the round's. ``run`` is the run's name in
+    the ledger, "" where unknown.
     """
 
     round: _Int
@@ -48,6 +49,7 @@ class RoundView:
     guaranteed: _Float | None = None
     accrued: _Float | None = None
     run: str = ""
+    phase: str = ""
 
 
 _ROUND = TypeAdapter(RoundView)
