@@ -71,7 +71,8 @@ def run_csv(view: RunView) -> Response:
     ]
     metrics = [f"metrics.{name}" for name in metric_names(view.rounds)]
     counts = ("bytes_up", "bytes_down", "replies", "refused", "missing", "seconds")
-    columns = ("run", "folder", "round", "rounds", "phase", *metrics, "guaranteed", "accrued", *counts)
+    place = ("run", "folder", "round", "rounds", "phase")
+    columns = (*place, *metrics, "guaranteed", "accrued", *counts)
     return csv_file(rows, columns, f"run-{view.run or view.folder}")
 
 
