@@ -225,10 +225,8 @@ class PrivateStrategy(Strategy):
             return None, None
         place = self.plan.locate(server_round)
         if place.phase.pools:
-            sums, sizes = (
-                [value for *_, value in clean],
-                [site.declared_size for _, site, _ in clean],
-            )
+            sums = [released for *_, released in clean]
+            sizes = [site.declared_size for _, site, _ in clean]
             biases = self._pooled.step(place, self._biases, sums, sizes)
         else:
             aggregated, _ = self.inner.aggregate_train(server_round, self._changed(place, clean))
