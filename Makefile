@@ -20,7 +20,8 @@ demo: $(STAMP)
 ifeq ($(DATA),)
 	test -f $(OUT)/messages.csv || (mkdir -p $(OUT) && $(BIN)/dpbitfit corpus $(OUT)/messages.csv)
 	$(BIN)/dpbitfit simulate --data $(OUT)/messages.csv --labels $(OUT)/messages.labels.txt \
-	  --out $(OUT) --rounds 5 --steps-per-round 4 --sampling-rate 0.2 $(ARGS)
+	  --out $(OUT) --phases class-sums,head,biases --most-rounds 16 --rounds 5 --steps-per-round 4 \
+	  --sampling-rate 0.2 $(ARGS)
 else
 	$(BIN)/dpbitfit simulate --data "$(DATA)" --labels "$(LABELS)" --out $(OUT) $(ARGS)
 endif
