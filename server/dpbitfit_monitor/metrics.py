@@ -101,11 +101,11 @@ def _bytes(monitor: Monitor, overview: Overview) -> Metric:
 
 def _missing(monitor: Monitor) -> Metric:
     text = "A site that did not take part in the last round of a run that goes on."
-    family = _family("site_missing", text, "site", "run", "reason")
+    family = _family("site_missing", text, "reason", "run", "site")  # sorted, as they are written
     for run in monitor.runs():
         if run.state == "running" and run.rounds:
             for site, reason in run.rounds[-1].missing.items():
-                family.add_metric([site, run.run or run.folder, reason], 1)
+                family.add_metric([reason, run.run or run.folder, site], 1)
     return family
 
 

@@ -109,7 +109,7 @@ class Field:
         logs = [Path(folder) for folder, *_ in os.walk(home) if folder.endswith("/logs")]
         logs = [path for folder in logs for path in folder.glob("*.log")]
         for path in (*home.glob("state.db*"), *logs, *home.glob("*-run/*.*")):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, IsADirectoryError):
                 content = path.read_bytes()
                 found |= {word for word in (self.mark, "layout_digest") if word.encode() in content}
         return found

@@ -183,7 +183,7 @@ def test_a_metric_that_nothing_here_knows_is_shown_like_any_other(
     first = {**LINE, "metrics": {"perplexity": 41.5}}
     folder(out, first, {**LINE, "round": 1, "metrics": {"perplexity": 12.25, SCRIPT: None}})
     text = words(page, "/runs/r1")
-    assert f"Round perplexity {SCRIPT} Guaranteed epsilon" in text
+    assert f"Round Phase perplexity {SCRIPT} Guaranteed epsilon" in text
     assert "1 12.250 – 3.000" in text
     assert "0 41.500 – 3.000" in text
     assert "accuracy" not in text

@@ -506,7 +506,8 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
     assert no_bound < accrued < 6.0
     settings = SimpleNamespace(run=SimpleNamespace(model="minilm", declared_size=0))
     biases = np.zeros(PARAMETERS, dtype=np.float32)
-    task = SimpleNamespace(metrics=METRICS, headline="accuracy", pretrained=biases)
+    layout = SimpleNamespace(left_out_by_reason={})
+    task = SimpleNamespace(metrics=METRICS, headline="accuracy", pretrained=biases, layout=layout)
     evaluation = cast(PublicEvaluation, SimpleNamespace(task=task, parameters=1000))
     report = describe_run(cast(RunSettings, settings), private, evaluation, biases)
     write_report(tmp_path, report)

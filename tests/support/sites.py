@@ -206,6 +206,7 @@ def policy(site: Site, corpus: Path) -> dict[str, Any]:
         "max-sampling-rate": 0.5,
         "max-steps-per-round": 5000,
         "max-rounds": 200,
+        "heads": ["labels"],
         "models": ["minilm"],
         "max-length": 600,
     }

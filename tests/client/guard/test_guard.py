@@ -27,6 +27,7 @@ from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.flower import pack, unpack
 from dpbitfit.protocol.messages import Description, Refusal, TrainReply
 from dpbitfit.protocol.signing import verify
+from dpbitfit.settings import RunSettings
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
@@ -414,16 +415,17 @@ def test_an_honest_run_is_nowhere_near_the_farthest_that_biases_may_be(
     site: Site, task: TextClassification, run_config: dict[str, Any]
 ) -> None:
     """The run configuration as it is; and where another run may go on from its end."""
-    rounds, steps = run_config["rounds"], run_config["steps-per-round"]
+    phase = RunSettings.read(run_config | {"out": "out"}).phase
+    rounds, steps = phase.rounds, phase.steps_per_round
     honest = plans.plan(
         PLAN,
         layout_digest=task.layout.digest,
         model_digest=task.digest,
         rounds=rounds,
         steps_per_round=steps,
-        clipping=run_config["clipping"],
-        clipping_norm=run_config["clipping-norm"],
-        learning_rate=run_config["learning-rate"],
+        clipping=phase.clipping.function,
+        clipping_norm=phase.clipping.norm,
+        learning_rate=phase.optimizer.learning_rate,
     )
     biases = task.pretrained
     for number in range(rounds):

@@ -17,7 +17,7 @@ FIRST = plans.phase(rounds=2, steps_per_round=1, noise_multiplier=4.0)
 SECOND = plans.phase(rounds=1, steps_per_round=3, noise_multiplier=1.0)
 PLAN = plans.plan().changed(phases=(FIRST, SECOND))
 DATASET = cast(Any, SimpleNamespace(declared_size=10))
-LOADED = cast(Any, SimpleNamespace(task=SimpleNamespace(model=None, layout=None), records=id))
+LOADED = cast(Any, SimpleNamespace(task=None, records=id, features=id))
 
 
 @pytest.mark.parametrize(("number", "phase"), [(1, FIRST), (2, FIRST), (3, SECOND)])
@@ -26,13 +26,11 @@ def test_a_round_is_charged_and_trained_as_its_own_phase(
 ) -> None:
     trained = []
 
-    def train_round(
-        _model: Any, _layout: Any, _records: Any, given: Any, *_: Any, **__: Any
-    ) -> Any:
+    def site_round(_task: Any, _records: Any, _cache: Any, given: Any, *_: Any) -> Any:
         trained.append(given)
         return np.zeros(3, dtype=np.float32), OptimizerState()
 
-    monkeypatch.setattr(operations, "train_round", train_round)
+    monkeypatch.setattr(operations, "site_round", site_round)
     operation = operations.TrainRound(go_on)
     once, whole = operation.steps(PLAN, number, DATASET)
     assert dict(once) == {phase.mechanism: phase.steps_per_round}
