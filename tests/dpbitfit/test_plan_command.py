@@ -22,7 +22,7 @@ def plan(*arguments: str) -> Result:
 
 def test_it_says_what_each_phase_costs_and_buys() -> None:
     printed = " ".join(plan(*FEW).output.split())
-    for words in ("class-sums", "head", "biases", "together epsilon 0.", "moves the features"):
+    for words in ("class-sums", "head", "biases", "together epsilon ", "moves the features"):
         assert words in printed
     figures = json.loads(plan(*FEW, "--json").output)
     assert [row["phase"] for row in figures["phases"]] == ["class-sums", "head", "biases"]

@@ -103,10 +103,10 @@ def test_a_site_that_is_missing_is_named_while_its_run_goes_on(
     first, last = {**LINE, "missing": missing}, {**LINE, "round": 1, "missing": {"x": "offline"}}
     out = folder(tmp_path / "out", last, first)
     name = "dpbitfit_site_missing"
-    assert samples(Monitor(reader, [out]))[name] == {("x", "r1", "offline"): 1}
+    assert samples(Monitor(reader, [out]))[name] == {("offline", "r1", "x"): 1}
     out = folder(tmp_path / "out", first)
     assert samples(Monitor(reader, [out]))[name] == {
-        (s, "r1", why): 1 for s, why in missing.items()
+        (why, "r1", s): 1 for s, why in missing.items()
     }
     folder(tmp_path / "out", first, report={"final": {"stopped": ""}})
     assert name not in samples(Monitor(reader, [out]))
