@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -150,10 +149,9 @@ def _on_accounts(ledger: str, counts: Counts) -> list[dict[str, Any]]:
 
 def _print(result: Mapping[str, Any], delta: float, accountant: str) -> None:
     printed = Table(
-        *("phase", "trains", "rounds", "steps", "rate", "noise", "first lr"),
+        *("phase", "trains", "rounds", "steps", "rate", "noise", "lr"),
         *("epsilon", "kB up", "minutes"),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        box=None,
         caption=f"epsilon: of each phase alone; together epsilon {result['epsilon']:.3f} "
         f"at delta {delta:g} ({accountant})",
     )
