@@ -93,6 +93,22 @@ def test_a_records_residual_is_its_own_to_the_bit(seed: int, scale: float) -> No
         assert (residuals(HEAD, own, features[alone], classes[alone]) == together[alone]).all()
 
 
+def test_no_kernels_rounding_is_seen_where_weights_magnify_it() -> None:
+    """Rows that are one huge row in half of the features, and small ones of their own in the rest."""
+    dice, count, classes, width = np.random.default_rng(0), 4000, 40, 384
+    head = LinearHead(slice(0, classes * width), None, classes, width, 20.0)
+    rows = np.full((classes, width), 1e7) * dice.normal(size=width)
+    rows[:, ::2] = 0.3 * dice.normal(size=(classes, width // 2))
+    own = rows.astype(np.float32).reshape(-1)
+    features = dice.normal(size=(count, width)).astype(np.float32)
+    features = on_grid(features / np.linalg.norm(features, axis=1, keepdims=True))
+    labels = dice.integers(0, classes, count)
+    together = residuals(head, own, features, labels)
+    for record in range(count):
+        alone = slice(record, record + 1)
+        assert (residuals(head, own, features[alone], labels[alone]) == together[alone]).all()
+
+
 def test_the_sum_of_outer_products_is_the_gradient_of_the_cross_entropy() -> None:
     """By torch, in the head's weight, over the scale of the logits; no record is clipped."""
     features, classes = records(1)
