@@ -251,24 +251,6 @@ def test_a_run_prints_its_sites_its_rounds_and_where_the_model_is(field: Field) 
 
 
 @pytest.mark.usefixtures("report")
-@pytest.mark.parametrize(
-    ("changes", "status", "cause"),
-    [
-        ({"budget": 0.1}, 3, "the plan costs epsilon .*, above the budget of 0.1"),
-        ({"sampling-rate": 0.6}, 2, "no site takes part: hospital-1: its policy .*; hospital-2: "),
-    ],
-    ids=["budget", "policy"],
-)
-def test_a_run_that_fails_ends_with_its_cause(
-    changes: dict[str, float], status: int, cause: str, field: Field
-) -> None:
-    ended, printed = field.running.fail({**field.config, **field.here("failing-run"), **changes})
-    assert ended == status
-    assert re.match(f"error: {cause}", printed[-1])
-    assert not any("Traceback" in line for line in printed)
-
-
-@pytest.mark.usefixtures("report")
 def test_no_text_of_a_record_is_in_a_message_a_log_or_a_result(field: Field) -> None:
     # That the plan was found there shows that messages do lie where they were looked for.
     assert field.seen == {"layout_digest"}
@@ -327,6 +309,24 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
     assert outcomes[SITES[0]] == [*["reply"] * (ROUNDS + 1), "crashed", *["reply"] * 2]
     assert outcomes[SITES[1]] == ["reply"] * (ROUNDS + 3)
     assert field.mark not in field.seen
+
+
+@pytest.mark.usefixtures("report")
+@pytest.mark.parametrize(
+    ("changes", "status", "cause"),
+    [
+        ({"budget": 0.1}, 3, "the plan costs epsilon .*, above the budget of 0.1"),
+        ({"sampling-rate": 0.6}, 2, "no site takes part: hospital-1: its policy .*; hospital-2: "),
+    ],
+    ids=["budget", "policy"],
+)
+def test_a_run_that_fails_ends_with_its_cause(
+    changes: dict[str, float], status: int, cause: str, field: Field
+) -> None:
+    ended, printed = field.running.fail({**field.config, **field.here("failing-run"), **changes})
+    assert ended == status
+    assert re.match(f"error: {cause}", printed[-1])
+    assert not any("Traceback" in line for line in printed)
 
 
 def test_a_plan_of_phases_costs_what_its_simulation_does(field: Field, tmp_path: Path) -> None:
