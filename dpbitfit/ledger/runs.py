@@ -16,7 +16,8 @@ from dpbitfit.ledger.fold import Allotment, Allotments
 class RunStatus:
     """What one run may still do to an account.
 
-    ``rounds_left`` is None before its first round, which shows how many steps one takes.
+    ``rounds_left`` counts rounds like the last one, which are those of its phase; it is None
+    before the first, which shows how many steps one takes.
     """
 
     run: str
