@@ -33,7 +33,6 @@ def account(view: AccountView | UnreadableAccount) -> pb.Account:
         delta=view.delta,
         guaranteed=figure(view.guaranteed.bound),
         accrued=figure(view.accrued.bound, view.accrued_is_exact),
-        promised=view.promised,
         left=view.left,
         run=view.run,
         rounds_left=view.rounds_left,
@@ -98,6 +97,8 @@ def round_of(run: RunView, line: RoundView) -> pb.WatchRoundsResponse:
         replies=line.replies,
         refused=line.refused,
         seconds=line.seconds,
+        missing=line.missing,
+        phase=line.phase,
     )
 
 

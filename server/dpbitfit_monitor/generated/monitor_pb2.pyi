@@ -56,7 +56,7 @@ class EpsilonBound(_message.Message):
     def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., accountant: _Optional[str] = ..., version: _Optional[str] = ..., lower: _Optional[float] = ..., exact: _Optional[bool] = ...) -> None: ...
 
 class Account(_message.Message):
-    __slots__ = ("name", "state", "budget", "delta", "guaranteed", "accrued", "promised", "left", "run", "rounds_left", "last_seen", "asked_since", "ends", "refusals", "open_rounds", "drift", "events", "chain_head", "sentence", "problem")
+    __slots__ = ("name", "state", "budget", "delta", "guaranteed", "accrued", "left", "run", "rounds_left", "last_seen", "asked_since", "ends", "refusals", "open_rounds", "drift", "events", "chain_head", "sentence", "problem")
     class EndsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -77,7 +77,6 @@ class Account(_message.Message):
     DELTA_FIELD_NUMBER: _ClassVar[int]
     GUARANTEED_FIELD_NUMBER: _ClassVar[int]
     ACCRUED_FIELD_NUMBER: _ClassVar[int]
-    PROMISED_FIELD_NUMBER: _ClassVar[int]
     LEFT_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_LEFT_FIELD_NUMBER: _ClassVar[int]
@@ -97,7 +96,6 @@ class Account(_message.Message):
     delta: float
     guaranteed: EpsilonBound
     accrued: EpsilonBound
-    promised: float
     left: float
     run: str
     rounds_left: int
@@ -111,7 +109,7 @@ class Account(_message.Message):
     chain_head: str
     sentence: str
     problem: str
-    def __init__(self, name: _Optional[_Union[AccountName, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., budget: _Optional[float] = ..., delta: _Optional[float] = ..., guaranteed: _Optional[_Union[EpsilonBound, _Mapping]] = ..., accrued: _Optional[_Union[EpsilonBound, _Mapping]] = ..., promised: _Optional[float] = ..., left: _Optional[float] = ..., run: _Optional[str] = ..., rounds_left: _Optional[int] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., asked_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ends: _Optional[_Mapping[str, int]] = ..., refusals: _Optional[_Mapping[str, int]] = ..., open_rounds: _Optional[int] = ..., drift: _Optional[str] = ..., events: _Optional[int] = ..., chain_head: _Optional[str] = ..., sentence: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[_Union[AccountName, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., budget: _Optional[float] = ..., delta: _Optional[float] = ..., guaranteed: _Optional[_Union[EpsilonBound, _Mapping]] = ..., accrued: _Optional[_Union[EpsilonBound, _Mapping]] = ..., left: _Optional[float] = ..., run: _Optional[str] = ..., rounds_left: _Optional[int] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., asked_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ends: _Optional[_Mapping[str, int]] = ..., refusals: _Optional[_Mapping[str, int]] = ..., open_rounds: _Optional[int] = ..., drift: _Optional[str] = ..., events: _Optional[int] = ..., chain_head: _Optional[str] = ..., sentence: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class ListAccountsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -226,7 +224,7 @@ class WatchRoundsRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ...) -> None: ...
 
 class WatchRoundsResponse(_message.Message):
-    __slots__ = ("folder", "run", "state", "round", "rounds", "metrics", "guaranteed", "accrued", "bytes_up", "bytes_down", "replies", "refused", "seconds")
+    __slots__ = ("folder", "run", "state", "round", "rounds", "metrics", "guaranteed", "accrued", "bytes_up", "bytes_down", "replies", "refused", "seconds", "missing", "phase")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +232,13 @@ class WatchRoundsResponse(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class MissingEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +252,8 @@ class WatchRoundsResponse(_message.Message):
     REPLIES_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
     folder: str
     run: str
     state: str
@@ -260,7 +267,9 @@ class WatchRoundsResponse(_message.Message):
     replies: int
     refused: int
     seconds: float
-    def __init__(self, folder: _Optional[str] = ..., run: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., guaranteed: _Optional[float] = ..., accrued: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., replies: _Optional[int] = ..., refused: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    missing: _containers.ScalarMap[str, str]
+    phase: str
+    def __init__(self, folder: _Optional[str] = ..., run: _Optional[str] = ..., state: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., guaranteed: _Optional[float] = ..., accrued: _Optional[float] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., replies: _Optional[int] = ..., refused: _Optional[int] = ..., seconds: _Optional[float] = ..., missing: _Optional[_Mapping[str, str]] = ..., phase: _Optional[str] = ...) -> None: ...
 
 class ForecastPlanRequest(_message.Message):
     __slots__ = ("name", "sampling_rate", "steps", "noise_multiplier")

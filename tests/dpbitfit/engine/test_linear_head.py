@@ -94,7 +94,7 @@ def test_a_records_residual_is_its_own_to_the_bit(seed: int, scale: float) -> No
 
 
 def test_no_kernels_rounding_is_seen_where_weights_magnify_it() -> None:
-    """Rows that are one huge row in half of the features, and small ones of their own in the rest."""
+    """Rows alike and huge in half of the features, small and their own in the rest."""
     dice, count, classes, width = np.random.default_rng(0), 4000, 40, 384
     head = LinearHead(slice(0, classes * width), None, classes, width, 20.0)
     rows = np.full((classes, width), 1e7) * dice.normal(size=width)
