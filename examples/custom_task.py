@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -197,17 +198,27 @@ class OneSite:
     def __init__(self, socket: str) -> None:
         # What Flower sets in its own processes.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+        self.replies: list[Message] = []
         self.context = Context(1, 7, {"guard": socket}, RecordDict(), {"round-timeout": 600.0})
 
     def get_node_ids(self) -> list[int]:
         return [self.context.node_id]
 
-    def send_and_receive(self, messages: Iterable[Message], **_: Any) -> list[Message]:
-        replies = []
-        for message in messages:
+    def get_nodes(self) -> list[Any]:
+        return [SimpleNamespace(node_id=self.context.node_id, name="hospital")]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        pushed = list(messages)
+        for message in pushed:
             message.metadata.__dict__["_message_id"] = message.object_id  # as a SuperLink does
-            replies.append(client_app(message, self.context))
-        return replies
+            self.replies.append(client_app(message, self.context))
+        return [message.object_id for message in pushed]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        ids = set(message_ids)
+        pulled = [reply for reply in self.replies if reply.metadata.reply_to_message_id in ids]
+        self.replies = [reply for reply in self.replies if reply not in pulled]
+        return pulled
 
 
 def prepare(folder: Path, coordinator: Ledger) -> Policy:

@@ -20,6 +20,7 @@ from dp_accounting.pld import PLDAccountant
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from dpbitfit.ledger import Ledger
@@ -200,10 +201,12 @@ def test_an_unknown_label_in_the_test_file_answers_with_one_line(
 
 
 def test_a_model_without_biases_answers_with_one_line(data: Path, tmp_path: Path) -> None:
-    """Found by the server when the run has begun: the line comes back from there."""
+    """Found before anything is started."""
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
     LlamaModel(LlamaConfig(**shape, intermediate_size=8)).save_pretrained(tmp_path / "model")
-    words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    letters = {letter: number for number, letter in enumerate("etaoinshr", start=2)}
+    words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, **letters}, unk_token="[UNK]"))
+    words.pre_tokenizer = Split("", "isolated")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]"
     )
