@@ -82,9 +82,9 @@ def test_a_servers_own_strategy_trains_within_the_budget(out: Path) -> None:
 
 
 def test_a_clients_own_mod_saw_what_leaves(out: Path) -> None:
-    """One vector of float32 values, of the head [13, 384] alone or of all that trains."""
+    """One vector of float32 values, of the head [24, 384] alone or of all that trains."""
     log = (out / "flower.log").read_text()
     sizes = [int(size) for size in re.findall(r"arrays in bytes: \{'\w+': (\d+)\}", log)]
     assert sizes
     for size in sizes:
-        assert any(0 <= size - 4 * values < 1_000 for values in (13 * 384, 23_424 + 13 * 385))
+        assert any(0 <= size - 4 * values < 1_000 for values in (24 * 384, 23_424 + 24 * 385))
