@@ -131,7 +131,8 @@ class HeadDescent(_HeadPhase):
 
     kind: Literal["head"] = "head"
     rounds: Rounds = 20
-    clipping_norm: ClippingNorm = 1.0
+    # With any noise multiplier, such norms make noise that ``linear_head.GRID`` holds.
+    clipping_norm: Annotated[ClippingNorm, Field(ge=0.05, le=2)] = 1.0
     optimizer: Optimizer = Field(Sgd(learning_rate=32.0), description="Of the pooled steps.")
 
     @property

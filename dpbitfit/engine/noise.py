@@ -25,6 +25,8 @@ from dpbitfit.schema import Key, Part
 from dpbitfit.validate import NoiseMultiplier
 
 GRID_BITS = 20
+# Of the grid: of larger ones 64-bit integers overflow, and what is drawn hides nothing.
+LARGEST_SIGMA = 2.0**53
 
 
 class RandomSource:
@@ -79,6 +81,8 @@ class DiscreteGaussian:
             raise InputError(f"a noise of {deviation:g} needs a finer grid than {grid:g}")
         self.step = grid or self.step
         self.sigma = deviation / self.step
+        if self.sigma > LARGEST_SIGMA:
+            raise InputError(f"a noise of {deviation:g} does not fit a grid of {grid:g}")
         self._source = source or RandomSource()
 
     def round_toward_zero(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from dpbitfit.engine.linear_head import (
 )
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.errors import InputError
+from dpbitfit.phases import HeadDescent
 
 CLASSES, WIDTH, RECORDS = 5, 12, 40
 HEAD = LinearHead(slice(3, 3 + CLASSES * WIDTH), slice(63, 68), CLASSES, WIDTH, 20.0)
@@ -158,6 +159,25 @@ def test_noise_of_a_sum_has_the_plans_deviation() -> None:
     assert (np.ldexp(first, 32) % 1 == 0).all()  # on the grid of the sum
 
 
-def test_a_grid_too_coarse_for_the_noise_is_refused() -> None:
+def test_a_grid_that_does_not_hold_the_noise_is_refused() -> None:
     with pytest.raises(InputError, match="finer grid"):
         DiscreteGaussianNoise(multiplier=1e-2).source(1e-3, GRID)
+    with pytest.raises(InputError, match="does not fit"):  # its integers would overflow
+        DiscreteGaussianNoise(multiplier=1e6).source(1e6, GRID)
+
+
+@pytest.mark.parametrize("multiplier", [0.01, 1e6])
+@pytest.mark.parametrize("norm", [0.05, 2.0])
+def test_every_phase_of_the_head_that_a_plan_can_name_has_its_noise(
+    norm: float, multiplier: float
+) -> None:
+    phase = HeadDescent(noise=DiscreteGaussianNoise(multiplier=multiplier), clipping_norm=norm)
+    released = phase.source().release(np.zeros(5000, np.int64))
+    assert released.std() == pytest.approx(norm * multiplier, rel=0.05)
+    assert abs(released.mean()) < 0.1 * norm * multiplier
+
+
+@pytest.mark.parametrize("norm", [0.04, 2.1, 1e6])
+def test_a_norm_whose_noise_the_grid_may_not_hold_is_no_plans(norm: float) -> None:
+    with pytest.raises(InputError, match="clipping_norm"):
+        HeadDescent.checked(noise=DiscreteGaussianNoise(multiplier=1.0), clipping_norm=norm)
