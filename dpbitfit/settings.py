@@ -17,7 +17,7 @@ from dpbitfit.data.run_data import RunData
 from dpbitfit.errors import InputError
 from dpbitfit.phases import BiasPhase
 from dpbitfit.plan import ModelIdentity, Plan, SiteMetrics, TaskChoice
-from dpbitfit.planner import NO_HEAD, Choices, PublicFacts, propose
+from dpbitfit.planner import Choices, PublicFacts, propose
 from dpbitfit.schema import Option, Part, Scalar, build, options
 from dpbitfit.tasks.base import TaskSettings
 from dpbitfit.tasks.registry import TASKS, TEXT_CLASSIFICATION, resolve
@@ -148,7 +148,7 @@ class RunSettings(Part):
             units = sum(data.declared_sizes(sites).values())
         return PublicFacts(labels, width, run.sites, units)
 
-    def plan(self, layout: str, model_digest: str, facts: PublicFacts = NO_HEAD) -> Plan:
+    def plan(self, layout: str, model_digest: str, facts: PublicFacts) -> Plan:
         """The plan that every site is asked to accept; calibrated unless sigma is given."""
         run = self.run
         phases = propose(

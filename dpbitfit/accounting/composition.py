@@ -203,14 +203,13 @@ def _pld(counts: Counts, rdp: float, fine: bool) -> Any:
 
 def _cell(counts: Counts, rdp: float) -> float:
     """A cell of PLD's grid with which it takes a second, and epsilon grows by 0.02 % or so."""
-    least = math.inf
+    widest, deviation = 0.0, math.inf  # of one step's loss: the most of any, the least of any
     for mechanism, _ in counts:
         sigma, rate = mechanism.noise_multiplier, mechanism.sampling_rate
-        widest = (1 + 20 * sigma) / (2 * sigma**2)  # the loss at 10 sigma: beyond it is no cell
+        widest = max(widest, (1 + 20 * sigma) / (2 * sigma**2))  # at 10 sigma: beyond it is no cell
         # A cell h adds h^2/6 to the variance of one step's loss, about q^2 (e^(1/sigma^2) - 1).
-        deviation = rate * math.sqrt(math.expm1(min(1 / sigma**2, 700.0)))
-        least = min(least, widest / STEP_CELLS, 0.05 * deviation)
-    return max(FINEST_CELL, least, rdp / SUM_CELLS)
+        deviation = min(deviation, rate * math.sqrt(math.expm1(min(1 / sigma**2, 700.0))))
+    return max(FINEST_CELL, min(widest / STEP_CELLS, 0.05 * deviation), rdp / SUM_CELLS)
 
 
 def _steps(counts: Counts) -> int:

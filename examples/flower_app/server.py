@@ -34,13 +34,14 @@ def main(grid: Grid, context: Context) -> None:
     with ledger.claim():
         strategy = PrivateStrategy(
             inner=FedTrimmedAvg(beta=0.25),
-            plan=settings.plan(layout.digest, evaluation.task.digest),
+            plan=settings.plan(layout.digest, evaluation.task.digest, evaluation.facts),
             parameters=layout.size,
             budget=run.budget or run.target_epsilon,
             folder=out,
             ledger=ledger,
             min_replies=run.min_replies,
             expected_sites=run.sites,
+            head=evaluation.linear_head,
         )
         result = strategy.start(
             grid,

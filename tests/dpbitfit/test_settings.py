@@ -8,7 +8,7 @@ import pytest
 from dpbitfit.accounting import composition
 from dpbitfit.errors import InputError
 from dpbitfit.phases import BiasPhase
-from dpbitfit.planner import Choices
+from dpbitfit.planner import NO_HEAD, Choices
 from dpbitfit.schema import options
 from dpbitfit.settings import OPTIONS, RunSettings, Settings
 from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
@@ -21,7 +21,7 @@ def config(run_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 def test_the_projects_own_configuration_is_valid(config: dict[str, Any]) -> None:
     settings = RunSettings.read(config)
-    plan = settings.plan("a", "b")
+    plan = settings.plan("a", "b", NO_HEAD)
     bound = composition.epsilon(dict(plan.counts), plan.delta)
     assert 0.98 * settings.run.target_epsilon < bound.epsilon <= settings.run.target_epsilon
     assert plan.unit == "record"
@@ -61,7 +61,7 @@ def test_the_projects_own_configuration_is_every_option_at_its_default(
 )
 def test_what_cannot_be_is_named(config: dict[str, Any], key: str, value: Any, says: str) -> None:
     with pytest.raises((InputError, composition.AccountingError), match=says):
-        RunSettings.read({**config, key: value}).plan("a", "b")
+        RunSettings.read({**config, key: value}).plan("a", "b", NO_HEAD)
 
 
 def test_a_missing_key_is_named_and_a_whole_number_is_a_number(config: dict[str, Any]) -> None:
@@ -72,5 +72,5 @@ def test_a_missing_key_is_named_and_a_whole_number_is_a_number(config: dict[str,
 
 
 def test_a_given_noise_multiplier_is_not_calibrated(config: dict[str, Any]) -> None:
-    plan = RunSettings.read({**config, "noise-multiplier": 3.5}).plan("a", "b")
+    plan = RunSettings.read({**config, "noise-multiplier": 3.5}).plan("a", "b", NO_HEAD)
     assert [phase.noise.multiplier for phase in plan.phases] == [3.5]

@@ -11,6 +11,7 @@ import pytest
 from dpbitfit_server.central_evaluation import PublicEvaluation
 
 from dpbitfit.errors import InputError
+from dpbitfit.planner import NO_HEAD
 from dpbitfit.protocol import flower
 from dpbitfit.settings import RunSettings
 from dpbitfit.tasks import registry
@@ -36,7 +37,7 @@ def config(
 def test_settings_come_from_the_tasks_own_declaration(config: dict[str, Any]) -> None:
     settings = RunSettings.read(config)
     assert settings.task == slope.SlopeSettings(units=5)
-    task = settings.plan("a", "b").task
+    task = settings.plan("a", "b", NO_HEAD).task
     assert (task.name, task.settings) == (slope.NAME, {"units": 5})
     del config["units"]
     assert RunSettings.read(config).task == slope.SlopeSettings(units=8)
