@@ -11,10 +11,12 @@ from rich.table import Table
 
 from dpbitfit import run_options
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.accounting.composition import merged
 from dpbitfit.data.labels import read_labels
 from dpbitfit.errors import BudgetError
-from dpbitfit.ledger.forecast import cost_of
+from dpbitfit.ledger.cli.options import chosen_accounts
+from dpbitfit.ledger.cli.terminal import bound_text
+from dpbitfit.ledger.forecast import Forecast, forecast
 from dpbitfit.ledger.reader import Reader
 from dpbitfit.phases import BiasPhase, HeadDescent, Phase
 from dpbitfit.planner import Choices, PublicFacts, propose
@@ -22,11 +24,12 @@ from dpbitfit.schema import Scalar, build, options
 from dpbitfit.settings import OPTIONS
 
 FACTS = ("labels", "sites", "declared-size", "target-epsilon", "delta", "noise", "ledger")
+NOISE = "noise-multiplier"
 BYTES_OF_A_VALUE = 4
 # A step on a record runs through the model three times: forward, and twice as much backward.
 PASSES_OF_A_STEP = 3
 
-_KEYS = {*FACTS, *(option.key for option in options(Choices))}
+_KEYS = {*FACTS, NOISE, *(option.key for option in options(Choices))}
 _OWN = (
     click.Option(["--width"], type=int, default=384, help="Of the embeddings: the model's."),
     click.Option(["--biases"], type=int, default=23_808, help="How many values they have."),
@@ -36,6 +39,7 @@ _OWN = (
         default=100.0,
         help="That a site runs through the model once.",
     ),
+    click.Option(["--account"], default="", help="Only this one of the ledger's accounts."),
     click.Option(["--json", "as_json"], is_flag=True, help="Print it as JSON."),
 )
 
@@ -51,30 +55,35 @@ def _parameters() -> Iterator[click.Option]:
     yield from _OWN
 
 
-def plan(width: int, biases: int, records_per_second: float, as_json: bool, **values: Any) -> None:
+def plan(
+    width: int, biases: int, records_per_second: float, account: str, as_json: bool, **values: Any
+) -> None:
     """Propose a plan from public facts: phases, noise, rates, what they cost and what they buy.
 
     Never looks at a record. ``simulate`` and ``run`` use it where nothing else is chosen. With a
-    ledger it ends with a status other than 0 where the plan does not fit an account.
+    ledger it says what the plan costs on each account there and which noise would fit, and ends
+    with a status other than 0 where it does not fit one.
     """
     config = run_options.config(values)
     labels = _count(config["labels"])
     facts = PublicFacts(labels, width, config["sites"], config["sites"] * config["declared-size"])
     chosen = {key: value for key, value in config.items() if value}
-    base = build(BiasPhase, {**chosen, "noise-multiplier": 1.0})
-    phases = propose(facts, config["target-epsilon"], config["delta"], build(Choices, config), base)
+    base = build(BiasPhase, {**chosen, NOISE: config[NOISE] or 1.0})
+    target = (config["target-epsilon"], config["delta"])
+    phases = propose(facts, *target, build(Choices, config), base, config[NOISE])
     rows = [
         _row(phase, phases, facts, biases, records_per_second, config["delta"]) for phase in phases
     ]
     counts = merged(count for phase in phases for count in phase.counts)
     whole = composition.epsilon(dict(counts), config["delta"])
-    accounts = _on_accounts(config["ledger"], counts) if config["ledger"] else []
+    forecasts = _on_accounts(config["ledger"], account, phases) if config["ledger"] else []
+    accounts = [_described(each) for each in forecasts]
     result = {"phases": rows, "epsilon": whole.epsilon, "accounts": accounts}
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        _print(result, config["delta"], whole.accountant)
-    if over := [account["account"] for account in accounts if not account["fits"]]:
+        _print(result, forecasts, config["delta"], whole.accountant)
+    if over := [str(each.account.name) for each in forecasts if not each.fits]:
         raise BudgetError(f"the plan does not fit the budget of {', '.join(over)}")
 
 
@@ -132,22 +141,53 @@ def _gain(phase: Phase, facts: PublicFacts) -> str:
     return f"the mean of each class; of a class of average size with {share:.0%} noise in length"
 
 
-def _on_accounts(ledger: str, counts: Counts) -> list[dict[str, Any]]:
-    """What all that is approved on each account would take with the plan."""
-    with Reader(ledger) as reader:
-        costs = [(account, cost_of(reader, account, counts)) for account in reader.accounts()]
-    return [
-        {
-            "account": str(account.name),
-            "budget": account.budget,
-            "approved": bound.epsilon,
-            "fits": bound.epsilon <= account.budget,
-        }
-        for account, bound in costs
-    ]
+def _on_accounts(url: str, account: str, phases: tuple[Phase, ...]) -> list[Forecast]:
+    """The plan beside all that is there; what would fit is asked of its last phase's noise."""
+    *others, last = phases
+    beside = merged(count for phase in others for count in phase.counts)
+    steps = (last.sampling_rate, last.steps, last.noise.multiplier)
+    with Reader(url) as reader:
+        chosen = chosen_accounts(reader, account)
+        return [forecast(reader, each, *steps, beside) for each in chosen]
 
 
-def _print(result: Mapping[str, Any], delta: float, accountant: str) -> None:
+def _described(cost: Forecast) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "account": str(cost.account.name),
+        "budget": cost.account.budget,
+        "delta": cost.account.delta,
+        "fits": cost.fits,
+        "fitting_noise_multiplier": cost.fitting_noise_multiplier,
+    }
+    if cost.approved:
+        described["approved"] = dict(vars(cost.approved))
+    if price := cost.price:
+        described["alone"] = dict(vars(price.alone))
+        described["guaranteed_before"] = price.before.guaranteed.describe()
+        described["guaranteed"] = price.after.guaranteed.describe()
+    return described
+
+
+def _in_words(cost: Forecast, phase: str) -> Iterator[str]:
+    """The lines of an account; ``phase`` is the plan's last."""
+    account, fitting = cost.account, cost.fitting_noise_multiplier
+    fits = "fits" if cost.fits else "does not fit"
+    if cost.approved:
+        yield (
+            f"account {account.name}: with this plan, all that is approved takes "
+            f"{bound_text(cost.approved)}, of a budget of {account.budget:g}: it {fits}"
+        )
+    if cost.price:
+        yield str(cost.price)
+    elif fitting is None:
+        yield f"no noise multiplier of {phase} makes it fit"
+    else:
+        yield f"with noise multiplier {fitting:g} for {phase} it fits"
+
+
+def _print(
+    result: Mapping[str, Any], forecasts: list[Forecast], delta: float, accountant: str
+) -> None:
     printed = Table(
         *("phase", "trains", "rounds", "steps", "rate", "noise", "lr"),
         *("epsilon", "kB up", "minutes"),
@@ -173,10 +213,6 @@ def _print(result: Mapping[str, Any], delta: float, accountant: str) -> None:
     console.print(printed)
     for row in result["phases"]:
         console.print(f"{row['phase']}: {row['buys']}", highlight=False)
-    for account in result["accounts"]:
-        fits = "fits" if account["fits"] else "does not fit"
-        console.print(
-            f"account {account['account']}: with this plan, all that is approved takes "
-            f"{account['approved']:.3f} of {account['budget']:g}: it {fits}",
-            highlight=False,
-        )
+    for each in forecasts:
+        for line in _in_words(each, result["phases"][-1]["phase"]):
+            console.print(line, highlight=False, markup=False)

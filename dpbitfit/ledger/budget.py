@@ -182,10 +182,12 @@ def filtered(counts: Counts, delta: float, order: int) -> Bound:
     return Bound(value, delta, name, composition.version_of("RDP"), 0.0)
 
 
-def fitting_noise(account: Account, allotments: Allotments, rate: float, steps: int) -> float:
+def fitting_noise(
+    account: Account, allotments: Allotments, rate: float, steps: int, beside: Counts = ()
+) -> float:
     """The least noise multiplier with which so many more steps fit the account's budget.
 
-    Raises AccountingError where none does.
+    ``beside`` them stand other steps of the same plan. Raises AccountingError where none does.
     """
     adaptive = _is_later(allotments)
     return calibrate(
@@ -193,7 +195,7 @@ def fitting_noise(account: Account, allotments: Allotments, rate: float, steps: 
         account.delta,
         rate,
         steps,
-        still_approved(allotments) if adaptive else approved(allotments),
+        merged((*(still_approved if adaptive else approved)(allotments), *beside)),
         account.filter_order if adaptive else None,
     )
 

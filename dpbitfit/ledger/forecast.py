@@ -8,7 +8,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from dpbitfit.accounting.composition import Bound, Counts, Mechanism
+from dpbitfit.accounting.composition import Bound, Counts, Mechanism, merged
 from dpbitfit.errors import AccountingError, BudgetError
 from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.budget import Epsilon, approve, fitting_noise, tight
@@ -77,28 +77,28 @@ def price(
 
 
 def forecast(
-    ledger: Reader, account: Account, sampling_rate: float, steps: int, noise_multiplier: float = 0
+    ledger: Reader,
+    account: Account,
+    sampling_rate: float,
+    steps: int,
+    noise_multiplier: float = 0,
+    beside: Counts = (),
 ) -> Forecast:
     """Forecast a plan of so many steps; a noise multiplier of 0 asks only what fits.
 
-    Seconds of computing. Raises AccountingError for numbers out of range.
+    ``beside`` them stand the plan's other steps. Seconds of computing. Raises
+    AccountingError for numbers out of range.
     """
     Mechanism(noise_multiplier or 1.0, sampling_rate)
     allotments = ledger.allotments([account.id])[account.id]
     fitting = None
     with suppress(AccountingError):
-        fitting = fitting_noise(account, allotments, sampling_rate, steps)
+        fitting = fitting_noise(account, allotments, sampling_rate, steps, beside)
     approved = cost = None
     if noise_multiplier:
-        plan = ((Mechanism(noise_multiplier, sampling_rate), steps),)
-        approved = cost_of(ledger, account, plan)
+        plan = merged((*beside, (Mechanism(noise_multiplier, sampling_rate), steps)))
+        # A budget that refuses nothing shows the figure.
+        approved = approve(replace(account, budget=math.inf), allotments, plan).bound
         with suppress(BudgetError):
             cost = price(account, allotments, plan)
     return Forecast(account, sampling_rate, steps, fitting, approved, cost)
-
-
-def cost_of(ledger: Reader, account: Account, plan: Counts) -> Bound:
-    """What all that is approved on an account would take of its budget with one more plan."""
-    allotments = ledger.allotments([account.id])[account.id]
-    # A budget that refuses nothing shows the figure.
-    return approve(replace(account, budget=math.inf), allotments, plan).bound

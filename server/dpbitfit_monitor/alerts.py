@@ -124,7 +124,7 @@ def _of_account(view: AccountView, at: datetime) -> Iterator[Alert]:
             f"{subject}: {THRESHOLDS[view.reached]} of its budget of epsilon {view.budget:g} at "
             f"delta {view.delta:g} is spent"
         )
-        advice = "plan with what is left: dpbitfit ledger plan"
+        advice = "plan with what is left: dpbitfit plan"
         if view.reached == SPENT:
             advice = "nothing more can be approved; a budget is not renewed for the same records"
         yield Alert(Kind.BUDGET, subject, severity, at, text, advice)

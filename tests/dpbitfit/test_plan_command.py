@@ -2,13 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from dpbitfit.errors import BudgetError, InputError
+from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.errors import BudgetError, InputError, LedgerError
 from dpbitfit.ledger import AccountName, Ledger
+from dpbitfit.ledger.status import budget_status
 from dpbitfit.plan_command import command
+
+from ..support import ledgers
+from ..support.ledgers import NAME, OTHER, run_rounds, steps
 
 FEW = ("--labels", "2", "--declared-size", "2000", "--target-epsilon", "1")
 
@@ -35,17 +41,96 @@ def test_a_label_set_says_how_many_labels_there_are() -> None:
     assert named == plan(*FEW, "--json").output
 
 
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """An account with a run, of which results were seen, and one that is new."""
+    made = Ledger(str(tmp_path / "ledger.sqlite"), create=True)
+    first = ledgers.account(made)
+    ledgers.account(made, OTHER, budget=2.0)
+    made.allot(NAME, "one", "plan", steps(100))
+    run_rounds(made, first, "one", 2, steps(10))
+    return made
+
+
+def on_ledger(ledger: Ledger, *arguments: str) -> list[Any]:
+    """Each account of the ledger as ``--json`` says it."""
+    url = str(ledger.database)
+    return list(json.loads(plan(*arguments, "--json", "--ledger", url).output)["accounts"])
+
+
+def biases(rounds: int, rate: float, noise: float) -> tuple[str, ...]:
+    """Options of a plan of one phase, a step a round."""
+    counts = ("--rounds", str(rounds), "--steps-per-round", "1", "--sampling-rate", str(rate))
+    return (*counts, "--noise-multiplier", str(noise))
+
+
 def test_a_ledgers_accounts_are_asked_whether_they_hold_it(tmp_path: Path) -> None:
     url = str(tmp_path / "ledger.sqlite")
     with Ledger(url, create=True) as ledger:
         ledger.open_account(AccountName("a", "letters", "record"), 1e-5, 2.0)
-    (account,) = json.loads(plan(*FEW, "--json", "--ledger", url).output)["accounts"]
-    assert account["fits"]
-    assert account["approved"] <= 1.0
-    with Ledger(url) as ledger:
+        (account,) = on_ledger(ledger, *FEW)
+        assert account["fits"]
+        assert account["approved"]["epsilon"] <= 1.0
         ledger.open_account(AccountName("b", "letters", "record"), 1e-5, 0.5)
     with pytest.raises(BudgetError, match="b/letters/record"):
         plan(*FEW, "--ledger", url)
+
+
+def test_the_noise_that_would_fit_is_that_of_the_last_phase(ledger: Ledger) -> None:
+    """Beside the others, and no less of it."""
+    other = ("--account", str(OTHER))
+    sums_and_head = (*FEW[:-1], "4", "--phases", "class-sums,head", *other)
+    with pytest.raises(BudgetError, match=str(OTHER)):
+        plan(*sums_and_head, "--ledger", str(ledger.database))
+    # All of the budget of 2, where the target is all of it too: the planner's own noise.
+    (fits,) = on_ledger(ledger, *FEW[:-1], "2", "--phases", "class-sums,head", *other)
+    planned = json.loads(plan(*FEW[:-1], "2", "--phases", "class-sums,head", "--json").output)
+    assert fits["fitting_noise_multiplier"] == planned["phases"][-1]["noise_multiplier"]
+    (alone,) = on_ledger(ledger, *biases(200, 0.1, 100), *other)
+    fitting = alone["fitting_noise_multiplier"]
+    (enough,) = on_ledger(ledger, *biases(200, 0.1, fitting), *other)
+    assert enough["fits"]
+    assert 1.9 < enough["approved"]["epsilon"] <= 2.0
+    with pytest.raises(BudgetError, match=str(OTHER)):
+        on_ledger(ledger, *biases(200, 0.1, 0.9 * fitting), *other)
+    assert ledger.account(OTHER).sequence == 1
+
+
+def test_beside_results_the_filter_counts(ledger: Ledger) -> None:
+    """A plan after results may cost half of what it raises the account's guarantee by."""
+    (account, _) = on_ledger(ledger, *biases(50, 0.02, 4.0))
+    assert account["approved"]["accountant"].startswith("RDP filter")
+    before = budget_status(ledger, ledger.account(NAME)).guaranteed
+    assert account["guaranteed_before"] == before.describe()
+    approval = ledger.allot(NAME, "two", "plan", ((Mechanism(4.0, 0.02), 50),))
+    assert approval.bound.epsilon == account["approved"]["epsilon"]
+    after = budget_status(ledger, ledger.account(NAME)).guaranteed
+    assert account["guaranteed"] == after.describe()
+    assert account["alone"]["epsilon"] < after.bound.epsilon - before.bound.epsilon
+
+
+def test_the_price_is_told_in_words_and_nothing_of_a_programmers(ledger: Ledger) -> None:
+    url = ("--ledger", str(ledger.database))
+    printed = " ".join(plan(*biases(50, 0.02, 4.0), "--account", str(OTHER), *url).output.split())
+    assert "by itself; the account's guaranteed epsilon goes from 0.000 to " in printed
+    assert "of a budget of 2," in printed
+    result = CliRunner().invoke(command, [*biases(50, 0.02, 0.3), *url])
+    printed += " ".join(result.output.split())
+    assert f"account {NAME}: with this plan, all that is approved takes epsilon " in printed
+    assert "it does not fit with noise multiplier " in printed
+    assert " for biases it fits" in printed
+    for sign in ("{", "}", "(<", "Mechanism(", "Allotment(", "('", "None", "Name("):
+        assert sign not in printed
+
+
+def test_without_a_ledger_nothing_is_made(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="ledger init"):
+        plan(*FEW, "--ledger", str(tmp_path / "none.sqlite"))
+    assert not list(tmp_path.iterdir())
+    with Ledger(str(tmp_path / "ledger.sqlite"), create=True) as ledger:
+        ledgers.account(ledger)
+    with pytest.raises(InputError, match="SITE/DATASET/UNIT"):
+        plan(*FEW, "--ledger", str(ledger.database), "--account", "north")
 
 
 def test_what_cannot_be_is_named() -> None:

@@ -133,7 +133,7 @@ def test_the_page_is_served(north: Account, page: TestClient) -> None:
         ("ledger", "accounts", "--json"),
         ("ledger", "accounts", "--tight", "--json"),
         ("ledger", "show", str(NAME), "--json"),
-        ("ledger", "plan", str(NAME), "--sampling-rate", "0.02", "--steps", "10", "--json"),
+        ("plan", "--phases", "biases", "--noise-multiplier", "8", "--json"),
         ("ledger", "verify", "--json"),
         ("ledger", "export"),
         ("ledger", "export", "--report"),

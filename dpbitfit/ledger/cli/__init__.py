@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 for command in (
-    *(budgets.init, budgets.accounts, budgets.show, budgets.set_budget, budgets.plan),
+    *(budgets.init, budgets.accounts, budgets.show, budgets.set_budget),
     *(settling.verify, transfer.export, transfer.import_, transfer.backup),
     *(transfer.statement, transfer.migrate, settling.settle),
 ):

@@ -1,11 +1,11 @@
-"""Commands about budgets: open an account, look at it, change its budget, try a plan."""
+"""Commands about budgets: open an account, look at it, change its budget."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dpbitfit.accounting.composition import merged
-from dpbitfit.errors import BudgetError, InputError
+from dpbitfit.errors import InputError
 from dpbitfit.ledger import begin, status
 from dpbitfit.ledger.cli import terminal
 from dpbitfit.ledger.cli.options import (
@@ -18,7 +18,6 @@ from dpbitfit.ledger.cli.options import (
     with_user,
 )
 from dpbitfit.ledger.fold import total
-from dpbitfit.ledger.forecast import forecast
 from dpbitfit.ledger.ledger import Ledger
 from dpbitfit.ledger.reader import Reader
 
@@ -123,37 +122,3 @@ def set_budget(
     result = {"account": account, "before": before.budget, "budget": after.budget}
     given_up = status.describe_counts(taken_back)
     terminal.show({**result, "steps_given_up": given_up}, text, json_output)
-
-
-def plan(
-    account: OneAccount,
-    ledger: Url,
-    sampling_rate: Annotated[float, typer.Option(help="Poisson rate of a unit at a step.")],
-    steps: Annotated[int, typer.Option(min=1, max=10**8, help="Noisy steps in all.")],
-    noise_multiplier: Annotated[
-        float, typer.Option(help="To see what it costs; 0: only what fits.")
-    ] = 0.0,
-    json_output: AsJson = False,
-) -> None:
-    """Say what a plan would cost beside all that is there, and which noise would fit."""
-    reader = terminal.until_the_end(Reader(ledger))
-    chosen = reader.account(parse_name(account))
-    cost = forecast(reader, chosen, sampling_rate, steps, noise_multiplier)
-    fitting = cost.fitting_noise_multiplier
-    result: dict[str, Any] = {"account": account, "budget": chosen.budget, "delta": chosen.delta}
-    result["fitting_noise_multiplier"] = fitting
-    text = "no noise multiplier fits" if fitting is None else f"noise multiplier {fitting:g} fits"
-    text = f"{steps} steps at rate {sampling_rate:g}, budget {chosen.budget:g}: {text}"
-    if cost.approved:
-        result |= {"noise_multiplier": noise_multiplier, "approved": dict(vars(cost.approved))}
-        text += f"\nwith {noise_multiplier:g}, all that is approved would take "
-        text += terminal.bound_text(cost.approved)
-    if cost.price:
-        before, after = cost.price.before, cost.price.after
-        result["alone"] = dict(vars(cost.price.alone))
-        result["guaranteed_before"] = before.guaranteed.describe()
-        result["guaranteed"] = after.guaranteed.describe()
-        text += f"\n{cost.price}"
-    terminal.show({**result, "fits": cost.fits}, text, json_output)
-    if not cost.fits:
-        raise BudgetError(f"account {account}: this plan does not fit its budget")

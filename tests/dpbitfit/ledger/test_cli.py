@@ -100,7 +100,6 @@ def test_init_makes_a_ledger_and_an_account_once(run: Run, path: Path) -> None:
         ("accounts",),
         ("show", ACCOUNT),
         ("set-budget", ACCOUNT, "3", "--reason", "x"),
-        ("plan", ACCOUNT, "--sampling-rate", "0.1", "--steps", "10"),
         ("verify",),
         ("export",),
         ("import", "file"),
@@ -218,7 +217,6 @@ def test_no_command_prints_what_only_a_programmer_reads(
     """No dictionary, tuple or class of ours in any text, whether it ends well or ill."""
     exported = tmp_path / "events.jsonl"
     run("export", "--out", str(exported))
-    words = ["plan", ACCOUNT, "--sampling-rate", "0.02", "--steps", "50", "--noise-multiplier", "4"]
     said = [
         run(*command)
         for command in (
@@ -226,7 +224,6 @@ def test_no_command_prints_what_only_a_programmer_reads(
             ("accounts",),
             ("show", ACCOUNT),
             ("set-budget", ACCOUNT, "7", "--reason", "x"),
-            words,
             ("verify",),
             ("import", str(exported)),
             ("migrate",),
@@ -250,51 +247,6 @@ def test_verify_says_what_was_compared(run: Run, ledger: Ledger) -> None:
     assert f"{ACCOUNT}: 7 events in one chain" in out
     assert "1 runs, 3 rounds" in out
     assert f"{OTHER}: 1 events" in out
-
-
-def test_plan_says_what_it_costs_and_what_fits(run: Run, ledger: Ledger) -> None:
-    words = ("plan", str(OTHER), "--sampling-rate", "0.1", "--steps", "200")
-    fitting = run(*words, "--json").json["fitting_noise_multiplier"]
-    enough = run(*words, "--noise-multiplier", str(fitting), "--json")
-    assert enough.code == 0
-    assert enough.json["fits"]
-    assert 1.9 < enough.json["approved"]["epsilon"] <= 2.0
-    less = run(*words, "--noise-multiplier", str(0.9 * fitting), "--json")
-    assert less.code == 3
-    assert not less.json["fits"]
-    assert less.json["approved"]["epsilon"] > 2.0
-    assert "does not fit" in less.err
-    assert ledger.account(OTHER).sequence == 1
-    assert run(*words[:3], "1.5", "--steps", "10").code == 2
-    assert run(*words[:3], "0.1", "--steps", "0").code == 2
-    impossible = run(*words[:3], "1", "--steps", "100000000")
-    assert impossible.code == 3
-    assert "no noise multiplier fits" in impossible.out
-
-
-def test_plan_beside_results_uses_the_filter(run: Run, ledger: Ledger) -> None:
-    words = ("plan", ACCOUNT, "--sampling-rate", "0.02", "--steps", "50")
-    told = run(*words, "--noise-multiplier", "4", "--json").json["approved"]
-    assert told["accountant"].startswith("RDP filter")
-    assert ledger.allot(NAME, "two", "plan", steps(50)).bound.epsilon == told["epsilon"]
-
-
-def test_the_price_of_a_plan_is_told_before_it_is_approved(run: Run, ledger: Ledger) -> None:
-    """A plan after results may cost half of what it raises the account's guarantee by."""
-    words = ("plan", ACCOUNT, "--sampling-rate", "0.02", "--steps", "50", "--noise-multiplier", "4")
-    told = run(*words, "--json").json
-    before = status.budget_status(ledger, ledger.account(NAME)).guaranteed
-    assert told["guaranteed_before"] == before.describe()
-    ledger.allot(NAME, "two", "plan", ((Mechanism(4.0, 0.02), 50),))
-    after = status.budget_status(ledger, ledger.account(NAME)).guaranteed
-    assert told["guaranteed"] == after.describe()
-    assert told["alone"]["epsilon"] < after.bound.epsilon - before.bound.epsilon
-    first = run(*words[:1], str(OTHER), *words[2:])
-    alone = f"{told['alone']['epsilon']:.3f}"
-    assert f"costs epsilon {alone} by itself" in first.out
-    assert f"goes from 0.000 to {alone}, of a budget of 2," in first.out
-    much = run(*words[:-1], "0.3", "--json")
-    assert (much.code, "guaranteed" in much.json) == (3, False)
 
 
 def test_verify_passes_and_counts(run: Run, ledger: Ledger) -> None:
