@@ -2,20 +2,22 @@
 
 *Formal guarantee*: every row that ``clip`` returns has an L2 norm of at most the
 clipper's ``sensitivity``, so that adding or removing one unit moves the sum of rows
-by at most that. Computed in float64; a few units in the last place are given away so
-that rounding cannot pass the bound.
+by at most that. Computed in float64, where the rows lie; a few units in the last place
+are given away so that rounding cannot pass the bound. A clipped row is a function of that row
+alone, to the bit and on every device: there is no sum whose order a kernel chooses.
 
 To add a clipper: a class here, with a ``function`` of its own, and its name in ``Clipper``.
 """
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from dpbitfit.schema import Key, Part
 from dpbitfit.validate import ClippingNorm
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STABILITY = 0.01  # gamma of automatic clipping, Bu et al. 2022 (arXiv 2206.07136), section 4
 _SAFETY = 1 - 1e-12
@@ -32,18 +34,16 @@ class _Flat(Part):
         """The largest L2 norm of a clipped row."""
         return self.norm
 
-    def clip(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Gradient rows [B, P], clipped, in float64.
+    def clip(self, rows: "Tensor") -> "Tensor":
+        """Gradient rows [B, P], float32, clipped, in float64.
 
         A row of zeros stays zero, and a row that is not finite becomes zero.
         """
-        exact = rows.astype(np.float64)
-        exact[~np.isfinite(exact).all(axis=1)] = 0.0
-        lengths = np.linalg.norm(exact, axis=1, keepdims=True)  # [B, 1]
-        clipped: NDArray[np.float64] = exact * (self._factors(lengths) * _SAFETY)
-        return clipped
+        finite = rows.isfinite().all(dim=1, keepdim=True)  # [B, 1]
+        exact = rows.double().where(finite, 0.0)
+        return exact * (self._factors(_norms(exact)) * _SAFETY)
 
-    def _factors(self, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _factors(self, norms: "Tensor") -> "Tensor":
         raise NotImplementedError
 
 
@@ -52,9 +52,8 @@ class AbadiClipping(_Flat):
 
     function: Literal["abadi"] = "abadi"
 
-    def _factors(self, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-        factors: NDArray[np.float64] = self.norm / np.maximum(lengths, self.norm)
-        return factors
+    def _factors(self, norms: "Tensor") -> "Tensor":
+        return norms.new_tensor(self.norm) / norms.clamp(min=self.norm)
 
 
 class AutomaticClipping(_Flat):
@@ -62,9 +61,22 @@ class AutomaticClipping(_Flat):
 
     function: Literal["automatic"] = "automatic"
 
-    def _factors(self, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-        factors: NDArray[np.float64] = self.norm / (lengths + STABILITY)
-        return factors
+    def _factors(self, norms: "Tensor") -> "Tensor":
+        return norms.new_tensor(self.norm) / (norms + STABILITY)
 
 
 Clipper = Annotated[AbadiClipping | AutomaticClipping, Field(discriminator="function")]
+
+
+def _norms(rows: "Tensor") -> "Tensor":
+    """The L2 norm [B, 1] of each row [B, P], float64.
+
+    Squares are added half to half: a device's own sum has an order that follows from how many
+    rows there are, and so the norm of one would depend on the others in its last bits.
+    """
+    squares = rows * rows
+    while (width := squares.shape[1]) > 1:
+        half = (width + 1) // 2
+        squares[:, : width - half] += squares[:, half:]
+        squares = squares[:, :half]
+    return squares.sqrt()

@@ -66,7 +66,7 @@ class PerRecordGradients:
         self._layout = layout
         self._handles: list[RemovableHandle] = []
         self._buffer: Tensor | None = None  # [B, P] float32
-        self._finite: bool | None = None  # whether any row was; None before the first
+        self._finite: Tensor | None = None  # whether any row was; None before the first
         device = next(model.parameters()).device
         self._anchor = torch.zeros((), requires_grad=True, device=device)
 
@@ -88,7 +88,8 @@ class PerRecordGradients:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._finite is False:  # for the machine's own log: it tells of the records
+        if self._finite is not None and not self._finite:
+            # For the machine's own log: it tells of the records.
             _log.warning(
                 "no record of this round had a finite gradient: it released noise alone; "
                 "the biases that it began from are out of range"
@@ -120,7 +121,8 @@ class PerRecordGradients:
         finally:
             self._buffer = self._anchor.grad = None
         finite = torch.isfinite(buffer).all(dim=1, keepdim=True)  # [B, 1]
-        self._finite = bool(self._finite or finite.any())
+        some = finite.any()  # not looked at here: that would wait for the device
+        self._finite = some if self._finite is None else self._finite | some
         return torch.where(finite, buffer, torch.zeros_like(buffer))
 
     def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:

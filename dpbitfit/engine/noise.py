@@ -13,7 +13,7 @@ To add a noise: a class with a ``kind`` of its own, and its name in ``Noise``.
 
 import math
 import os
-from typing import Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -23,6 +23,9 @@ from pydantic import Field
 from dpbitfit.errors import InputError
 from dpbitfit.schema import Key, Part
 from dpbitfit.validate import NoiseMultiplier
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GRID_BITS = 20
 # Of the grid: of larger ones 64-bit integers overflow, and what is drawn hides nothing.
@@ -54,8 +57,8 @@ class NoiseSource(Protocol):
 
     step: float  # of the grid, in the gradients' own unit
 
-    def round_toward_zero(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Clipped gradients [B, P] as integers [B, P]; no row gets longer."""
+    def round_toward_zero(self, rows: "Tensor") -> "Tensor":
+        """Clipped gradients [B, P], float64, as integers [B, P]; no row gets longer."""
 
     def release(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
         """The noised sum [P], in the gradients' own unit, of an integer sum [P]."""
@@ -85,9 +88,9 @@ class DiscreteGaussian:
             raise InputError(f"a noise of {deviation:g} does not fit a grid of {grid:g}")
         self._source = source or RandomSource()
 
-    def round_toward_zero(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Clipped gradients [B, P] as integers [B, P]; no row gets longer."""
-        return np.trunc(rows / self.step).astype(np.int64)
+    def round_toward_zero(self, rows: "Tensor") -> "Tensor":
+        """Clipped gradients [B, P], float64, as integers [B, P]; no row gets longer."""
+        return (rows / self.step).trunc().long()
 
     def release(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
         """The noised sum [P], in the gradients' own unit, of an integer sum [P]."""

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from dpbitfit.engine.estimators import AttachedEstimator
 from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.sampling import PoissonSampler
+from dpbitfit.engine.summing import UnitSum
 from dpbitfit.errors import InputError
 from dpbitfit.phases import BiasPhase
 
@@ -99,24 +101,12 @@ def clipped_sum(
 
     A unit's records are summed before they are clipped. An empty sample gives zeros.
     """
-    total = np.zeros(estimator.width, dtype=np.int64)
-    pending: dict[int, NDArray[np.float32]] = {}
-    waiting = {int(unit): len(records.units[unit]) for unit in sample}
-    owner = {int(record): int(unit) for unit in sample for record in records.units[unit]}
-    for batch, rows in gradient_rows(model, estimator, records, sorted(owner), token_budget):
-        complete = []
-        for record, row in zip(batch, rows, strict=True):
-            unit = owner[record]
-            waiting[unit] -= 1
-            summed = pending.pop(unit) + row if unit in pending else row
-            if waiting[unit]:
-                pending[unit] = summed
-            else:
-                complete.append(summed)
-        if complete:
-            clipped = clipper.clip(np.stack(complete))
-            total += noise.round_toward_zero(clipped).sum(axis=0)
-    return total
+    device = next(model.parameters()).device
+    zeros = torch.zeros(estimator.width, dtype=torch.int64, device=device)
+    summed = UnitSum(records.units, sample, clipper, noise, zeros)
+    for batch, rows in gradient_rows(model, estimator, records, summed.records, token_budget):
+        summed.add(batch, rows)
+    return summed.total()
 
 
 def gradient_rows(
@@ -125,10 +115,10 @@ def gradient_rows(
     records: PrivateRecords,
     chosen: Sequence[int],
     token_budget: int,
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    """Micro-batches of the chosen records, each with its rows [B, D]."""
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Micro-batches of the chosen records, each with its rows [B, D], where the model lies."""
     canonical = records.canonical_rows
     for batch in micro_batches(chosen, records.lengths, canonical, token_budget):
         full = filled(batch, canonical)
         rows = estimator.rows(partial(records.losses, model, full), len(full))
-        yield batch, rows[: len(batch)].cpu().numpy()
+        yield batch, rows[: len(batch)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dpbitfit.accounting.composition import Counts, Mechanism, merged
@@ -166,7 +167,7 @@ def measure(
     shares = np.clip(np.nan_to_num(values, nan=bound), 0, bound) / bound  # [n]
     by_unit = np.array([[shares[unit].mean()] for unit in units])  # [units, 1]
     noise = DiscreteGaussian(1.0, noise_multiplier)
-    total = noise.round_toward_zero(by_unit).sum(axis=0)  # [1]
+    total = noise.round_toward_zero(torch.from_numpy(by_unit)).sum(dim=0).numpy()  # [1]
     return bound * float(np.clip(noise.release(total)[0] / declared_size, 0.0, 1.0))
 
 

@@ -88,7 +88,7 @@ def own_rows(task: TextClassification, chosen: np.ndarray) -> np.ndarray:
     everyone = range(len(rows))
     with PerRecordGradients(task.model, task.layout) as recorder:
         for batch, found in gradient_rows(task.model, recorder, records, everyone, 4096):
-            rows[batch] = PHASE.clipping.clip(found)
+            rows[batch] = PHASE.clipping.clip(found).numpy()
     return rows
 
 

@@ -197,6 +197,14 @@ def test_the_sum_does_not_depend_on_how_the_batch_is_cut(budget: int) -> None:
     )
 
 
+def test_rows_that_fill_up_a_micro_batch_are_not_counted() -> None:
+    """A person with several records would have one of them counted for another."""
+    records = random_records(12, [[i, i + 1] for i in range(0, 12, 2)])
+    wanted = summed(records, range(6))
+    records.canonical_rows = 4
+    assert np.array_equal(summed(records, range(6)), wanted)
+
+
 def test_a_record_that_is_not_finite_adds_nothing() -> None:
     records = random_records(10)
     records.directions[3] = torch.nan
