@@ -5,11 +5,12 @@ that the output can be sent to a helper; only how many persons' names are alike 
 count, and is for the site alone.
 """
 
+import logging
 import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,12 +31,16 @@ from dpbitfit.ledger.heads import Heads
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.guard.records import read_part
 from dpbitfit_client.guard_client import SocketGuardClient
-from dpbitfit_client.model_check import check_training
+from dpbitfit_client.model_check import LoadFor, check_training
 from dpbitfit_client.policy.policy import AllowedModel, Dataset, Policy
 
 SECONDS = 10.0
 MOST_CLOCK_SECONDS = 5.0  # Flower's SuperLink refuses a node's signature beyond that
 CERTIFICATE_DAYS = 30
+
+log = logging.getLogger("dpbitfit.guard")
+
+Check = tuple[str, Callable[[], str]]  # what is checked, and what says in words that it is right
 
 OK, LOOK, WRONG = "ok", "look", "wrong"
 
@@ -69,10 +74,8 @@ def examine(
         yield _checked(f"data set {name}", partial(_data, dataset, policy.tasks, tables))
         yield from _persons(dataset, tables)
         yield from _look(dataset)
-    for what, check in needs(policy):
+    for what, check in (*needs(policy), *trainings(policy)):
         yield _checked(what, check)
-    for name in policy.models:
-        yield _checked(f"training of {name}", partial(check_training, policy, name))
     for drift in drifts(policy):
         yield Finding("ledgers", LOOK, drift)
     yield _checked("device", _device)
@@ -83,18 +86,25 @@ def examine(
         yield from _connection(superlink, root_certificates)
 
 
-def needs(policy: Policy) -> Iterator[tuple[str, Callable[[], str]]]:
-    """What a guard cannot do without beside the records, which it reads itself: checks by name."""
+def needs(policy: Policy) -> Iterator[Check]:
+    """What a guard cannot do without beside the records, which it reads itself."""
     for name, model in policy.models.items():
         yield f"model {name}", partial(_model, model)
     yield "ledger", partial(_ledger, policy)
 
 
-def refuse_to_start(policy: Policy) -> None:
+def trainings(policy: Policy, load: LoadFor | None = None) -> Iterator[Check]:
+    """Whether each model can be trained, as ``load`` loads it: seconds, minutes for a large one."""
+    for name in policy.models:
+        yield f"training of {name}", partial(check_training, policy, name, load)
+
+
+def refuse_to_start(checks: Iterable[Check]) -> None:
     """Raise, in the doctor's words, where something is wrong that a guard needs."""
-    for what, check in needs(policy):
+    for what, check in checks:
+        log.info("checking the %s", what)
         try:
-            _run(check)
+            log.info("%s: %s", what, _run(check))
         except DpbitfitError as error:
             raise type(error)(f"{what}: {error}") from error
 

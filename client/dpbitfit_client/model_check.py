@@ -1,34 +1,61 @@
 """Whether a model of a policy can be trained here, for each data set that allows it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dpbitfit.data.labels import read_labels
 from dpbitfit.errors import InputError
+from dpbitfit.tasks.base import Declaration, Task, TaskSettings
+from dpbitfit.tasks.models import resolve_model
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.policy.policy import Dataset, Policy
 
+LoadFor = Callable[[Dataset, str, TaskSettings], Task]  # with a model's name in the policy
 
-def check_training(policy: Policy, name: str) -> str:
+
+def check_training(policy: Policy, name: str, load: LoadFor | None = None) -> str:
     """Load and check a model as a round would; in words, what of it trains and what does not.
 
-    Raises InputError or ModelError, with the cause, where it cannot be trained. A data set
-    whose task's settings have no defaults is left out: only a plan has them.
+    ``load`` is another way to have the checked task of a data set than to load it anew. Raises
+    InputError or ModelError, with the cause, where it cannot be trained. A data set whose
+    task's settings have no defaults is left out: only a plan has them.
     """
-    from dpbitfit.tasks.attach import attach  # torch, which other checks do not need
-
-    folder, lines = policy.folder(name), []
+    lines = []
     for dataset in _allowing(policy, name):
-        kind = resolve(dataset.task, policy.tasks)
-        try:
-            settings = kind.Settings.checked()
-        except InputError:
+        settings = _settings(policy, dataset, name)
+        if settings is None:
             continue
-        layout = attach(kind, folder, settings, read_labels(dataset.labels)).layout
-        words = f"{dataset.name}: {layout.size:,} values train"
-        for why, names in layout.left_out_by_reason.items():
+        task = load(dataset, name, settings) if load else _load(policy, dataset, name, settings)
+        words = f"{dataset.name}: {task.layout.size:,} values train"
+        for why, names in task.layout.left_out_by_reason.items():
             words += f"; not {', '.join(names)}, because {why}"
         lines.append(words)
     return "; ".join(lines) or "not tried: the settings of its tasks have no defaults"
+
+
+def _load(policy: Policy, dataset: Dataset, model: str, settings: TaskSettings) -> Task:
+    from dpbitfit.tasks.attach import attach  # torch, which other checks do not need
+
+    kind, labels = resolve(dataset.task, policy.tasks), read_labels(dataset.labels)
+    return attach(kind, policy.folder(model), settings, labels)
+
+
+def _settings(policy: Policy, dataset: Dataset, model: str) -> TaskSettings | None:
+    """What a plan that says nothing else would have, within the limits; None without defaults.
+
+    A model that is itself a result has the settings with which it goes on.
+    """
+    kind: type[Declaration] = resolve(dataset.task, policy.tasks)
+    stored = getattr(kind, "stored_settings", None)  # which a site's own task need not have
+    settings = stored(resolve_model(policy.models[model].path)) if stored else None
+    if settings is None:
+        try:
+            settings = kind.Settings.checked()
+        except InputError:
+            return None
+    for limits in dataset.limits.values():
+        if model in limits.models:
+            return limits.nearest(settings)
+    return settings
 
 
 def _allowing(policy: Policy, model: str) -> Iterator[Dataset]:

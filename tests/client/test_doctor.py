@@ -51,7 +51,7 @@ delta = 1e-5
 @pytest.fixture(autouse=True)
 def training(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is loaded: ``test_model_check.py`` does."""
-    monkeypatch.setattr(doctor, "check_training", lambda _policy, name: f"{name} trains")
+    monkeypatch.setattr(doctor, "check_training", lambda _policy, name, _load: f"{name} trains")
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def policy(site: Site, corpus: Path) -> dict[str, Any]:
         "max-rounds": 200,
         "heads": ["labels"],
         "models": ["minilm"],
-        "max-length": 600,
+        "max-length": 24,  # with which a guard checks its model, and keeps it for ``GOOD``
     }
     return {
         "site": {

@@ -73,7 +73,7 @@ class Guard:
         self.records = Records(policy, read)
         self._accounts = Accounts(policy)
         self.ledger = self._accounts.ledger
-        self._tasks = TaskCache(policy.folder, self.records, policy.tasks, load_task)
+        self.tasks = TaskCache(policy.folder, self.records, policy.tasks, load_task)
         self._slot = ReplySlot(policy.site.reply_slot_seconds)
 
     def close(self) -> None:
@@ -172,8 +172,8 @@ class Guard:
         """The task of a plan that is within the policy's limits."""
         limits = self.policy.limits(dataset.name, coordinator)
         dataset.check(plan)
-        limits.check(plan, self._tasks.settings(dataset, plan))
-        return self._tasks.find(dataset, plan)
+        limits.check(plan, self.tasks.settings(dataset, plan))
+        return self.tasks.find(dataset, plan)
 
     def _stored(self, request: Request) -> bytes | None:
         """The payload of the reply that was given to this request before."""

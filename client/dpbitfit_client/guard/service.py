@@ -36,7 +36,7 @@ from dpbitfit.errors import (
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import Refusal
 from dpbitfit.tasks.base import Progress
-from dpbitfit_client.doctor import refuse_to_start, warnings
+from dpbitfit_client.doctor import needs, refuse_to_start, trainings, warnings
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.generated.guard_pb2_grpc import GuardServicer, add_GuardServicer_to_server
 from dpbitfit_client.guard.guard import Guard
@@ -150,11 +150,13 @@ def serving(policy: Policy) -> Iterator[Guard]:
     """Serve a policy's guard on its socket until the block ends.
 
     Rounds that are still trained then are ended, and stay spent. Raises DpbitfitError, in the
-    doctor's words, where the policy cannot be served, or a record not be used.
+    doctor's words, where the policy cannot be served, a record not be used, or a model not be
+    trained. The models that were checked last stay loaded.
     """
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would log what a caller makes fail
-    refuse_to_start(policy)
+    refuse_to_start(needs(policy))
     guard = Guard(policy)
+    refuse_to_start(trainings(policy, lambda *wanted: guard.tasks.load(*wanted).task))
     for warning in warnings(policy):
         log.warning("%s", warning)
     with tempfile.TemporaryDirectory(prefix="dpbitfit-guard-") as folder:  # this user's alone

@@ -75,7 +75,7 @@ class LoadedTask:
 
 
 class TaskCache:
-    """The tasks that were used last, by data set and by the plan's settings of the model."""
+    """The tasks that were used last, by data set, model and settings."""
 
     def __init__(
         self,
@@ -97,11 +97,15 @@ class TaskCache:
 
     def find(self, dataset: Dataset, plan: Plan) -> LoadedTask:
         """The task of a plan; InputError or ModelError where it cannot be loaded."""
-        key = (dataset.name, plan.model.name, plan.task.model_dump_json())
+        return self.load(dataset, plan.model.name, self.settings(dataset, plan))
+
+    def load(self, dataset: Dataset, model: str, settings: TaskSettings) -> LoadedTask:
+        """The task of these settings; raises as ``find``."""
+        key = (dataset.name, model, settings.model_dump_json())
         loaded = self._loaded.pop(key, None)
         while len(self._loaded) >= MOST_TASKS:  # first: a third model may not fit
             self._loaded.popitem(last=False)
-        loaded = loaded or self._load(dataset, plan)
+        loaded = loaded or self._load(dataset, model, settings)
         self._loaded[key] = loaded
         return loaded
 
@@ -109,9 +113,8 @@ class TaskCache:
         """A plan's settings for its task, with the task's defaults; InputError for a fault."""
         return read_settings(resolve(dataset.task, self._site_tasks), plan.task.settings)
 
-    def _load(self, dataset: Dataset, plan: Plan) -> LoadedTask:
+    def _load(self, dataset: Dataset, model: str, settings: TaskSettings) -> LoadedTask:
         kind = resolve(dataset.task, self._site_tasks)
-        settings = self.settings(dataset, plan)
-        folder = self._folder(plan.model.name)
-        task = self._load_task(kind, folder, settings, self._records.labels(dataset))
+        labels = self._records.labels(dataset)
+        task = self._load_task(kind, self._folder(model), settings, labels)
         return LoadedTask(task, self._records)

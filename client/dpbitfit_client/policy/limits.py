@@ -101,6 +101,15 @@ class Limits(Table):
             if hasattr(settings, name):  # another task may have no such setting
                 check(name, getattr(settings, name), allowed)
 
+    def nearest(self, settings: TaskSettings) -> TaskSettings:
+        """A task's settings, with what is outside the limits changed to what is not."""
+        changes: dict[str, Any] = {}
+        if hasattr(settings, "max_length"):
+            changes["max_length"] = min(settings.max_length, self.max_length)
+        if hasattr(settings, "head") and settings.head not in self.heads:
+            changes["head"] = self.heads[0]
+        return settings.changed(**changes)
+
     def bias_distance(self, plan: Plan, declared_size: int) -> float:
         """How far any bias that a round starts from may be from its pretrained value."""
         if self.max_bias_distance:

@@ -45,6 +45,17 @@ class TextTask:
     headline: ClassVar[str] = "accuracy"
 
     @classmethod
+    def stored_settings(cls, folder: str) -> TextSettings | None:
+        """Those with which a stored result goes on; None for a model that is none.
+
+        Raises InputError where a part of it is missing or was changed.
+        """
+        from dpbitfit.tasks.text_classification.saved import read_saved  # with torch
+
+        saved = read_saved(folder)
+        return None if saved is None else saved.settings
+
+    @classmethod
     def load(
         cls, folder: str, settings: TextSettings, labels: Sequence[str]
     ) -> "TextClassification":

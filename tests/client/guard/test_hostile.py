@@ -29,7 +29,8 @@ TRAIN = "/dpbitfit.guard.v1.Guard/Train"
 
 @pytest.fixture(scope="module")
 def site(corpus: Path) -> Iterator[Site]:
-    with served(corpus) as site:
+    longest = ("datasets", "letters", "coordinators", "office", "max-length")
+    with served(corpus, (longest, 600)) as site:
         yield site
 
 

@@ -62,6 +62,7 @@ def site(corpus: Path, folder: Path, texts: list[str]) -> Iterator[Site]:
         (("datasets", "letters", "epsilon"), 1000.0),
         ((*LIMITS, "epsilon"), 1000.0),
         ((*LIMITS, "max-sampling-rate"), 1.0),
+        ((*LIMITS, "max-length"), PLAN.task.settings["max_length"]),
         ((*LIMITS, "max-bias-distance"), 3.5e38),
     ]
     with served(corpus, *changes) as serving:
