@@ -5,7 +5,8 @@
 Sites are worked one after the other in this process, with the sampler, clipping, noise and
 aggregation that a federation has, and without Flower, guard and ledger. Each finished run
 is a line of the JSON file, which a next call goes on from: all takes hours. ``--quick``
-leaves the biases out, and takes minutes. Settings are the planner's: nothing is tuned here.
+leaves the biases out, and takes minutes. Settings are the planner's, those of what it is
+compared with published ones (``baselines.py``): nothing is tuned here.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from tests.benchmarks.baselines import METHODS, round_of
 from tests.benchmarks.data_sets import SETS, Data, read
 
 DELTA = 1e-5
+PLENTY = 1000.0  # the epsilon for which a run without privacy is planned: it limits no rate
 SITES = {"central": 1, "4 sites": 4, "natural": 0}
 
 
@@ -78,8 +80,13 @@ def _of_head(task: Any) -> Any:
 _KNOWN: dict[Any, tuple[Any, float]] = {}
 
 
-def run(data: Data, name: str, epsilon: float, sites: int, seed: int) -> Iterator[dict[str, Any]]:
-    """One run's accuracy after each round; the seed deals the records, the noise has none."""
+def run(
+    data: Data, name: str, epsilon: float | None, sites: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """One run's accuracy after each round; the seed deals the records, the noise has none.
+
+    Without privacy ``epsilon`` is None.
+    """
     method, kind = METHODS[name], resolve(TEXT_CLASSIFICATION, {})
     task = attach(kind, "minilm", kind.Settings.checked(head=method.head), data.labels)
     changes = method.train(task)
@@ -97,7 +104,7 @@ def run(data: Data, name: str, epsilon: float, sites: int, seed: int) -> Iterato
     labels, width = (place.classes, place.width) if place else (0, 0)
     facts = PublicFacts(labels, width, len(tables), sum(sizes))
     base = BiasPhase(noise=DiscreteGaussianNoise(multiplier=1.0))
-    phases = propose(facts, epsilon, DELTA, Choices(phases=method.phases), base)
+    phases = propose(facts, epsilon or PLENTY, DELTA, Choices(phases=method.phases), base)
     cost = composed(dict(merged(count for phase in phases for count in phase.counts)), DELTA)
     plan = Plan(
         dataset="",
@@ -171,7 +178,7 @@ def main() -> None:
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     done = {tuple(json.loads(line)["key"]): json.loads(line) for line in lines}
     keys = [
-        (name, method, float(epsilon), sites, seed)
+        (name, method, float(epsilon) if METHODS[method].private else None, sites, seed)
         for name in options.sets.split(",")
         for epsilon in options.epsilons.split(",")
         for sites in options.sites.split(",")
@@ -179,6 +186,7 @@ def main() -> None:
         for method in options.methods.split(",")
         for seed in range(options.seeds)
     ]
+    keys = list(dict.fromkeys(keys))  # without privacy there is no epsilon to vary
     data_sets: dict[str, Data] = {}
     for key in track([key for key in keys if key not in done], console=Console(stderr=True)):
         name, method, epsilon, sites, seed = key
@@ -199,28 +207,22 @@ def _print(runs: dict[tuple[Any, ...], list[dict[str, Any]]]) -> None:
     printed = Printed(*titles, "minutes", "kB a site")
     for (name, method, target, sites), group in groups.items():
         final = [rounds[-1]["accuracy"] for rounds in group]
-        error = stdev(final) / math.sqrt(len(final)) if len(final) > 1 else math.nan
+        error = stdev(final) / math.sqrt(len(final)) if len(final) > 1 else 0.0
         heads = [
             [line["accuracy"] for line in rounds if line["phase"] == "head"] for rounds in group
         ]
         printed.add_row(
             name,
             method,
-            f"{target:g}",
+            f"{target:g}" if target else "NO PRIVACY",
             sites,
-            _epsilon(rounds[-1]["epsilon"] for rounds in group),
-            f"{mean(final):.3f} ± {error:.3f}",
+            f"{max(rounds[-1]['epsilon'] for rounds in group):.3f}" if target else "",
+            f"{mean(final):.3f}" + (f" ± {error:.3f}" if len(final) > 1 else ""),
             f"{mean(head[-1] for head in heads):.3f}" if all(heads) else "",
             f"{mean(sum(line['seconds'] for line in rounds) for rounds in group) / 60:.1f}",
             f"{sum(line['bytes'] for line in group[0]) / 1e3:.0f}",
         )
     Console().print(printed)
-
-
-def _epsilon(epsilons: Iterator[float | None]) -> str:
-    """The largest; a run without privacy has none."""
-    known = [epsilon for epsilon in epsilons if epsilon is not None]
-    return f"{max(known):.3f}" if known else "NO PRIVACY"
 
 
 if __name__ == "__main__":
