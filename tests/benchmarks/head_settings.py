@@ -17,7 +17,8 @@ from rich.progress import track
 from rich.table import Table
 
 from dpbitfit import planner
-from tests.benchmarks.utility import SETS, run
+from tests.benchmarks.data_sets import SETS
+from tests.benchmarks.utility import run
 
 CHANGES = [
     {},

@@ -5,17 +5,17 @@
 Sites are worked one after the other in this process, with the sampler, clipping, noise and
 aggregation that a federation has, and without Flower, guard and ledger. Each finished run
 is a line of the JSON file, which a next call goes on from: all takes hours. ``--quick``
-leaves the biases out, and takes minutes. Settings are the planner's: nothing is tuned here.
+leaves the biases out, and takes minutes. Settings are the planner's, those of what it is
+compared with published ones (``baselines.py``): nothing is tuned here.
 """
 
 import argparse
-import csv
+import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -29,7 +29,6 @@ from rich.table import Table as Printed
 from dpbitfit.accounting.composition import epsilon as composed
 from dpbitfit.accounting.composition import merged
 from dpbitfit.data.partition import natural_sites, split
-from dpbitfit.data.tables import Table
 from dpbitfit.engine.biases import read_biases, write_biases
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import OptimizerState
@@ -39,59 +38,12 @@ from dpbitfit.planner import Choices, PublicFacts, propose
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.features import FeatureCache, linear_head
 from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
-from dpbitfit.tasks.rounds import site_round
+from tests.benchmarks.baselines import METHODS, round_of
+from tests.benchmarks.data_sets import SETS, Data, read
 
 DELTA = 1e-5
-METHODS = {"planner": "auto", "head": "class-sums,head", "biases": "biases"}
+PLENTY = 1000.0  # the epsilon for which a run without privacy is planned: it limits no rate
 SITES = {"central": 1, "4 sites": 4, "natural": 0}
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set: its public labels, training and test records."""
-
-    labels: tuple[str, ...]
-    training: Table
-    test: Table
-
-
-def banking77(folder: Path) -> Data:
-    labels = tuple(json.loads((folder / "banking77" / "categories.json").read_text()))
-
-    def read(name: str) -> Table:
-        with (folder / "banking77" / name).open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        texts, names = [row["text"] for row in rows], [row["category"] for row in rows]
-        return Table({"text": texts, "label": [labels.index(name) for name in names]})
-
-    return Data(labels, read("train.csv"), read("test.csv"))
-
-
-def sst2(folder: Path) -> Data:
-    def read(name: str) -> Table:
-        lines = (folder / "sst2" / f"stsa.binary.{name}").read_text(encoding="utf-8").splitlines()
-        pairs = [line.split(" ", 1) for line in lines]
-        texts, labels = [text for _, text in pairs], [int(label) for label, _ in pairs]
-        return Table({"text": texts, "label": labels})
-
-    return Data(("negative", "positive"), read("train"), read("test"))
-
-
-def medquad(folder: Path) -> Data:
-    """Questions by type; the sites are the web sites that they come from; a fifth is the test."""
-    with (folder / "medquad" / "medquad.jsonl").open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    labels = tuple(sorted({row["qtype"] for row in rows}))
-    whole = Table(
-        {
-            "text": [row["question"] for row in rows],
-            "label": [labels.index(row["qtype"]) for row in rows],
-        },
-        sites=[row["site"] for row in rows],
-    )
-    tested = np.random.default_rng(0).random(len(rows)) < 0.2
-    training, test = np.flatnonzero(~tested), np.flatnonzero(tested)
-    return Data(labels, whole.take(training), whole.take(test))
 
 
 class Remembering:
@@ -106,7 +58,8 @@ class Remembering:
 
     def features(self, records: Any, progress: Any = None) -> Any:
         below = np.delete(read_biases(self._task.model, self._task.layout), _of_head(self._task))
-        keys = [(below.tobytes(), tuple(tokens)) for tokens in records.tokens]
+        digest = hashlib.sha256(below.tobytes()).digest()
+        keys = [(digest, tuple(tokens)) for tokens in records.tokens]
         if any(key not in self._known for key in keys):
             began = time.monotonic()
             rows = self._task.features(records, progress)
@@ -125,14 +78,18 @@ def _of_head(task: Any) -> Any:
 
 
 _KNOWN: dict[Any, tuple[Any, float]] = {}
-SETS = {"banking77": banking77, "sst2": sst2, "medquad": medquad}
 
 
-def run(data: Data, method: str, epsilon: float, sites: int, seed: int) -> Iterator[dict[str, Any]]:
-    """One run's accuracy after each round; the seed deals the records, the noise has none."""
-    head = "labels" if method == "biases" else "trained"
-    kind = resolve(TEXT_CLASSIFICATION, {})
-    task = attach(kind, "minilm", kind.Settings.checked(head=head), data.labels)
+def run(
+    data: Data, name: str, epsilon: float | None, sites: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """One run's accuracy after each round; the seed deals the records, the noise has none.
+
+    Without privacy ``epsilon`` is None.
+    """
+    method, kind = METHODS[name], resolve(TEXT_CLASSIFICATION, {})
+    task = attach(kind, "minilm", kind.Settings.checked(head=method.head), data.labels)
+    changes = method.train(task)
     tables = (
         split(data.training, sites, 0.0, seed)
         if sites
@@ -143,18 +100,18 @@ def run(data: Data, method: str, epsilon: float, sites: int, seed: int) -> Itera
     caches = [FeatureCache(remembering, part) for part in parts]
     test, test_cache = task.records(data.test), None
     sizes = [_declared(len(table)) for table in tables]
-    place = linear_head(task)[1] if head == "trained" else None
+    place = linear_head(task)[1] if method.head == "trained" else None
     labels, width = (place.classes, place.width) if place else (0, 0)
     facts = PublicFacts(labels, width, len(tables), sum(sizes))
     base = BiasPhase(noise=DiscreteGaussianNoise(multiplier=1.0))
-    phases = propose(facts, epsilon, DELTA, Choices(phases=METHODS[method]), base)
+    phases = propose(facts, epsilon or PLENTY, DELTA, Choices(phases=method.phases), base)
     cost = composed(dict(merged(count for phase in phases for count in phase.counts)), DELTA)
     plan = Plan(
         dataset="",
         unit="record",
         delta=DELTA,
         model=ModelIdentity(digest=task.digest, layout=task.layout.digest),
-        phases=phases,
+        phases=method.phases_of(phases, changes),
     )
     pooled, vector = PooledSteps(plan, place), task.pretrained
     states = [OptimizerState() for _ in parts]
@@ -166,7 +123,7 @@ def run(data: Data, method: str, epsilon: float, sites: int, seed: int) -> Itera
             states = [OptimizerState() for _ in parts]
         released = []
         for site, part in enumerate(parts):
-            change, states[site] = site_round(
+            change, states[site] = round_of(
                 task, part, caches[site], at.phase, sizes[site], vector, states[site]
             )
             released.append(change)
@@ -184,7 +141,7 @@ def run(data: Data, method: str, epsilon: float, sites: int, seed: int) -> Itera
             "accuracy": _accuracy(task, test, test_cache, at.phase, vector),
             "seconds": seconds,
             "bytes": 4 * len(released[0]),
-            "epsilon": cost.epsilon,
+            "epsilon": cost.epsilon if method.private else None,
         }
 
 
@@ -221,18 +178,19 @@ def main() -> None:
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     done = {tuple(json.loads(line)["key"]): json.loads(line) for line in lines}
     keys = [
-        (name, method, float(epsilon), sites, seed)
+        (name, method, float(epsilon) if METHODS[method].private else None, sites, seed)
         for name in options.sets.split(",")
         for epsilon in options.epsilons.split(",")
         for sites in options.sites.split(",")
-        if sites != "natural" or name == "medquad"
+        if sites != "natural" or name.startswith("medquad")
         for method in options.methods.split(",")
         for seed in range(options.seeds)
     ]
-    read: dict[str, Data] = {}
+    keys = list(dict.fromkeys(keys))  # without privacy there is no epsilon to vary
+    data_sets: dict[str, Data] = {}
     for key in track([key for key in keys if key not in done], console=Console(stderr=True)):
         name, method, epsilon, sites, seed = key
-        data = read.setdefault(name, SETS[name](options.data))
+        data = data_sets.setdefault(name, read(name, options.data))
         rounds = list(run(data, method, epsilon, SITES[sites], seed))
         done[key] = {"key": key, "rounds": rounds}
         with options.out.open("a") as file:
@@ -249,17 +207,17 @@ def _print(runs: dict[tuple[Any, ...], list[dict[str, Any]]]) -> None:
     printed = Printed(*titles, "minutes", "kB a site")
     for (name, method, target, sites), group in groups.items():
         final = [rounds[-1]["accuracy"] for rounds in group]
-        error = stdev(final) / math.sqrt(len(final)) if len(final) > 1 else math.nan
+        error = stdev(final) / math.sqrt(len(final)) if len(final) > 1 else 0.0
         heads = [
             [line["accuracy"] for line in rounds if line["phase"] == "head"] for rounds in group
         ]
         printed.add_row(
             name,
             method,
-            f"{target:g}",
+            f"{target:g}" if target else "NO PRIVACY",
             sites,
-            f"{max(rounds[-1]['epsilon'] for rounds in group):.3f}",
-            f"{mean(final):.3f} ± {error:.3f}",
+            f"{max(rounds[-1]['epsilon'] for rounds in group):.3f}" if target else "",
+            f"{mean(final):.3f}" + (f" ± {error:.3f}" if len(final) > 1 else ""),
             f"{mean(head[-1] for head in heads):.3f}" if all(heads) else "",
             f"{mean(sum(line['seconds'] for line in rounds) for rounds in group) / 60:.1f}",
             f"{sum(line['bytes'] for line in group[0]) / 1e3:.0f}",
