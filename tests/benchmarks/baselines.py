@@ -27,7 +27,9 @@ from dpbitfit.tasks.rounds import site_round
 
 RANK, ADAPTED = 8, ("query", "value")  # Hu et al. 2021, arXiv 2106.09685, table 9: RoBERTa-base
 LORA_RATE = 1e-3  # Yu et al. 2022, arXiv 2110.06500: their command for DP-LoRA on SST-2
-FULL_RATE = 5e-4  # Li et al. 2022, arXiv 2110.05679; Bu et al. 2022, arXiv 2210.00036: on GLUE
+FULL_RATE = (
+    5e-4  # Bu et al. 2022, arXiv 2210.00036: their script for GLUE, after Li et al. 2110.05679
+)
 _LARGEST_RESIDUAL = 2.0  # at least the norm of softmax - onehot, which is at most sqrt(2)
 _ALL = "class-sums,head,biases"
 
@@ -147,16 +149,13 @@ class _WeightGradients(PerRecordGradients):
             started = plain(layer, inputs, output)
             if started is None:
                 return None
-            buffer = self._buffer
-            normal = functional.layer_norm(
-                inputs[0].detach(), module.normalized_shape, eps=module.eps
-            )
+            buffer, shape = self._buffer, module.normalized_shape
+            normal = functional.layer_norm(inputs[0].detach(), shape, eps=module.eps)
 
             def collect(gradient: Tensor) -> None:
-                row = (
-                    (gradient * normal).float().reshape(len(buffer), -1, buffer[0, weight].numel())
-                )
-                buffer[:, weight] += row.sum(dim=1)
+                products = (gradient * normal).float()  # [B, ..., *shape]
+                row = products.reshape(len(buffer), -1, math.prod(shape)).sum(dim=1)
+                buffer[:, weight] += row
 
             started.register_hook(collect)
             return started
@@ -167,7 +166,7 @@ class _WeightGradients(PerRecordGradients):
 def round_of(
     task: Any, records: Any, cache: Any, phase: Phase, size: int, vector: Any, state: Any
 ) -> tuple[Any, Any]:
-    """``site_round``; rows of all weights, which are 42 MB each in MiniLM, come a few at a time."""
+    """``site_round``; rows of all weights, which are 42 MB each in MiniLM, come one at a time."""
     if not isinstance(getattr(phase, "estimator", None), WeightGradients):
         return site_round(task, records, cache, phase, size, vector, state)
     cache.drop()
