@@ -182,12 +182,15 @@ def _geometric(scale: int, count: int, source: RandomSource) -> NDArray[np.int64
     place in it, which are independent, have a uniform each.
     """
     block = 1 << max(0, scale.bit_length() - _INVERTED_BITS)
-    blocks = np.floor(-(scale / block) * np.log(1.0 - source.uniform(count))).astype(np.int64)
+    blocks: NDArray[np.int64] = np.floor(
+        -(scale / block) * np.log(1.0 - source.uniform(count))
+    ).astype(np.int64)
     if block == 1:
         return blocks
     reached = source.uniform(count) * math.expm1(-block / scale)
     places = np.floor(-scale * np.log1p(reached)).astype(np.int64)
-    return blocks * block + np.minimum(places, block - 1)
+    drawn: NDArray[np.int64] = blocks * block + np.minimum(places, block - 1)
+    return drawn
 
 
 def _check(clipping_norm: float, noise_multiplier: float) -> None:
