@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 GRID_BITS = 20
 # Of the grid: of larger ones 64-bit integers overflow, and what is drawn hides nothing.
 LARGEST_SIGMA = 2.0**53
+_INVERTED_BITS = 22  # of a scale for which one uniform will do
 
 
 class RandomSource:
@@ -147,8 +148,7 @@ def sample_discrete_gaussian(sigma: float, count: int, source: RandomSource) -> 
 
     Algorithm 3 of Canonne, Kamath and Steinke: a discrete Laplace of scale
     t = floor(sigma) + 1, accepted with probability
-    exp(-(|x| - sigma^2/t)^2 / (2 sigma^2)). Uniforms have 53 bits, so a
-    probability is right to 2^-53.
+    exp(-(|x| - sigma^2/t)^2 / (2 sigma^2)).
     """
     scale = math.floor(sigma) + 1
     accepted = np.empty(0, dtype=np.int64)
@@ -163,8 +163,7 @@ def sample_discrete_gaussian(sigma: float, count: int, source: RandomSource) -> 
 
 def _discrete_laplace(scale: int, count: int, source: RandomSource) -> NDArray[np.int64]:
     """Integers x with probability proportional to exp(-|x| / scale)."""
-    # Geometric by inversion: floor(scale * -log(u)) has ratio exp(-1/scale); u in (0, 1].
-    magnitude = np.floor(-scale * np.log(1.0 - source.uniform(count))).astype(np.int64)
+    magnitude = _geometric(scale, count, source)
     negative = (source.uint64(count) & np.uint64(1)).astype(bool)
     values = np.where(negative, -magnitude, magnitude)
     # Zero has been given twice its probability, once for each sign: drop it as "minus zero".
@@ -172,6 +171,25 @@ def _discrete_laplace(scale: int, count: int, source: RandomSource) -> NDArray[n
     if again.any():
         values[again] = _discrete_laplace(scale, int(again.sum()), source)
     drawn: NDArray[np.int64] = values
+    return drawn
+
+
+def _geometric(scale: int, count: int, source: RandomSource) -> NDArray[np.int64]:
+    """Whole numbers m from 0 with probability proportional to exp(-m / scale).
+
+    By inversion: of one uniform where the scale has few bits. The 53 bits of one miss whole
+    numbers of a large scale, and which are missed tells of the sum. There a block and the
+    place in it, which are independent, have a uniform each.
+    """
+    block = 1 << max(0, scale.bit_length() - _INVERTED_BITS)
+    blocks: NDArray[np.int64] = np.floor(
+        -(scale / block) * np.log(1.0 - source.uniform(count))
+    ).astype(np.int64)
+    if block == 1:
+        return blocks
+    reached = source.uniform(count) * math.expm1(-block / scale)
+    places = np.floor(-scale * np.log1p(reached)).astype(np.int64)
+    drawn: NDArray[np.int64] = blocks * block + np.minimum(places, block - 1)
     return drawn
 
 

@@ -48,6 +48,17 @@ def test_small_discrete_gaussians_have_the_exact_probabilities(sigma: float) -> 
     assert stats.chi2.sf(statistic, common.sum() - 1) > 1e-6
 
 
+@pytest.mark.parametrize("bits", [21.5, 32, 44, 53])
+def test_noise_of_any_size_reaches_every_whole_number(bits: float) -> None:
+    """As a gap would tell which sum is below: the last bits are uniform, far out as well."""
+    sigma = 2.0**bits
+    drawn = sample_discrete_gaussian(sigma, COUNT, RandomSource())
+    assert stats.kstest(drawn / sigma, "norm").pvalue > 1e-6
+    for chosen in (np.abs(drawn) < sigma, np.abs(drawn) > 1.5 * sigma):
+        seen = np.bincount(np.abs(drawn[chosen]) % 16, minlength=16)
+        assert stats.chisquare(seen).pvalue > 1e-6
+
+
 @given(rows=arrays(np.float64, (4, 6), elements=st.floats(-1, 1)), sigma=st.floats(0.1, 100))
 @example(rows=np.ones((4, 6)), sigma=math.nextafter(1, 0))
 def test_rounding_never_lengthens_a_row_and_is_fine(rows: np.ndarray, sigma: float) -> None:
