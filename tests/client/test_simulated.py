@@ -105,7 +105,7 @@ def test_sites_of_one_process_share_a_model_and_each_trains_from_its_own_biases(
     def change(index: int, distance: float) -> np.ndarray:
         guard = simulated_guard(config, {"partition-id": index})
         (dataset,) = guard.policy.datasets.values()
-        loaded = guard._tasks.find(dataset, plan)
+        loaded = guard.tasks.find(dataset, plan)
         start = (loaded.task.pretrained + np.float32(distance)).astype(np.float32)
         features = loaded.features(dataset)
         records, phase = loaded.records(dataset), plan.phases[0]

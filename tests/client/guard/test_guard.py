@@ -98,7 +98,7 @@ def site(run_config: dict[str, Any], tmp_path: Path) -> Site:
 @pytest.fixture
 def task(site: Site) -> TextClassification:
     assert site.query(PLAN).signature
-    (loaded,) = site.guard._tasks._loaded.values()
+    (loaded,) = site.guard.tasks._loaded.values()
     return loaded.task
 
 
