@@ -46,7 +46,8 @@ def out(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
     config = {
         **{"data": str(corpus), "labels": str(corpus.with_suffix(".labels.txt")), "out": str(out)},
-        **{"sites": 2, "rounds": 2, "steps-per-round": 1, "max-length": 24, "test-fraction": 0.5},
+        **{"sites": 2, "phases": "class-sums,head,biases", "most-rounds": 3, "steps-per-round": 1},
+        **{"max-length": 24, "test-fraction": 0.5},
     }
     given = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
     log = out / "flower.log"
@@ -75,7 +76,7 @@ def out(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_servers_own_strategy_trains_within_the_budget(out: Path) -> None:
     summary = json.loads((out / "summary.json").read_text())
-    assert [line["replies"] for line in summary["rounds"]] == [0, 2, 2]
+    assert [line["replies"] for line in summary["rounds"]] == [0, 2, 2, 2]
     assert summary["budgets"].keys() == {"site-1/messages/record", "site-2/messages/record"}
     assert 7 < summary["epsilon"] <= 8
     assert (out / "model" / "model.safetensors").exists()

@@ -17,7 +17,7 @@ from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.summing import UnitSum
 
 CLIPPERS = [AbadiClipping, AutomaticClipping]
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available()")
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 HOSTILE = [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, -1e-38, 1e19, 0.0, -0.0]
 Rows = NDArray[np.float32]
