@@ -198,8 +198,8 @@ class NoNoise(Part):
 class _Exact:
     step: float
 
-    def round_toward_zero(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
-        return np.trunc(rows / self.step).astype(np.int64)
+    def round_toward_zero(self, rows: torch.Tensor) -> torch.Tensor:
+        return (rows / self.step).trunc().long()
 
     def release(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
         return total.astype(np.float64) * self.step
@@ -211,5 +211,5 @@ class NoClipping(Part):
     function: Literal["none"] = "none"
     sensitivity: float = math.inf
 
-    def clip(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        return rows.astype(np.float64)
+    def clip(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.double()
