@@ -14,7 +14,7 @@ from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import merged
 from dpbitfit.data.labels import read_labels
 from dpbitfit.errors import BudgetError
-from dpbitfit.ledger.cli.options import chosen_accounts
+from dpbitfit.ledger.cli.options import chosen_accounts, progress
 from dpbitfit.ledger.cli.terminal import bound_text
 from dpbitfit.ledger.forecast import Forecast, forecast
 from dpbitfit.ledger.reader import Reader
@@ -147,7 +147,7 @@ def _on_accounts(url: str, account: str, phases: tuple[Phase, ...]) -> list[Fore
     beside = merged(count for phase in others for count in phase.counts)
     steps = (last.sampling_rate, last.steps, last.noise.multiplier)
     with Reader(url) as reader:
-        chosen = chosen_accounts(reader, account)
+        chosen = progress(chosen_accounts(reader, account), "computing")
         return [forecast(reader, each, *steps, beside) for each in chosen]
 
 

@@ -27,9 +27,8 @@ from dpbitfit.tasks.rounds import site_round
 
 RANK, ADAPTED = 8, ("query", "value")  # Hu et al. 2021, arXiv 2106.09685, table 9: RoBERTa-base
 LORA_RATE = 1e-3  # Yu et al. 2022, arXiv 2110.06500: their command for DP-LoRA on SST-2
-FULL_RATE = (
-    5e-4  # Bu et al. 2022, arXiv 2210.00036: their script for GLUE, after Li et al. 2110.05679
-)
+# Bu et al. 2022, arXiv 2210.00036: their script for GLUE, after Li et al. 2110.05679
+FULL_RATE = 5e-4
 _LARGEST_RESIDUAL = 2.0  # at least the norm of softmax - onehot, which is at most sqrt(2)
 _ALL = "class-sums,head,biases"
 

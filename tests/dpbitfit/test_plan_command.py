@@ -1,6 +1,7 @@
 """``dpbitfit plan``: a table, figures as JSON, and what the plan costs on a ledger's accounts."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,14 @@ def test_a_label_set_says_how_many_labels_there_are() -> None:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """An account with a run, of which results were seen, and one that is new."""
-    made = Ledger(str(tmp_path / "ledger.sqlite"), create=True)
-    first = ledgers.account(made)
-    ledgers.account(made, OTHER, budget=2.0)
-    made.allot(NAME, "one", "plan", steps(100))
-    run_rounds(made, first, "one", 2, steps(10))
-    return made
+    with Ledger(str(tmp_path / "ledger.sqlite"), create=True) as made:
+        first = ledgers.account(made)
+        ledgers.account(made, OTHER, budget=2.0)
+        made.allot(NAME, "one", "plan", steps(100))
+        run_rounds(made, first, "one", 2, steps(10))
+        yield made
 
 
 def on_ledger(ledger: Ledger, *arguments: str) -> list[Any]:

@@ -30,13 +30,16 @@ _CONTEXT = 8  # tokens by which attention is told
 
 
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """One vector [B, d] of the states [B, T, d] of each text; ``mask`` [B, T] begins with ones."""
+    """One vector [B, d] of the states [B, T, d] of each text; ``mask`` [B, T] begins with ones.
+
+    The mean of a text without tokens is 0.
+    """
     if pooling == "cls":
         return states[:, 0]
     if pooling == "lasttoken":
         return states[torch.arange(len(states)), mask.sum(dim=1) - 1]
     weights = mask.unsqueeze(-1).to(states.dtype)  # [B, T, 1]
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def pooling_of(model: str, backbone: nn.Module, vocabulary: int) -> Pooling:

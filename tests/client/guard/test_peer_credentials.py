@@ -122,6 +122,8 @@ def test_connections_that_are_held_open_end_with_their_holder(
     for one in held:
         one.close()
     assert [one.recv(1) for one in inside] == [b""] * 4
+    for one in inside:
+        one.close()
     last = time.monotonic() + 30
     answered = b""
     while not answered and time.monotonic() < last:
@@ -131,8 +133,9 @@ def test_connections_that_are_held_open_end_with_their_holder(
                 late, _ = behind.accept()
             except TimeoutError:
                 continue
-            late.sendall(b"x")
-            answered = outside.recv(1)
+            with late:
+                late.sendall(b"x")
+                answered = outside.recv(1)
     assert answered == b"x"
     made.close()
 
@@ -151,6 +154,7 @@ def test_a_reader_that_does_not_read_fills_no_memory(folder: Path, behind: socke
                 waited += 1
                 time.sleep(0.05)
         assert sent < 8 << 20
+        inside.close()
     made.close()
 
 
@@ -159,7 +163,7 @@ def test_a_guard_that_listens_is_not_put_aside(folder: Path, behind: socket.sock
     with pytest.raises(InputError, match="listens here already"):
         opened(folder)
     with enter(folder):
-        behind.accept()
+        behind.accept()[0].close()
     made.close()
 
 

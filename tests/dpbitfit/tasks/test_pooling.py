@@ -44,6 +44,17 @@ def test_whether_a_model_is_causal_is_seen_in_its_states(name: str) -> None:
     assert is_causal(make().eval(), 260) == expected
 
 
+def test_the_mean_of_a_text_without_tokens_is_zero_and_moves_nothing() -> None:
+    states = torch.randn(2, 3, 4, requires_grad=True)
+    mask = torch.tensor([[0, 0, 0], [1, 1, 0]])
+    pooled = pool(states, mask, "mean")
+    assert torch.equal(pooled[0], torch.zeros(4))
+    assert torch.equal(pooled[1], states[1, :2].mean(dim=0))
+    pooled.sum().backward()
+    assert torch.isfinite(states.grad).all()
+    assert not states.grad[0].any()
+
+
 def pooling(folder: str | Path) -> str:
     return load_pretrained(str(folder), 20.0, 32)[0].pooling
 
