@@ -30,7 +30,7 @@ def table(path: Path, content: bytes | str) -> Table:
     [
         ("a.jsonl", lines(ROW).encode("utf-8-sig")),
         ("a.ndjson", lines(ROW).encode("utf-16")),
-        ("a.jsonl.gz", gzip.compress(lines(ROW).encode())),
+        ("a.jsonl.gz", gzip.compress(lines(ROW).encode(), mtime=0)),
         ("a.JSONL", lines(ROW).replace("\n", "\r\n\r\n").encode()),
         ("a.jsonl", lines({**ROW, "text": "Müller\u2028hustet"}).encode()),
         ("a.jsonl", lines({"text\u200b ": ROW["text"], "label": "card", "who": "p"}).encode()),
