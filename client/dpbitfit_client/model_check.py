@@ -23,7 +23,8 @@ def check_training(policy: Policy, name: str) -> str:
             settings = kind.Settings.checked()
         except InputError:
             continue
-        layout = attach(kind, folder, settings, read_labels(dataset.labels)).layout
+        labels = read_labels(dataset.labels)
+        layout = attach(kind, folder, settings, labels, policy.site.device).layout
         words = f"{dataset.name}: {layout.size:,} values train"
         for why, names in layout.left_out_by_reason.items():
             words += f"; not {', '.join(names)}, because {why}"
