@@ -55,6 +55,10 @@ class Settings(Part):
     ] = 0
     seed: Annotated[int, _help("Of the partition only; never of the noise.")] = 0
     model: Annotated[str, _help("Folder, hub id, or minilm.")] = "minilm"
+    device: Annotated[
+        Literal["cpu", "auto", "cuda"],
+        _help("Where simulated sites compute; auto: on a GPU where each is given one."),
+    ] = "cpu"
     target_epsilon: Annotated[
         float, _help("Epsilon that the plan may cost a site.", gt=0, le=LARGEST_EPSILON)
     ] = 8.0

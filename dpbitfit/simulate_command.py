@@ -17,6 +17,7 @@ from rich.table import Table
 
 from dpbitfit import run_options
 from dpbitfit.data.run_data import RunData
+from dpbitfit.engine import devices
 from dpbitfit.ledger import begin
 from dpbitfit.ledger.status import INFORMATIVE
 from dpbitfit.run_options import absolute, parameters
@@ -106,6 +107,7 @@ def _check(config: dict[str, Any]) -> list[str]:
     settings.plan("", "", settings.facts(labels, 1))  # whether it can be calibrated
     if config["test-data"]:
         data.test(columns)
+    _gpus_per_site(config["device"])
     _check_model(kind, settings, data.label_set())
     if empty := sum(not len(table) for table in sites.values()):
         console.print(f"note: {empty} of {len(sites)} sites have no record and add noise alone")
@@ -116,6 +118,11 @@ def _check_model(kind: type[Declaration], settings: RunSettings, labels: tuple[s
     from dpbitfit.tasks.attach import attach  # torch, which the rest does not need
 
     attach(kind, settings.run.model, settings.task, labels)
+
+
+def _gpus_per_site(device: str) -> int:
+    """A GPU of its own for each site that is at work; InputError where there must be one."""
+    return 0 if device == "cpu" or devices.choose(device).type == "cpu" else 1
 
 
 def _follow(config: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +153,8 @@ def _follow(config: dict[str, Any]) -> dict[str, Any]:
                     soft_wrap=True,
                 )
 
-        return run_simulation(config, config["sites"], on_round)
+        gpus = _gpus_per_site(config["device"])
+        return run_simulation(config, config["sites"], on_round, gpus_per_site=gpus)
 
 
 def print_summary(report: dict[str, Any], out: Path) -> None:

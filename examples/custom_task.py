@@ -128,7 +128,7 @@ class VitalSigns:
     ) -> dict[str, np.ndarray]:
         values = {name: np.empty(len(records.lengths)) for name in self.metrics}
         forward = lambda batch: self.model(records.features[batch])  # noqa: E731
-        for batch, logits in outputs(records, forward, progress):
+        for batch, logits in outputs(self.model, records, forward, progress):
             labels = records.labels[batch]
             values["accuracy"][batch] = logits.argmax(dim=1) == labels
             values["loss"][batch] = functional.cross_entropy(logits, labels, reduction="none")

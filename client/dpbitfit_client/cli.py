@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from dpbitfit.engine import devices
 from dpbitfit.tasks.models import model_digest, resolve_model
 from dpbitfit_client.doctor import examine
 from dpbitfit_client.policy.policy import Policy
@@ -61,6 +62,7 @@ def serve(
 def check(policy: PolicyFile, json_output: AsJson = False) -> None:
     """Print in plain words what a policy permits in all."""
     rules = Policy.read(policy)
+    devices.choose(rules.site.device)
     typer.echo(json.dumps(describe(rules), indent=2) if json_output else explain(rules))
 
 

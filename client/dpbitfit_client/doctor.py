@@ -25,6 +25,7 @@ from dpbitfit.data.labels import read_labels
 from dpbitfit.data.names import count_look_alikes
 from dpbitfit.data.partition import count_units
 from dpbitfit.data.tables import Table
+from dpbitfit.engine import devices
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import Ledger, exchange
 from dpbitfit.ledger.heads import Heads
@@ -78,7 +79,6 @@ def examine(
         yield _checked(what, check)
     for drift in drifts(policy):
         yield Finding("ledgers", LOOK, drift)
-    yield _checked("device", _device)
     yield _checked("guard", partial(_guard, policy))
     if root_certificates is not None:
         yield from _certificates(root_certificates)
@@ -88,6 +88,7 @@ def examine(
 
 def needs(policy: Policy) -> Iterator[Check]:
     """What a guard cannot do without beside the records, which it reads itself."""
+    yield "device", partial(_device, policy)
     for name, model in policy.models.items():
         yield f"model {name}", partial(_model, model)
     yield "ledger", partial(_ledger, policy)
@@ -186,12 +187,8 @@ def _persons(dataset: Dataset, tables: Sequence[Table]) -> Iterator[Finding]:
             )
 
 
-def _device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}; training uses the CPU in this version"
-    return f"CPU, {torch.get_num_threads()} threads"
+def _device(policy: Policy) -> str:
+    return devices.describe(devices.choose(policy.site.device))
 
 
 def _ledger(policy: Policy) -> str:

@@ -36,7 +36,7 @@ def _load(policy: Policy, dataset: Dataset, model: str, settings: TaskSettings) 
     from dpbitfit.tasks.attach import attach  # torch, which other checks do not need
 
     kind, labels = resolve(dataset.task, policy.tasks), read_labels(dataset.labels)
-    return attach(kind, policy.folder(model), settings, labels)
+    return attach(kind, policy.folder(model), settings, labels, policy.site.device)
 
 
 def _settings(policy: Policy, dataset: Dataset, model: str) -> TaskSettings | None:

@@ -6,7 +6,7 @@ insecure noise too. The budget is as strict as a real site's.
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,15 +62,19 @@ def simulated_guard(run: Config, node: Config) -> Guard:
     policy, table = simulated_site(run, node)
     if not run["site-ledgers"]:  # as the coordinator's: only of a run that counts alone
         Ledger(policy.site.ledger, create=True).database.close()
-    return Guard(policy, lambda *_: table, _shared_task)
+    return Guard(policy, lambda *_: table, partial(_shared_task, device=str(run["device"])))
 
 
 @lru_cache(maxsize=1)
 def _shared_task(
-    kind: type[Declaration], folder: str, settings: TaskSettings, labels: tuple[str, ...]
+    kind: type[Declaration],
+    folder: str,
+    settings: TaskSettings,
+    labels: tuple[str, ...],
+    device: str,
 ) -> Task:
     """One model for all sites of a process: they take turns, and each round writes its biases."""
-    return attach(kind, folder, settings, labels)
+    return attach(kind, folder, settings, labels, device)
 
 
 def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:

@@ -5,19 +5,25 @@ companions: biases can be chosen that magnify float32's rounding, and an overflo
 padding, to many clipping norms. So a record's padded length follows from its own
 length, a micro-batch holds records of one padded length, and its size is a whole
 multiple of the canonical size from which on this machine's kernels agree
-(``selfcheck.check_gradients`` finds it), filled up with copies that are dropped.
+(``selfcheck.check_gradients`` finds it), filled up with copies that are dropped. A GPU's
+libraries choose a kernel by shape in ways of their own: there a micro-batch has one of few
+shapes, each of which was checked.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 SHORTEST = 8  # tokens
 # Of padded lengths: a thread that is left with fewer rows of a product takes another kernel.
 PADDED_MULTIPLE = 4
+TOKEN_BUDGET = 4096  # of a micro-batch
+LARGEST_SHAPE = 64  # rows, where shapes are few
 
 
 def padded_length(tokens: int, most: int) -> int:
@@ -34,11 +40,13 @@ def micro_batches(
     records: Sequence[int],
     lengths: NDArray[np.int64],
     canonical_rows: int = 1,
-    token_budget: int = 4096,
+    token_budget: int = TOKEN_BUDGET,
+    few_shapes: bool = False,
 ) -> Iterator[list[int]]:
     """Cut records into batches of one padded length, ascending, with at most so many tokens.
 
-    ``lengths`` [n] are padded. A batch may always hold ``canonical_rows`` records.
+    ``lengths`` [n] are padded. A batch may always hold ``canonical_rows`` records. With
+    ``few_shapes``, none holds more than the largest of ``shapes``.
     """
     by_length: dict[int, list[int]] = {}
     for record in records:
@@ -46,24 +54,61 @@ def micro_batches(
     for length in sorted(by_length):
         alike = by_length[length]
         most = max(1, token_budget // (length * canonical_rows)) * canonical_rows
+        if few_shapes:
+            most = max(rows for rows in shapes(length, canonical_rows) if rows <= most)
         for start in range(0, len(alike), most):
             yield alike[start : start + most]
 
 
-def filled(batch: Sequence[int], canonical_rows: int) -> list[int]:
+def filled(batch: Sequence[int], canonical_rows: int, few_shapes: bool = False) -> list[int]:
     """A batch filled up to a whole multiple of ``canonical_rows`` with copies of its last record.
 
-    The copies' results are to be dropped.
+    With ``few_shapes``, to the next of ``shapes``. The copies' results are to be dropped.
     """
-    return [*batch, *[batch[-1]] * (-len(batch) % canonical_rows)]
+    missing = -len(batch) % canonical_rows
+    if few_shapes:
+        times = (len(batch) + missing) // canonical_rows
+        missing += ((1 << (times - 1).bit_length()) - times) * canonical_rows
+    return [*batch, *[batch[-1]] * missing]
+
+
+def has_few_shapes(model: nn.Module) -> bool:
+    """Whether micro-batches of a model have few shapes: wherever it is not on the CPU."""
+    return next(model.parameters()).device.type != "cpu"
+
+
+def shapes(length: int, canonical_rows: int) -> list[int]:
+    """Rows that a micro-batch of one padded length may have, where shapes are few, ascending."""
+    rows = [canonical_rows]
+    while 2 * rows[-1] <= min(LARGEST_SHAPE, TOKEN_BUDGET // length):
+        rows.append(2 * rows[-1])
+    return rows
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Only algorithms whose result is the same each time, on every device."""
+    """Only algorithms whose result is the same each time, on every device, and in all of float32.
+
+    That is neither with TF32, which rounds factors to 10 bits, nor with what cuDNN times to be
+    the fastest today.
+    """
     before = torch.are_deterministic_algorithms_enabled()
+    settings = [(torch.backends.cudnn, "benchmark", False), *_full_precision()]
+    old = [(place, name, getattr(place, name)) for place, name, _ in settings]
     torch.use_deterministic_algorithms(True)
     try:
+        for place, name, value in settings:
+            setattr(place, name, value)
         yield
     finally:
+        for place, name, value in old:
+            setattr(place, name, value)
         torch.use_deterministic_algorithms(before)
+
+
+def _full_precision() -> list[tuple[Any, str, Any]]:
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):
+        return [(place, "fp32_precision", "ieee") for place in (matmul, cudnn.conv, cudnn.rnn)]
+    return [(place, "allow_tf32", False) for place in (matmul, cudnn)]  # before torch 2.9

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpbitfit.engine.batches import deterministic
+from dpbitfit.engine import batches
+from dpbitfit.engine.batches import deterministic, shapes
 from dpbitfit.engine.biases import (
     NOT_ITS_GRADIENT,
     SOFTMAX_KEY,
@@ -131,10 +132,11 @@ class _Check:
     def _exact_rows(self, canonical: int, scale: float) -> tuple[dict[int, Tensor], str]:
         """Each probe's row [P] at biases moved by ``scale``; and why that is not one row, if so."""
         rows: dict[int, Tensor] = {}
+        few_shapes = batches.has_few_shapes(self.model)
         with self._moved_biases(scale):
             for length, group in self.groups.items():
                 seen: dict[int, tuple[list[int], int]] = {}
-                for batch in _batches(group, canonical, length, few=scale > 0):
+                for batch in _batches(group, canonical, length, scale > 0, few_shapes):
                     for place, row in enumerate(self._rows(batch)):
                         probe = batch[place]
                         before = seen.setdefault(probe, (batch, place))
@@ -200,13 +202,20 @@ class _Check:
         return outputs
 
 
-def _batches(group: list[int], canonical: int, length: int, few: bool) -> Iterator[list[int]]:
+def _batches(
+    group: list[int], canonical: int, length: int, few: bool, few_shapes: bool
+) -> Iterator[list[int]]:
     """Micro-batches of many sizes, in which each probe has other companions and other places.
 
-    What is larger than the group is filled up with one of them: a mean over the batch differs.
+    With ``few_shapes``, of all shapes that there will be, each of them twice. What is larger
+    than the group is filled up with one of them: a mean over the batch differs.
     """
-    for size in _FEW_SIZES if few else _SIZES:
-        rows, turn = size * canonical, size % len(group)
-        if size <= 3 or rows * length <= _MOST_TOKENS:
-            turned = group[turn:] + group[:turn]
-            yield [*turned[:rows], *[turned[0]] * (rows - len(group))]
+    sizes = _FEW_SIZES if few else _SIZES
+    cuts = [(size * canonical, size) for size in sizes]
+    cuts = [cut for cut in cuts if cut[1] <= 3 or cut[0] * length <= _MOST_TOKENS]
+    if few_shapes:
+        each = list(enumerate(shapes(length, canonical)))
+        cuts = [(rows, turn + number) for turn in (1, 2) for number, rows in each]
+    for rows, turn in cuts:
+        turned = group[turn % len(group) :] + group[: turn % len(group)]
+        yield [*turned[:rows], *[turned[0]] * (rows - len(group))]

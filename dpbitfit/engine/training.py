@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dpbitfit.engine import batches
 from dpbitfit.engine.batches import deterministic, filled, micro_batches
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import Clipper
@@ -58,7 +59,7 @@ def train_round(
     declared_size: int,
     biases: NDArray[np.float32],
     state: OptimizerState,
-    token_budget: int = 4096,
+    token_budget: int = batches.TOKEN_BUDGET,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NDArray[np.float32], OptimizerState]:
     """Train one round from ``biases`` [P]; returns the change [P] and the new state.
@@ -117,8 +118,8 @@ def gradient_rows(
     token_budget: int,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Micro-batches of the chosen records, each with its rows [B, D], where the model lies."""
-    canonical = records.canonical_rows
-    for batch in micro_batches(chosen, records.lengths, canonical, token_budget):
-        full = filled(batch, canonical)
+    canonical, few = records.canonical_rows, batches.has_few_shapes(model)
+    for batch in micro_batches(chosen, records.lengths, canonical, token_budget, few):
+        full = filled(batch, canonical, few)
         rows = estimator.rows(partial(records.losses, model, full), len(full))
         yield batch, rows[: len(batch)]

@@ -3,29 +3,31 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dpbitfit.engine import batches
 from dpbitfit.engine.batches import deterministic, filled, micro_batches
 from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.tasks.base import Progress
 
-_TOKEN_BUDGET = 8192
-
 
 def outputs(
+    model: nn.Module,
     records: PrivateRecords,
     forward: Callable[[Sequence[int]], Tensor],
     progress: Progress | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Micro-batches of all records, each with its outputs [B, ...] on the CPU.
 
-    ``forward`` computes the outputs of records of one padded length. ``progress`` is
-    called after each batch, and may end it.
+    ``forward`` computes the outputs by ``model`` of records of one padded length. ``progress``
+    is called after each batch, and may end it.
     """
     count, done, canonical = len(records.lengths), 0, records.canonical_rows
+    few = batches.has_few_shapes(model)
     with torch.no_grad(), deterministic():
-        for batch in micro_batches(range(count), records.lengths, canonical, _TOKEN_BUDGET):
-            yield batch, forward(filled(batch, canonical))[: len(batch)].float().cpu()
+        cut = micro_batches(range(count), records.lengths, canonical, few_shapes=few)
+        for batch in cut:
+            yield batch, forward(filled(batch, canonical, few))[: len(batch)].float().cpu()
             done += len(batch)
             if progress is not None:
                 progress(done, count)

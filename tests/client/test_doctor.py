@@ -14,17 +14,21 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from dpbitfit_client import doctor
+from dpbitfit_client.cli import app
 from dpbitfit_client.doctor import examine, warnings
+from dpbitfit_client.guard import records as guard_records
 from dpbitfit_client.guard.service import serving
 from dpbitfit_client.policy.policy import Policy
 from dpbitfit_client.policy.prose import explain
+from typer.testing import CliRunner
 
-from dpbitfit.errors import DpbitfitError
+from dpbitfit.errors import DpbitfitError, InputError
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.tasks.models import model_digest, resolve_model
 
@@ -280,3 +284,23 @@ def test_the_command_says_the_same_and_fails_where_something_is_wrong(policy: Pa
     findings = {each["what"]: each["state"] for each in json.loads(done.stdout)}
     assert findings["policy"] == "ok"
     assert findings["guard"] == "wrong"
+
+
+def test_a_device_that_is_not_there_is_wrong_before_a_record_is_read(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    text = policy.read_text().replace("[site]\n", '[site]\ndevice = "cuda:1"\n')
+    policy.write_text(text)
+    state, words = findings_of(policy)["device"]
+    assert state == "wrong"
+    assert "finds no GPU" in words
+    monkeypatch.setattr(guard_records, "read_table", lambda *_: pytest.fail("a record was read"))
+    with (
+        pytest.raises(InputError, match=r"device: .*or choose 'cpu'"),
+        serving(Policy.read(policy)),
+    ):
+        pass
+    result = CliRunner().invoke(app, ["check", "--policy", str(policy)])
+    assert isinstance(result.exception, InputError)
+    assert "finds no GPU" in str(result.exception)

@@ -20,6 +20,7 @@ POLICY: dict[str, Any] = {
         "group": "dpbitfit-relay",
         "reply-slot-seconds": 60,
         "round-seconds": 1800,
+        "device": "auto",
     },
     "coordinators": {"trial-office": {"public-key": PUBLIC}},
     "models": {"minilm": {"path": "minilm", "digest": "cd" * 32}},

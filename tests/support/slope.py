@@ -87,7 +87,9 @@ class Slope:
         from dpbitfit.tasks.evaluation import outputs
 
         errors = np.empty(len(records.lengths))
-        for batch, values in outputs(records, lambda rows: self.model(records.x[rows]), progress):
+        for batch, values in outputs(
+            self.model, records, lambda rows: self.model(records.x[rows]), progress
+        ):
             errors[batch] = (values[:, 0] - records.y[batch]) ** 2
         return {"error": errors}
 

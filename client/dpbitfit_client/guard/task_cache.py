@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from dpbitfit.engine import devices
 from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
-from dpbitfit.tasks.attach import attach
+from dpbitfit.tasks.attach import attach as attach
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 from dpbitfit.tasks.features import FeatureCache, linear_head
 from dpbitfit.tasks.registry import read_settings, resolve
@@ -66,8 +67,10 @@ class LoadedTask:
     def check(self, plan: Plan) -> None:
         """ProtocolError unless the plan is for this very model and label set.
 
-        Raises InputError where it trains a linear head alone, and the task has none.
+        Raises InputError where it trains a linear head alone, and the task has none, ModelError
+        where the model's device works no more: nothing has been charged yet.
         """
+        devices.require_working(next(self.task.model.parameters()).device)
         if (plan.model.layout, plan.model.digest) != (self.task.layout.digest, self.task.digest):
             raise ProtocolError("the plan is for another model or label set than this site's")
         if any(phase.trains == "head" for phase in plan.phases):
@@ -81,18 +84,18 @@ class TaskCache:
         self,
         folder: Callable[[str], str],
         records: Records,
+        load: Load,
         site_tasks: Mapping[str, str] | None = None,
-        load: Load | None = None,
     ) -> None:
         """``folder`` says where a model of some name lies.
 
-        ``site_tasks`` is the ``module:Class`` of each task that is the site's own; ``load``
-        is another way to have a checked task than ``attach``.
+        ``load`` gives a checked task, as ``attach``; ``site_tasks`` is the ``module:Class`` of
+        each task that is the site's own.
         """
         self._folder = folder
         self._records = records
         self._site_tasks = site_tasks or {}
-        self._load_task = load or attach
+        self._load_task = load
         self._loaded: OrderedDict[tuple[str, ...], LoadedTask] = OrderedDict()
 
     def find(self, dataset: Dataset, plan: Plan) -> LoadedTask:

@@ -45,7 +45,8 @@ def _site_words(facts: dict[str, Any]) -> str:
         f"{facts['group']} reach the guard, at {facts['socket']}; every request is recorded "
         f"in {facts['ledger']} before a record is touched, and may work for at most "
         f"{facts['round_seconds']:g} seconds. By what it keeps in {facts['state_directory']} "
-        "the guard notices that this ledger was lost or restored, and stops."
+        "the guard notices that this ledger was lost or restored, and stops. Models compute on the "
+        f"device {facts['device']!r}, whatever a coordinator asks."
     )
 
 

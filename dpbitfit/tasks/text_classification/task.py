@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpbitfit.data.tables import Table
+from dpbitfit.engine import batches
 from dpbitfit.engine.batches import PADDED_MULTIPLE, padded_length
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, select_biases
 from dpbitfit.engine.linear_head import LinearHead
@@ -122,6 +123,9 @@ class TextClassification(TextTask):
         # Padded to all that the model reads, a shape may be unlike all others.
         longest = padded_length(self.max_length, self.positions)
         lengths = {*_PROBE_LENGTHS, *([longest] if longest % PADDED_MULTIPLE else [])}
+        if batches.has_few_shapes(self.model):  # each is checked
+            every = range(1, self.max_length + 1)
+            lengths = {padded_length(tokens, self.positions) for tokens in every}
         tokens = [
             [ids[(start + place) % len(ids)] for place in range(min(length, self.max_length))]
             for length in sorted(lengths)
@@ -180,7 +184,8 @@ class TextClassification(TextTask):
         self, records: TextRecords, progress: Progress | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Micro-batches of all records, each with its logits [B, K]."""
-        return outputs(records, lambda batch: self.model(**records.inputs(batch)), progress)
+        forward = lambda batch: self.model(**records.inputs(batch))  # noqa: E731
+        return outputs(self.model, records, forward, progress)
 
     @property
     def linear_head(self) -> LinearHead | None:
@@ -206,7 +211,8 @@ class TextClassification(TextTask):
         self, records: TextRecords, progress: Progress | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Micro-batches of all records, each with its embeddings [B, d]."""
-        return outputs(records, lambda batch: self.model.embed(**records.inputs(batch)), progress)
+        forward = lambda batch: self.model.embed(**records.inputs(batch))  # noqa: E731
+        return outputs(self.model, records, forward, progress)
 
     def classes(self, records: TextRecords) -> NDArray[np.int64]:
         """Each record's label [n], by its position in the label set."""
