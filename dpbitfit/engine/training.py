@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import Clipper
+from dpbitfit.engine.devices import describe
 from dpbitfit.engine.estimators import AttachedEstimator
 from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
+from dpbitfit.engine.ranks import Ranks
 from dpbitfit.engine.sampling import PoissonSampler
 from dpbitfit.engine.summing import UnitSum
 from dpbitfit.errors import InputError
@@ -61,12 +63,14 @@ def train_round(
     state: OptimizerState,
     token_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.float32], OptimizerState]:
     """Train one round from ``biases`` [P]; returns the change [P] and the new state.
 
     Every one of ``phase.steps_per_round`` steps releases one noised sum, divided
     by ``phase.sampling_rate * declared_size``: a public constant, never the
-    number of records. Raises InputError when ``declared_size`` is not positive.
+    number of records. ``ranks`` are the processes that share the work, each with the same
+    arguments. Raises InputError when ``declared_size`` is not positive.
     """
     if declared_size < 1:
         raise InputError(f"the declared size must be at least 1, not {declared_size}")
@@ -75,13 +79,20 @@ def train_round(
     sampler = PoissonSampler(len(records.units), phase.sampling_rate, RandomSource())
     divisor = phase.sampling_rate * declared_size
     values = biases.astype(np.float64)  # [P]
+    ranks = ranks or Ranks()
+    device = next(model.parameters()).device
+    kind = describe(device).removeprefix(f"{device}: ")  # what its kernels follow from
+    count, canonical = len(records.units), records.canonical_rows
+    ranks.require_alike(layout.digest, biases.tobytes(), count, canonical, kind)
     model.eval()  # dropout off
     with deterministic(), phase.estimator.attach(model, layout) as estimator:
         for step in range(phase.steps_per_round):
             write_biases(model, layout, values.astype(np.float32))
-            sample = sampler.draw()
-            total = clipped_sum(model, estimator, records, sample, clipper, noise, token_budget)
-            gradient = estimator.gradient(noise.release(total) / divisor)
+            sample = ranks.share(ranks.from_first(sampler.draw))
+            add_up = partial(clipped_sum, model, estimator, records, sample, clipper, noise)
+            total = ranks.total(partial(add_up, token_budget))
+            released = ranks.from_first(partial(noise.release, total))
+            gradient = estimator.gradient(released / divisor)
             values, state = phase.optimizer.descend(values, gradient, state, phase.steps)
             if progress is not None:
                 progress(step + 1, phase.steps_per_round)

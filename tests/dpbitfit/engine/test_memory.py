@@ -1,14 +1,12 @@
 """What does not fit a device's memory is cut smaller, and the same is released."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from dpbitfit.engine import batches, memory
 from dpbitfit.engine.batches import deterministic
@@ -23,30 +21,11 @@ from dpbitfit.tasks.evaluation import outputs
 
 from ...support import models
 from ...support.devices import limit_memory
+from ...support.tokens import Records
 
 CLIPPER = AbadiClipping(norm=1.0)
 NOISE = DiscreteGaussian(1.0, 1.0)
 LENGTHS = [8 + 4 * (7 * number % 5) for number in range(60)]
-
-
-class Records:
-    """Random token ids [T] of each record, which ``losses`` reads."""
-
-    def __init__(self, lengths: Sequence[int], people: int = 0, canonical_rows: int = 1) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.ids = [torch.randint(2, 48, (length,), generator=generator) for length in lengths]
-        self.lengths = np.array(lengths)
-        self.canonical_rows = canonical_rows
-        people = people or len(lengths)
-        self.units = [np.arange(start, len(lengths), people) for start in range(people)]
-
-    def logits(self, model: nn.Module, records: Sequence[int]) -> Tensor:
-        logits: Tensor = model(torch.stack([self.ids[record] for record in records])).logits
-        return logits
-
-    def losses(self, model: nn.Module, records: Sequence[int]) -> Tensor:
-        labels = torch.tensor([*records]) % models.CLASSES
-        return functional.cross_entropy(self.logits(model, records), labels, reduction="none")
 
 
 @pytest.fixture(scope="module")
