@@ -15,9 +15,10 @@ LoadFor = Callable[[Dataset, str, TaskSettings], Task]  # with a model's name in
 def check_training(policy: Policy, name: str, load: LoadFor | None = None) -> str:
     """Load and check a model as a round would; in words, what of it trains and what does not.
 
-    ``load`` is another way to have the checked task of a data set than to load it anew. Raises
-    InputError or ModelError, with the cause, where it cannot be trained. A data set whose
-    task's settings have no defaults is left out: only a plan has them.
+    ``load`` is a guard's way to have the checked task of a data set; without it the task is
+    loaded anew, and a step timed. Raises InputError or ModelError, with the cause, where it
+    cannot be trained. A data set whose task's settings have no defaults is left out: only a
+    plan has them.
     """
     lines = []
     for dataset in _allowing(policy, name):
@@ -28,6 +29,10 @@ def check_training(policy: Policy, name: str, load: LoadFor | None = None) -> st
         words = f"{dataset.name}: {task.layout.size:,} values train"
         for why, names in task.layout.left_out_by_reason.items():
             words += f"; not {', '.join(names)}, because {why}"
+        if load is None:
+            words += (
+                f"; each sampled record takes about {_seconds_per_record(task):.2g} s of a step"
+            )
         lines.append(words)
     return "; ".join(lines) or "not tried: the settings of its tasks have no defaults"
 
@@ -37,6 +42,12 @@ def _load(policy: Policy, dataset: Dataset, model: str, settings: TaskSettings) 
 
     kind, labels = resolve(dataset.task, policy.tasks), read_labels(dataset.labels)
     return attach(kind, policy.folder(model), settings, labels, policy.site.device)
+
+
+def _seconds_per_record(task: Task) -> float:
+    from dpbitfit.tasks.timing import seconds_per_record  # torch
+
+    return seconds_per_record(task)
 
 
 def _settings(policy: Policy, dataset: Dataset, model: str) -> TaskSettings | None:

@@ -28,6 +28,7 @@ from dpbitfit.engine.biases import (
     write_biases,
 )
 from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.engine.memory import halve, token_budget
 from dpbitfit.engine.screening import Losses, Rows, by_autograd, not_per_record, unreached
 from dpbitfit.errors import ModelError
 
@@ -136,8 +137,14 @@ class _Check:
         with self._moved_biases(scale):
             for length, group in self.groups.items():
                 seen: dict[int, tuple[list[int], int]] = {}
-                for batch in _batches(group, canonical, length, scale > 0, few_shapes):
-                    for place, row in enumerate(self._rows(batch)):
+                few = shapes(length, canonical, token_budget(self.model)) if few_shapes else []
+                for batch in _batches(group, canonical, length, scale > 0, few):
+                    try:
+                        found = self._rows(batch)
+                    except torch.OutOfMemoryError:
+                        halve(self.model, len(batch), length, canonical)
+                        continue
+                    for place, row in enumerate(found):
                         probe = batch[place]
                         before = seen.setdefault(probe, (batch, place))
                         first = rows.setdefault(probe, row)
@@ -203,18 +210,18 @@ class _Check:
 
 
 def _batches(
-    group: list[int], canonical: int, length: int, few: bool, few_shapes: bool
+    group: list[int], canonical: int, length: int, few: bool, shapes: Sequence[int]
 ) -> Iterator[list[int]]:
     """Micro-batches of many sizes, in which each probe has other companions and other places.
 
-    With ``few_shapes``, of all shapes that there will be, each of them twice. What is larger
+    With ``shapes``, all that there will be, each of them twice. What is larger
     than the group is filled up with one of them: a mean over the batch differs.
     """
     sizes = _FEW_SIZES if few else _SIZES
     cuts = [(size * canonical, size) for size in sizes]
     cuts = [cut for cut in cuts if cut[1] <= 3 or cut[0] * length <= _MOST_TOKENS]
-    if few_shapes:
-        each = list(enumerate(shapes(length, canonical)))
+    if shapes:
+        each = list(enumerate(shapes))
         cuts = [(rows, turn + number) for turn in (1, 2) for number, rows in each]
     for rows, turn in cuts:
         turned = group[turn % len(group) :] + group[: turn % len(group)]

@@ -10,7 +10,7 @@ of that unit and the biases alone, to the bit (see ``batches``), so that as inte
 on the noise's grid the sum with a unit less the sum without it is that row.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpbitfit.engine import batches
-from dpbitfit.engine.batches import deterministic, filled, micro_batches
+from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import Clipper
 from dpbitfit.engine.estimators import AttachedEstimator
+from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.sampling import PoissonSampler
@@ -59,7 +59,7 @@ def train_round(
     declared_size: int,
     biases: NDArray[np.float32],
     state: OptimizerState,
-    token_budget: int = batches.TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NDArray[np.float32], OptimizerState]:
     """Train one round from ``biases`` [P]; returns the change [P] and the new state.
@@ -96,30 +96,21 @@ def clipped_sum(
     sample: NDArray[np.int64],
     clipper: Clipper,
     noise: NoiseSource,
-    token_budget: int,
+    token_budget: int | None = None,
 ) -> NDArray[np.int64]:
     """The sum [D], on the noise's grid, of the sampled units' clipped rows.
 
-    A unit's records are summed before they are clipped. An empty sample gives zeros.
+    A unit's records are summed before they are clipped. An empty sample gives zeros. A
+    micro-batch has at most ``token_budget`` tokens, or what the device allows (``memory``).
     """
     device = next(model.parameters()).device
     zeros = torch.zeros(estimator.width, dtype=torch.int64, device=device)
     summed = UnitSum(records.units, sample, clipper, noise, zeros)
-    for batch, rows in gradient_rows(model, estimator, records, summed.records, token_budget):
-        summed.add(batch, rows)
-    return summed.total()
 
-
-def gradient_rows(
-    model: nn.Module,
-    estimator: AttachedEstimator,
-    records: PrivateRecords,
-    chosen: Sequence[int],
-    token_budget: int,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Micro-batches of the chosen records, each with its rows [B, D], where the model lies."""
-    canonical, few = records.canonical_rows, batches.has_few_shapes(model)
-    for batch in micro_batches(chosen, records.lengths, canonical, token_budget, few):
-        full = filled(batch, canonical, few)
+    def add(batch: list[int], full: list[int]) -> None:
         rows = estimator.rows(partial(records.losses, model, full), len(full))
-        yield batch, rows[: len(batch)]
+        summed.add(batch, rows[: len(batch)])
+
+    for _ in in_micro_batches(model, records, summed.records, add, token_budget):
+        pass
+    return summed.total()

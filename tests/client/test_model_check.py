@@ -1,6 +1,8 @@
 """The doctor loads each model of a policy, and says what of it trains or why it cannot."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +41,19 @@ def test_it_says_what_trains_and_what_does_not(tmp_path: Path, labels: Path) -> 
     assert text.startswith("letters: ")
     assert " values train; not " in text
     assert "backbone.encoder.LayerNorm.bias, because its layer's output" in text
+
+
+def test_the_doctor_says_how_long_a_record_takes_and_a_guard_that_starts_does_not(
+    tmp_path: Path, labels: Path
+) -> None:
+    """On public probes alone: no record is read."""
+    policy = policy_with(Path(save(backbone("bert"), tmp_path / "model")), labels)
+    assert not Path(policy.datasets["letters"].parts[0].source).exists()
+    time = re.compile(r"each sampled record takes about ([0-9.e+-]+) s of a step")
+    (seconds,) = time.findall(check_training(policy, "own"))
+    assert float(seconds) > 0
+    task: Any = SimpleNamespace(layout=SimpleNamespace(size=7, left_out_by_reason={}))
+    assert not time.search(check_training(policy, "own", lambda *_: task))
 
 
 def test_a_model_that_cannot_be_trained_is_wrong_with_its_cause(
