@@ -69,7 +69,7 @@ class _Flat(Part):
     @property
     def largest(self) -> float:
         """A bound on a clipped gradient's norm, and on a value's noise over the multiplier."""
-        return self.norm
+        return self.sensitivity
 
     @property
     def words(self) -> str:
