@@ -118,3 +118,4 @@ Clipper = Annotated[
     AbadiClipping | AutomaticClipping | GroupwiseClipping | AdaptiveClipping,
     Field(discriminator="function"),
 ]
+CLIPPINGS: tuple[str, ...] = ("abadi", "automatic", "group-wise", "adaptive")
