@@ -184,7 +184,7 @@ class BiasPhase(_Phase):
 
     def _usual_step(self, parameters: int, declared_size: int) -> float:
         noise = self.noise.multiplier * math.sqrt(parameters)
-        mean = self.clipping.sensitivity * (1 + noise / (self.sampling_rate * declared_size))
+        mean = self.clipping.largest * (1 + noise / (self.sampling_rate * declared_size))
         return self.optimizer.usual_step(mean, parameters)
 
 

@@ -131,8 +131,8 @@ def _gain(phase: Phase, facts: PublicFacts) -> str:
     if isinstance(phase, BiasPhase):
         noise = phase.noise.multiplier / (phase.sampling_rate * facts.units / facts.sites)
         return (
-            "moves the features themselves: more where labels are few; a step's mean gradient "
-            f"has noise of {noise:.2g} clipping norms in each value"
+            "moves the features themselves: more where labels are few; a step's mean gradient, "
+            f"{phase.clipping.words}, has noise of {noise:.2g} clipping norms in each value"
         )
     if isinstance(phase, HeadDescent):
         return "draws the classes apart where their means alone leave them close"

@@ -55,7 +55,8 @@ class Choices(Part):
         float, _help("Its first learning rate, which falls to 0; 0: the planner's.", ge=0)
     ] = 0.0
     clipping: Annotated[
-        Literal["", "abadi", "automatic"], _help("Its clipping; empty: the planner's.")
+        Literal["", "abadi", "automatic", "group-wise", "adaptive"],
+        _help("Its clipping; empty: the planner's."),
     ] = ""
     clipping_norm: Annotated[float, _help("Its clipping norm; 0: the planner's.", ge=0)] = 0.0
 

@@ -177,10 +177,11 @@ def print_summary(report: dict[str, Any], out: Path) -> None:
     for phase in report["phases"]:
         if phase["after"] is not None:
             rounds = phase["last_round"] - phase["first_round"] + 1
+            clipping = f"gradients {phase['clipping']}, " if phase["clipping"] else ""
             printer.print(
                 f"{phase['kind']}, {rounds} round{'s' * (rounds > 1)}: {headline} "
                 f"{figure(phase['before'][headline])} -> {figure(phase['after'][headline])}, "
-                f"epsilon {phase['epsilon_alone']:.2f} alone"
+                f"{clipping}epsilon {phase['epsilon_alone']:.2f} alone"
             )
     printer.print(
         f"{headline} {figure(final['initial'][headline])} -> "

@@ -9,18 +9,47 @@ alone, to the bit and on every device: there is no sum whose order a kernel choo
 To add a clipper: a class here, with a ``function`` of its own, and its name in ``Clipper``.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
+from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
+from dpbitfit.engine.row_norms import SAFETY, exact_rows, row_norms
 from dpbitfit.schema import Key, Part
 from dpbitfit.validate import ClippingNorm
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from dpbitfit.engine.biases import BiasLayout
 
 STABILITY = 0.01  # gamma of automatic clipping, Bu et al. 2022 (arXiv 2206.07136), section 4
-_SAFETY = 1 - 1e-12
+
+Vector = NDArray[np.float64]
+
+
+class AttachedClipper(Protocol):
+    """A clipper at work on rows of one layout."""
+
+    @property
+    def sensitivity(self) -> float:
+        """The largest L2 norm of a row that ``clip`` returns; the same in all steps."""
+
+    @property
+    def appended(self) -> int:
+        """How many values ``clip`` appends to a row."""
+
+    @property
+    def norms(self) -> Vector | None:
+        """What the next round has to know of released values, or None."""
+
+    def clip(self, rows: "Tensor") -> "Tensor":
+        """Rows [B, D], float32, as they are summed [B, D + appended], float64."""
+
+    def read(self, released: Vector) -> "tuple[Vector, AttachedClipper]":
+        """The row [D] that a noised, averaged one stands for, and the next step's clipper."""
 
 
 class _Flat(Part):
@@ -29,19 +58,39 @@ class _Flat(Part):
     grouping: Literal["all"] = "all"
     norm: Annotated[ClippingNorm, Key("clipping-norm")] = 8.0
 
+    appended: ClassVar[int] = 0
+    norms: ClassVar[None] = None
+
     @property
     def sensitivity(self) -> float:
         """The largest L2 norm of a clipped row."""
         return self.norm
+
+    @property
+    def largest(self) -> float:
+        """A bound on a clipped gradient's norm, and on a value's noise over the multiplier."""
+        return self.sensitivity
+
+    @property
+    def words(self) -> str:
+        """What it does, in a few words."""
+        return f"clipped to {self.norm:g}"
+
+    def attach(self, model: "nn.Module", layout: "BiasLayout", norms: Vector | None = None) -> Self:
+        """At work on rows of any layout: it needs to know of none."""
+        return self
+
+    def read(self, released: Vector) -> tuple[Vector, Self]:
+        """A noised, averaged row is what it is, and every step is clipped alike."""
+        return released, self
 
     def clip(self, rows: "Tensor") -> "Tensor":
         """Gradient rows [B, P], float32, clipped, in float64.
 
         A row of zeros stays zero, and a row that is not finite becomes zero.
         """
-        finite = rows.isfinite().all(dim=1, keepdim=True)  # [B, 1]
-        exact = rows.double().where(finite, 0.0)
-        return exact * (self._factors(_norms(exact)) * _SAFETY)
+        exact = exact_rows(rows)
+        return exact * (self._factors(row_norms(exact)) * SAFETY)
 
     def _factors(self, norms: "Tensor") -> "Tensor":
         raise NotImplementedError
@@ -65,18 +114,8 @@ class AutomaticClipping(_Flat):
         return norms.new_tensor(self.norm) / (norms + STABILITY)
 
 
-Clipper = Annotated[AbadiClipping | AutomaticClipping, Field(discriminator="function")]
-
-
-def _norms(rows: "Tensor") -> "Tensor":
-    """The L2 norm [B, 1] of each row [B, P], float64.
-
-    Squares are added half to half: a device's own sum has an order that follows from how many
-    rows there are, and so the norm of one would depend on the others in its last bits.
-    """
-    squares = rows * rows
-    while (width := squares.shape[1]) > 1:
-        half = (width + 1) // 2
-        squares[:, : width - half] += squares[:, half:]
-        squares = squares[:, :half]
-    return squares.sqrt()
+Clipper = Annotated[
+    AbadiClipping | AutomaticClipping | GroupwiseClipping | AdaptiveClipping,
+    Field(discriminator="function"),
+]
+CLIPPINGS: tuple[str, ...] = ("abadi", "automatic", "group-wise", "adaptive")

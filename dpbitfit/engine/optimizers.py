@@ -22,11 +22,15 @@ Vector = NDArray[np.float64]
 
 @dataclass
 class OptimizerState:
-    """How many steps were done, and Adam's moments [P]: functions of noised gradients only."""
+    """How many steps were done, Adam's moments [P], and adaptive clipping norms [G].
+
+    Functions of noised values only.
+    """
 
     step: int = 0
     first: Vector | None = None
     second: Vector | None = None
+    norms: Vector | None = None
 
 
 class _LinearDecay(Part):

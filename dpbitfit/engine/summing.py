@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpbitfit.engine.clipping import Clipper
+from dpbitfit.engine.clipping import AttachedClipper
 from dpbitfit.engine.noise import NoiseSource
 
 _ROWS_AT_ONCE = 16  # are clipped: each needs some 40 bytes a value
@@ -28,7 +28,7 @@ class UnitSum:
         self,
         units: Sequence[NDArray[np.int64]],
         sample: NDArray[np.int64],
-        clipper: Clipper,
+        clipper: AttachedClipper,
         noise: NoiseSource,
         total: Tensor,
     ) -> None:

@@ -11,6 +11,7 @@ on the noise's grid the sum with a unit less the sum without it is that row.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, write_biases
-from dpbitfit.engine.clipping import Clipper
+from dpbitfit.engine.clipping import AttachedClipper
 from dpbitfit.engine.devices import describe
 from dpbitfit.engine.estimators import AttachedEstimator
 from dpbitfit.engine.memory import in_micro_batches
@@ -74,7 +75,7 @@ def train_round(
     """
     if declared_size < 1:
         raise InputError(f"the declared size must be at least 1, not {declared_size}")
-    clipper = phase.clipping
+    clipper: AttachedClipper = phase.clipping.attach(model, layout, state.norms)
     noise = phase.noise.source(clipper.sensitivity)
     sampler = PoissonSampler(len(records.units), phase.sampling_rate, RandomSource())
     divisor = phase.sampling_rate * declared_size
@@ -92,12 +93,13 @@ def train_round(
             add_up = partial(clipped_sum, model, estimator, records, sample, clipper, noise)
             total = ranks.total(partial(add_up, token_budget))
             released = ranks.from_first(partial(noise.release, total))
-            gradient = estimator.gradient(released / divisor)
+            row, clipper = clipper.read(released / divisor)
+            gradient = estimator.gradient(row)
             values, state = phase.optimizer.descend(values, gradient, state, phase.steps)
             if progress is not None:
                 progress(step + 1, phase.steps_per_round)
     write_biases(model, layout, values.astype(np.float32))
-    return values.astype(np.float32) - biases, state
+    return values.astype(np.float32) - biases, replace(state, norms=clipper.norms)
 
 
 def clipped_sum(
@@ -105,17 +107,17 @@ def clipped_sum(
     estimator: AttachedEstimator,
     records: PrivateRecords,
     sample: NDArray[np.int64],
-    clipper: Clipper,
+    clipper: AttachedClipper,
     noise: NoiseSource,
     token_budget: int | None = None,
 ) -> NDArray[np.int64]:
-    """The sum [D], on the noise's grid, of the sampled units' clipped rows.
+    """The sum [D + appended], on the noise's grid, of the sampled units' clipped rows.
 
     A unit's records are summed before they are clipped. An empty sample gives zeros. A
     micro-batch has at most ``token_budget`` tokens, or what the device allows (``memory``).
     """
     device = next(model.parameters()).device
-    zeros = torch.zeros(estimator.width, dtype=torch.int64, device=device)
+    zeros = torch.zeros(estimator.width + clipper.appended, dtype=torch.int64, device=device)
     summed = UnitSum(records.units, sample, clipper, noise, zeros)
 
     def add(batch: list[int], full: list[int]) -> None:

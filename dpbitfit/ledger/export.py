@@ -40,7 +40,8 @@ def lines(ledger: Reader, name: AccountName) -> Iterator[str]:
 STATEMENTS: Mapping[str, Any] = {
     "adjacency": "add or remove one unit, that is all records of one unit; the declared size, "
     "rates and norms are public constants",
-    "mechanism": "Gaussian noise on the sum of clipped per-unit gradients, at every step",
+    "mechanism": "Gaussian noise on the sum of clipped per-unit gradients, at every step; with "
+    "adaptive norms the sum counts by group whose were not clipped, under the same noise",
     "trust_model": "each site is trusted with its own records and adds the noise itself, before "
     "anything leaves it; coordinator, other sites and readers of the model are not trusted",
     "sampling": "Poisson: each unit takes part in each step independently, at the public "
@@ -53,7 +54,7 @@ STATEMENTS: Mapping[str, Any] = {
     "nothing back",
     "public": [
         "the label set, the initial model and every test record",
-        "the plan: rates, noise, clipping norm, numbers of rounds and steps",
+        "the plan: rates, noise, clipping norms, numbers of rounds and steps",
         "each site's declared size and weight",
         "which site takes part in which round, failures as a fixed code, and timing",
     ],

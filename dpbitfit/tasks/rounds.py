@@ -57,9 +57,12 @@ def _noised_sum(
     """The noised sum [K * d] over all units: one Gaussian mechanism at sampling rate 1."""
     _, head = features.linear_head(task)
     seen = cache.find(vector, progress)
+    check = progress or (lambda _done, _total: None)
+    check(0, 1)  # features that are cached take no time, and the sums of many records do
     if isinstance(phase, ClassSums):
         coefficients = linear_head.one_hot(seen.classes, head.classes)
     else:
         coefficients = linear_head.residuals(head, vector, seen.rows, seen.classes)
+    check(0, 1)
     total = linear_head.outer_sum(coefficients, seen.rows, records.units, phase.norm)
     return phase.source().release(total).astype(np.float32)

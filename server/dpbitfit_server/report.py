@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.ledger import status
+from dpbitfit.phases import BiasPhase
 from dpbitfit.settings import RunSettings
 from dpbitfit_server.strategy import PrivateStrategy
 
@@ -144,6 +145,7 @@ def _describe_phases(strategy: PrivateStrategy) -> list[dict[str, Any]]:
             {
                 "kind": phase.kind,
                 "trains": phase.trains,
+                "clipping": phase.clipping.words if isinstance(phase, BiasPhase) else None,
                 "first_round": first,
                 "last_round": last,
                 "epsilon_alone": composition.epsilon(

@@ -9,7 +9,7 @@ neither ``WeightGradients`` nor ``NoNoise`` nor ``NoClipping`` (``tests/test_bas
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -209,6 +209,14 @@ class NoClipping(Part):
 
     function: Literal["none"] = "none"
     sensitivity: float = math.inf
+    appended: ClassVar[int] = 0
+    norms: ClassVar[None] = None
+
+    def attach(self, model: Any, layout: Any, norms: Any = None) -> Self:
+        return self
 
     def clip(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.double()
+
+    def read(self, released: Any) -> tuple[Any, Self]:
+        return released, self

@@ -46,6 +46,7 @@ _PLACES: dict[str, tuple[Any, ...]] = {
     "noise": (*_PHASE, "noise", "kind"),
     "clipping": (*_PHASE, "clipping", "function"),
     "clipping_norm": (*_PHASE, "clipping", "norm"),
+    "clipping_part": (*_PHASE, "clipping"),
     "optimizer": (*_PHASE, "optimizer", "name"),
     "learning_rate": (*_PHASE, "optimizer", "learning_rate"),
     **{name: (name,) for name in ("delta", "unit", "dataset")},
@@ -148,7 +149,7 @@ def _of_phase(phase: BiasPhase) -> dict[str, Any]:
         "rounds": phase.rounds,
         "steps_per_round": phase.steps_per_round,
         "clipping": phase.clipping.function,
-        "clipping_norm": phase.clipping.norm,
+        "clipping_norm": getattr(phase.clipping, "norm", 1.0),
         "optimizer": phase.optimizer.name,
         "learning_rate": phase.optimizer.learning_rate,
     }

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from dpbitfit.engine.optimizers import OptimizerState
 
+_ARRAYS = ("first", "second", "norms")  # of the state, in its order
+
 
 def pack(released: NDArray[np.float32], state: OptimizerState, phase: int) -> bytes:
     """The noised change or sum [P], and the state in that phase of the plan, as bytes."""
-    arrays: dict[str, NDArray[np.float64]] = {}
-    if state.first is not None and state.second is not None:
-        arrays = {"first": state.first, "second": state.second}
+    arrays = {name: getattr(state, name) for name in _ARRAYS}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
     steps = {"step": np.array(state.step), "phase": np.array(phase)}
     buffer = io.BytesIO()
     np.savez(buffer, released=released, **steps, **arrays)  # type: ignore[arg-type]
@@ -37,4 +38,4 @@ def state_of(payload: bytes | None, phase: int) -> OptimizerState:
     with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
         if int(arrays["phase"]) != phase:
             return OptimizerState()
-        return OptimizerState(int(arrays["step"]), arrays.get("first"), arrays.get("second"))
+        return OptimizerState(int(arrays["step"]), *map(arrays.get, _ARRAYS))

@@ -16,7 +16,6 @@ from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
-from dpbitfit.tasks.attach import attach as attach
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 from dpbitfit.tasks.features import FeatureCache, linear_head
 from dpbitfit.tasks.registry import read_settings, resolve

@@ -5,9 +5,10 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from dpbitfit.engine.clipping import CLIPPINGS
 from dpbitfit.errors import PolicyError
 from dpbitfit.faults import fault
-from dpbitfit.phases import PHASES
+from dpbitfit.phases import PHASES, BiasPhase
 from dpbitfit.plan import Plan
 from dpbitfit.tasks.base import TaskSettings
 from dpbitfit.tasks.text_classification.settings import Head
@@ -59,7 +60,7 @@ class Limits(Table):
     ``epsilon`` is its share of the budget, at the dataset's delta, over all its
     plans; the other numbers bound each single plan. ``max_length`` is in tokens;
     ``max_bias_distance`` is 0 where it follows from the plan; ``phases`` are the kinds that
-    a plan may have, of which ``biases`` samples.
+    a plan may have, of which ``biases`` samples and clips by one of ``clippings``.
     """
 
     epsilon: Epsilon = 0.0  # as read, where it is left out: then the dataset's
@@ -69,6 +70,7 @@ class Limits(Table):
     max_rounds: Rounds
     models: Annotated[tuple[Annotated[str, NameIn("models")], ...], *_Choice]
     phases: Annotated[tuple[Annotated[str, one_of(PHASES)], ...], *_Choice] = PHASES
+    clippings: Annotated[tuple[Annotated[str, one_of(CLIPPINGS)], ...], *_Choice] = CLIPPINGS
     heads: Annotated[tuple[Annotated[str, one_of(get_args(Head))], ...], *_Choice] = get_args(Head)
     max_length: MaxLength = 128
     max_bias_distance: BiasDistance = 0.0
@@ -87,6 +89,8 @@ class Limits(Table):
         """
         for phase in plan.phases:
             _among("phase", phase.kind, self.phases)
+            if isinstance(phase, BiasPhase):
+                _among("clipping", phase.clipping.function, self.clippings)
             if not phase.pools:  # the others take every unit, once a round
                 _at_most("sampling_rate", phase.sampling_rate, self.max_sampling_rate)
             _at_most("steps_per_round", phase.steps_per_round, self.max_steps_per_round)

@@ -113,6 +113,7 @@ def _limits_words(coordinator: str, limits: dict[str, Any], delta: float) -> str
         f"{limits['max_rounds']:,} rounds of {limits['max_steps_per_round']:,} steps; at these "
         f"extremes it would cost {figure} at delta {delta:g}, {binds}. "
         f"Phases: {', '.join(limits['phases'])}{_full_batches(limits['phases'])}. "
+        f"{_clipping_words(limits['clippings'])}"
         f"Models: {', '.join(limits['models'])}; heads: {', '.join(limits['heads'])}; "
         f"texts of at most {limits['max_length']:,} tokens. A round may start from any biases of "
         f"which none is further from its pretrained value than {distance}."
@@ -122,6 +123,14 @@ def _limits_words(coordinator: str, limits: dict[str, Any], delta: float) -> str
 def _full_batches(phases: Iterable[str]) -> str:
     full = [phase for phase in phases if phase != "biases"]
     return f"; a round of {' or '.join(full)} is one step with all units" if full else ""
+
+
+def _clipping_words(clippings: Iterable[str]) -> str:
+    adaptive = (
+        "; adaptive norms follow noised counts of whose gradients were cut, for which the steps' "
+        "own noise pays"
+    )
+    return f"Clipping: {', '.join(clippings)}{adaptive if 'adaptive' in clippings else ''}. "
 
 
 def _evaluation_words(evaluation: dict[str, Any] | None) -> str:

@@ -24,6 +24,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dpbitfit.data.sources.formats import READERS
+from dpbitfit.engine.clipping import CLIPPINGS
+from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
 from dpbitfit.phases import PHASES, ClassSums, HeadDescent
@@ -87,7 +89,7 @@ CHOSEN = {("coordinators", "trial-office"), ("models", "minilm"), ("tasks", "tri
 # What may be left out where no limit names it.
 NAMED = {ACCURACY, ("tasks",)}
 # What may be left out and is given here as it would then be read.
-DEFAULT = {(*LETTERS, "task"), (*LIMITS, "heads"), (*LIMITS, "phases")}
+DEFAULT = {(*LETTERS, "task"), *((*LIMITS, name) for name in ("heads", "phases", "clippings"))}
 REQUIRED = [key for key in keys() if key not in {*OPTIONAL, *CHOSEN, *NAMED, *DEFAULT}]
 NOT_NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 10**400]
 NOT_COUNTS = [0, -1, 10**12, 10**400]
@@ -133,6 +135,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     (*LIMITS, "max-rounds"): [*NOT_COUNTS, 999_999_999],
     (*LIMITS, "models"): [[], ["other"], ["minilm", "minilm"], [[]], ["minilm", 3]],
     (*LIMITS, "phases"): [[], ["other"], ["head", "head"]],
+    (*LIMITS, "clippings"): [[], ["flat"], ["abadi", "abadi"]],
     (*LIMITS, "heads"): [[], ["other"], ["labels", "labels"], [math.nan]],
     (*LIMITS, "max-length"): NOT_COUNTS,
     (*LIMITS, "max-bias-distance"): [*NOT_NUMBERS, 1e-4, 1e40],
@@ -184,6 +187,7 @@ def test_every_key_is_read(file: Path) -> None:
         models=("minilm",),
         heads=heads,
         phases=PHASES,
+        clippings=CLIPPINGS,
         max_length=64,
         max_bias_distance=4.0,
     )
@@ -556,6 +560,16 @@ def test_a_setting_that_a_plan_leaves_out_is_limited_as_its_default(file: Path) 
     within(read(file, long), bare)
     with pytest.raises(ProtocolError, match="head 'trained'"):
         within(read(file, changed((*LIMITS, "heads"), ["labels"], long)), bare)
+
+
+@pytest.mark.parametrize("clipping", [GroupwiseClipping(), AdaptiveClipping()])
+def test_a_clipping_that_is_not_listed_is_refused(file: Path, clipping: Any) -> None:
+    plan = PLAN.changed(phases=(PLAN.phases[0].changed(clipping=clipping),))
+    within(read(file), plan)
+    policy = read(file, changed((*LIMITS, "clippings"), ["abadi", "automatic"]))
+    within(policy, PLAN)
+    with pytest.raises(ProtocolError, match=f"clipping '{clipping.function}'"):
+        within(policy, plan)
 
 
 NOISE = DiscreteGaussianNoise(multiplier=1.0)
