@@ -20,6 +20,12 @@ class Ranks:
     """This process among those that work together.
 
     All must call the same methods in the same order. Where one fails, all raise.
+
+    Use, in a script that torchrun starts::
+
+        torch.distributed.init_process_group("gloo")
+        ranks = dpbitfit.Ranks(torch.distributed.group.WORLD)
+        trainer = dpbitfit.PrivateTrainer(model.to(device), loss, ..., ranks=ranks)
     """
 
     def __init__(self, group: Any = None) -> None:

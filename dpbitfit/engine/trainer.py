@@ -86,7 +86,7 @@ class PrivateTrainer:
         alone: a batch has one length. ``train_also`` names parameters to train beside the
         biases (a head's weight). The learning rate decays linearly to zero. ``micro_batch``
         is how many tokens, or without lengths records, are computed at a time. ``ranks`` are
-        processes that train together, with the same arguments, and end with the same model.
+        processes that train together, each with the same arguments and a device of its own.
 
         The model is frozen and set to ``eval()``. Raises ModelError where it cannot be trained
         privately, InputError for a setting that cannot be used, AccountingError for a target
