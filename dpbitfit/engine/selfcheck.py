@@ -24,6 +24,7 @@ from dpbitfit.engine.biases import (
     SOFTMAX_KEY,
     BiasLayout,
     freeze,
+    is_bias,
     read_biases,
     write_biases,
 )
@@ -62,7 +63,7 @@ def check_gradients(
     }
     with deterministic():
         freeze(model)
-        layout = _without(layout, not_per_record(model, layout, losses, groups.values()))
+        layout = without(layout, not_per_record(model, layout, losses, groups.values()))
         probes = [probe for group in groups.values() for probe in group]
         alone = {probe: by_autograd(model, layout, losses, probe) for probe in probes}
         while True:  # what is left is another graph: check it anew
@@ -71,11 +72,16 @@ def check_gradients(
             wrong = _unlike_autograd(layout, rows, alone) | unreached(layout, alone.values())
             if not wrong:
                 break
-            layout = _without(layout, wrong)
+            layout = without(layout, wrong)
+    log_left_out(layout)
+    return layout, canonical
+
+
+def log_left_out(layout: BiasLayout) -> None:
+    """Say in the machine's own log which biases do not train, and why."""
     for why, names in layout.left_out_by_reason.items():
         level = logging.INFO if why == SOFTMAX_KEY else logging.WARNING
         _log.log(level, "not trained, because %s: %s", why, ", ".join(names))
-    return layout, canonical
 
 
 def require_finite(model: nn.Module) -> None:
@@ -85,9 +91,10 @@ def require_finite(model: nn.Module) -> None:
             raise ModelError(f"{name} holds values that are not finite: the weights are damaged")
 
 
-def _without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:
+def without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:
+    """The layout without some biases; ModelError where hardly any is left, or one is no bias."""
     for name, why in reasons.items():
-        if not name.endswith("bias"):  # the task itself has named it
+        if not is_bias(name):  # the task itself has named it
             raise ModelError(f"{name}: {why}")
     layout = layout.leaving_out(reasons)
     layout.require_most()
@@ -133,10 +140,10 @@ class _Check:
         """Each probe's row [P] at biases moved by ``scale``; and why that is not one row, if so."""
         rows: dict[int, Tensor] = {}
         few_shapes = batches.has_few_shapes(self.model)
-        with self._moved_biases(scale):
+        with moved_biases(self.model, self.layout, scale):
             for length, group in self.groups.items():
                 seen: dict[int, tuple[list[int], int]] = {}
-                for batch in _batches(group, canonical, length, scale > 0, few_shapes):
+                for batch in compared_batches(group, canonical, length, scale > 0, few_shapes):
                     for place, row in enumerate(self._rows(batch)):
                         probe = batch[place]
                         before = seen.setdefault(probe, (batch, place))
@@ -144,30 +151,9 @@ class _Check:
                         if not torch.equal(first, row):
                             mixes = (first - row).norm() > TOLERANCE * first.norm()
                             layer = self._first_layer(before, (batch, place))
-                            return rows, self._reason(layer, bool(mixes) and scale == 0)
+                            mixed = bool(mixes) and scale == 0
+                            return rows, not_its_own("gradient", self.model, layer, mixed)
         return rows, ""
-
-    def _reason(self, layer: str, mixes_records: bool) -> str:
-        if mixes_records:
-            return (
-                f"{layer}: a record's gradient changes with the other records of its batch: "
-                "a layer or the loss mixes records"
-            )
-        return (
-            f"{layer}: on {next(self.model.parameters()).device} its rounding changes with the "
-            f"batch, at up to {CANONICAL_ROWS[-1]} rows, so that a record's gradient would depend "
-            "on other records; train on another device"
-        )
-
-    @contextmanager
-    def _moved_biases(self, scale: float) -> Iterator[None]:
-        own = read_biases(self.model, self.layout)
-        moves = np.random.default_rng(0).standard_normal(own.size)
-        write_biases(self.model, self.layout, (own + scale * moves).astype(np.float32))
-        try:
-            yield
-        finally:
-            write_biases(self.model, self.layout, own)
 
     def _rows(self, batch: Sequence[int]) -> Tensor:
         """Rows [B, P] by the hooks."""
@@ -202,7 +188,33 @@ class _Check:
         return outputs
 
 
-def _batches(
+def not_its_own(what: str, model: nn.Module, layer: str, mixes_records: bool) -> str:
+    """Why a record's gradient or loss is not one in every batch, by the first differing layer."""
+    if mixes_records:
+        return (
+            f"{layer}: a record's {what} changes with the other records of its batch: "
+            "a layer or the loss mixes records"
+        )
+    return (
+        f"{layer}: on {next(model.parameters()).device} its rounding changes with the "
+        f"batch, at up to {CANONICAL_ROWS[-1]} rows, so that a record's {what} would depend "
+        "on other records; train on another device"
+    )
+
+
+@contextmanager
+def moved_biases(model: nn.Module, layout: BiasLayout, scale: float) -> Iterator[None]:
+    """The same model, with its biases moved by public noise of that standard deviation."""
+    own = read_biases(model, layout)
+    moves = np.random.default_rng(0).standard_normal(own.size)
+    write_biases(model, layout, (own + scale * moves).astype(np.float32))
+    try:
+        yield
+    finally:
+        write_biases(model, layout, own)
+
+
+def compared_batches(
     group: list[int], canonical: int, length: int, few: bool, few_shapes: bool
 ) -> Iterator[list[int]]:
     """Micro-batches of many sizes, in which each probe has other companions and other places.

@@ -23,13 +23,14 @@ from dpbitfit.engine import batches
 from dpbitfit.engine.batches import deterministic, filled, micro_batches
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import Clipper
+from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import AttachedEstimator
 from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.sampling import PoissonSampler
 from dpbitfit.engine.summing import UnitSum
 from dpbitfit.errors import InputError
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import SampledPhase
 
 
 class PrivateRecords(Protocol):
@@ -55,18 +56,20 @@ def train_round(
     model: nn.Module,
     layout: BiasLayout,
     records: PrivateRecords,
-    phase: BiasPhase,
+    phase: SampledPhase,
     declared_size: int,
     biases: NDArray[np.float32],
     state: OptimizerState,
     token_budget: int = batches.TOKEN_BUDGET,
     progress: Callable[[int, int], None] | None = None,
+    directions: Directions | None = None,
 ) -> tuple[NDArray[np.float32], OptimizerState]:
-    """Train one round from ``biases`` [P]; returns the change [P] and the new state.
+    """Train one round from ``biases`` [P]; returns what the phase releases, and the new state.
 
     Every one of ``phase.steps_per_round`` steps releases one noised sum, divided
     by ``phase.sampling_rate * declared_size``: a public constant, never the
-    number of records. Raises InputError when ``declared_size`` is not positive.
+    number of records. Raises InputError when ``declared_size`` is not positive, and
+    without ``directions`` in a phase that looks along some.
     """
     if declared_size < 1:
         raise InputError(f"the declared size must be at least 1, not {declared_size}")
@@ -75,18 +78,21 @@ def train_round(
     sampler = PoissonSampler(len(records.units), phase.sampling_rate, RandomSource())
     divisor = phase.sampling_rate * declared_size
     values = biases.astype(np.float64)  # [P]
+    rows = []  # [D] each
     model.eval()  # dropout off
-    with deterministic(), phase.estimator.attach(model, layout) as estimator:
+    with deterministic(), phase.estimator.attach(model, layout, directions) as estimator:
         for step in range(phase.steps_per_round):
             write_biases(model, layout, values.astype(np.float32))
+            estimator.begin(state.step)
             sample = sampler.draw()
             total = clipped_sum(model, estimator, records, sample, clipper, noise, token_budget)
-            gradient = estimator.gradient(noise.release(total) / divisor)
+            rows.append(noise.release(total) / divisor)
+            gradient = estimator.gradient(rows[-1])
             values, state = phase.optimizer.descend(values, gradient, state, phase.steps)
             if progress is not None:
                 progress(step + 1, phase.steps_per_round)
     write_biases(model, layout, values.astype(np.float32))
-    return values.astype(np.float32) - biases, state
+    return phase.released(values.astype(np.float32) - biases, rows), state
 
 
 def clipped_sum(

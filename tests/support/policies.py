@@ -47,6 +47,7 @@ POLICY: dict[str, Any] = {
                     "models": ["minilm"],
                     "heads": ["labels", "trained"],
                     "phases": ["class-sums", "head", "biases"],
+                    "max-directions": 32,
                     "max-length": 64,
                     "max-bias-distance": 4.0,
                 }
