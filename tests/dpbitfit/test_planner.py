@@ -53,6 +53,7 @@ def test_dp_zero_has_the_place_of_biases(phases: str, most_rounds: int) -> None:
             1e-5,
             Choices.checked(phases=named, most_rounds=most_rounds),
             kind(noise=BASE.noise),
+            noise_multiplier=2.0,
         )
         for named, kind in ((phases, DpZeroPhase), (phases.replace("dp-zero", "biases"), BiasPhase))
     )
