@@ -9,7 +9,8 @@ from dpbitfit.tasks.models import resolve_model
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.policy.policy import Dataset, Policy
 
-LoadFor = Callable[[Dataset, str, TaskSettings], Task]  # with a model's name in the policy
+# With a model's name in the policy, and whether gradients of single records are needed.
+LoadFor = Callable[[Dataset, str, TaskSettings, bool], Task]
 
 
 def check_training(policy: Policy, name: str, load: LoadFor | None = None) -> str:
@@ -25,23 +26,36 @@ def check_training(policy: Policy, name: str, load: LoadFor | None = None) -> st
         settings = _settings(policy, dataset, name)
         if settings is None:
             continue
-        task = load(dataset, name, settings) if load else _load(policy, dataset, name, settings)
-        words = f"{dataset.name}: {task.layout.size:,} values train"
-        for why, names in task.layout.left_out_by_reason.items():
-            words += f"; not {', '.join(names)}, because {why}"
-        if load is None:
-            words += (
-                f"; each sampled record takes about {_seconds_per_record(task):.2g} s of a step"
-            )
-        lines.append(words)
+        for needs_gradients in _ways(dataset, name):
+            wanted = (dataset, name, settings, needs_gradients)
+            task = load(*wanted) if load else _load(policy, *wanted)
+            by = "" if needs_gradients else " by dp-zero"
+            words = f"{dataset.name}: {task.layout.size:,} values train{by}"
+            for why, names in task.layout.left_out_by_reason.items():
+                words += f"; not {', '.join(names)}, because {why}"
+            if load is None and needs_gradients:
+                seconds = _seconds_per_record(task)
+                words += f"; each sampled record takes about {seconds:.2g} s of a step"
+            lines.append(words)
     return "; ".join(lines) or "not tried: the settings of its tasks have no defaults"
 
 
-def _load(policy: Policy, dataset: Dataset, model: str, settings: TaskSettings) -> Task:
+def _ways(dataset: Dataset, model: str) -> list[bool]:
+    """Whether gradients of single records are needed, in each way that plans may train a model."""
+    phases = [set(limits.phases) for limits in dataset.limits.values() if model in limits.models]
+    by_gradients = any("biases" in kinds or "dp-zero" not in kinds for kinds in phases)
+    ways = [True] if by_gradients or not phases else []
+    return [*ways, *([False] if any("dp-zero" in kinds for kinds in phases) else [])]
+
+
+def _load(
+    policy: Policy, dataset: Dataset, model: str, settings: TaskSettings, needs_gradients: bool
+) -> Task:
     from dpbitfit.tasks.attach import attach  # torch, which other checks do not need
 
     kind, labels = resolve(dataset.task, policy.tasks), read_labels(dataset.labels)
-    return attach(kind, policy.folder(model), settings, labels, policy.site.device)
+    folder = policy.folder(model)
+    return attach(kind, folder, settings, labels, policy.site.device, needs_gradients)
 
 
 def _seconds_per_record(task: Task) -> float:

@@ -114,6 +114,7 @@ class AutomaticClipping(_Flat):
         return norms.new_tensor(self.norm) / (norms + STABILITY)
 
 
+FlatClipper = Annotated[AbadiClipping | AutomaticClipping, Field(discriminator="function")]
 Clipper = Annotated[
     AbadiClipping | AutomaticClipping | GroupwiseClipping | AdaptiveClipping,
     Field(discriminator="function"),

@@ -24,6 +24,7 @@ from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import AttachedClipper
 from dpbitfit.engine.devices import describe
+from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import AttachedEstimator
 from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.engine.noise import NoiseSource, RandomSource
@@ -32,7 +33,7 @@ from dpbitfit.engine.ranks import Ranks
 from dpbitfit.engine.sampling import PoissonSampler
 from dpbitfit.engine.summing import UnitSum
 from dpbitfit.errors import InputError
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import SampledPhase
 
 
 class PrivateRecords(Protocol):
@@ -58,20 +59,22 @@ def train_round(
     model: nn.Module,
     layout: BiasLayout,
     records: PrivateRecords,
-    phase: BiasPhase,
+    phase: SampledPhase,
     declared_size: int,
     biases: NDArray[np.float32],
     state: OptimizerState,
     token_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    directions: Directions | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.float32], OptimizerState]:
-    """Train one round from ``biases`` [P]; returns the change [P] and the new state.
+    """Train one round from ``biases`` [P]; returns what the phase releases, and the new state.
 
     Every one of ``phase.steps_per_round`` steps releases one noised sum, divided
     by ``phase.sampling_rate * declared_size``: a public constant, never the
     number of records. ``ranks`` are the processes that share the work, each with the same
-    arguments. Raises InputError when ``declared_size`` is not positive.
+    arguments. Raises InputError when ``declared_size`` is not positive, and without
+    ``directions`` in a phase that looks along some.
     """
     if declared_size < 1:
         raise InputError(f"the declared size must be at least 1, not {declared_size}")
@@ -85,21 +88,25 @@ def train_round(
     kind = describe(device).removeprefix(f"{device}: ")  # what its kernels follow from
     count, canonical = len(records.units), records.canonical_rows
     ranks.require_alike(layout.digest, biases.tobytes(), count, canonical, kind)
+    rows = []  # [D] each
     model.eval()  # dropout off
-    with deterministic(), phase.estimator.attach(model, layout) as estimator:
+    with deterministic(), phase.estimator.attach(model, layout, directions) as estimator:
         for step in range(phase.steps_per_round):
             write_biases(model, layout, values.astype(np.float32))
+            estimator.begin(state.step)
             sample = ranks.share(ranks.from_first(sampler.draw))
             add_up = partial(clipped_sum, model, estimator, records, sample, clipper, noise)
             total = ranks.total(partial(add_up, token_budget))
             released = ranks.from_first(partial(noise.release, total))
             row, clipper = clipper.read(released / divisor)
+            rows.append(row)
             gradient = estimator.gradient(row)
             values, state = phase.optimizer.descend(values, gradient, state, phase.steps)
             if progress is not None:
                 progress(step + 1, phase.steps_per_round)
     write_biases(model, layout, values.astype(np.float32))
-    return values.astype(np.float32) - biases, replace(state, norms=clipper.norms)
+    change = values.astype(np.float32) - biases
+    return phase.released(change, rows), replace(state, norms=clipper.norms)
 
 
 def clipped_sum(

@@ -56,6 +56,23 @@ def test_the_doctor_says_how_long_a_record_takes_and_a_guard_that_starts_does_no
     assert not time.search(check_training(policy, "own", lambda *_: task))
 
 
+def test_it_tries_each_way_that_the_policy_allows(tmp_path: Path, labels: Path) -> None:
+    folder = Path(save(backbone("deberta-v2"), tmp_path / "model"))
+    policy = policy_with(folder, labels)
+    datasets = policy.datasets["letters"]
+    for phases, says in (
+        (("biases", "dp-zero"), ["values train; not ", "values train by dp-zero"]),
+        (("class-sums", "dp-zero"), ["values train by dp-zero"]),
+        (("head",), ["values train; not "]),
+    ):
+        limits = datasets.limits["trial-office"].model_copy(update={"phases": phases})
+        allowing = datasets.model_copy(update={"limits": {"trial-office": limits}})
+        changed_policy = policy.model_copy(update={"datasets": {"letters": allowing}})
+        text = check_training(changed_policy, "own")
+        assert text.count("letters: ") == len(says)
+        assert all(words in text for words in says)
+
+
 def test_a_model_that_cannot_be_trained_is_wrong_with_its_cause(
     tmp_path: Path, labels: Path
 ) -> None:

@@ -221,6 +221,7 @@ class Guard:
     ) -> bytes:
         """Do what was reserved, and store its reply in the transaction that commits it."""
         before = self.ledger.last_reply(account, request.run)
+        position = request.plan.locate(request.round).position
         try:
             payload = operation.do(
                 request.plan,
@@ -229,6 +230,7 @@ class Guard:
                 loaded,
                 biases,
                 before.payload if before else None,
+                request.plan.directions(request.run, self.policy.site.name, position),
             )
         except BaseException:
             # Records may have been touched: however the round ended, it stays spent.

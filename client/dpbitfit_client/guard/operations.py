@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from dpbitfit.accounting.composition import Counts, Mechanism, merged
 from dpbitfit.engine.biases import write_biases
+from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.noise import DiscreteGaussian
+from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import PolicyError
+from dpbitfit.phases import DpZeroPhase
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.messages import EVALUATE, TRAIN, EvaluateReply, RoundReply, TrainReply
 from dpbitfit.tasks.base import Metric, Progress
@@ -47,8 +50,9 @@ class Operation(Protocol):
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
+        directions: Directions | None = None,
     ) -> bytes:
-        """The payload to store; ``before`` is the run's last."""
+        """The payload to store; ``before`` is the run's last, ``directions`` those of the phase."""
 
     def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The message of a stored payload, and its content."""
@@ -80,9 +84,13 @@ class TrainRound:
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
+        directions: Directions | None = None,
     ) -> bytes:
-        """The noised change or sum, and the optimizer's new state."""
+        """What the phase releases, and the optimizer's new state."""
         place = plan.locate(number)
+        state = stored_reply.state_of(before, place.position)
+        if isinstance(place.phase, DpZeroPhase):  # whose steps the coordinator takes again
+            state = OptimizerState(place.step)
         released, state = site_round(
             loaded.task,
             loaded.records(dataset),
@@ -90,8 +98,9 @@ class TrainRound:
             place.phase,
             dataset.declared_size,
             biases,
-            stored_reply.state_of(before, place.position),
+            state,
             self._progress,
+            directions,
         )
         return stored_reply.pack(released, state, place.position)
 
@@ -129,6 +138,7 @@ class EvaluateRound:
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
+        directions: Directions | None = None,
     ) -> bytes:
         """The noised metrics."""
         part = self.part(dataset)
