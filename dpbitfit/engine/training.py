@@ -78,7 +78,7 @@ def train_round(
     sampler = PoissonSampler(len(records.units), phase.sampling_rate, RandomSource())
     divisor = phase.sampling_rate * declared_size
     values = biases.astype(np.float64)  # [P]
-    rows = []  # [D] each
+    rows = []  # [D] each, where the phase sends them
     model.eval()  # dropout off
     with deterministic(), phase.estimator.attach(model, layout, directions) as estimator:
         for step in range(phase.steps_per_round):
@@ -86,13 +86,15 @@ def train_round(
             estimator.begin(state.step)
             sample = sampler.draw()
             total = clipped_sum(model, estimator, records, sample, clipper, noise, token_budget)
-            rows.append(noise.release(total) / divisor)
-            gradient = estimator.gradient(rows[-1])
+            row = noise.release(total) / divisor
+            if phase.sends_rows:
+                rows.append(row.astype(np.float32))
+            gradient = estimator.gradient(row)
             values, state = phase.optimizer.descend(values, gradient, state, phase.steps)
             if progress is not None:
                 progress(step + 1, phase.steps_per_round)
     write_biases(model, layout, values.astype(np.float32))
-    return phase.released(values.astype(np.float32) - biases, rows), state
+    return np.concatenate(rows) if rows else values.astype(np.float32) - biases, state
 
 
 def clipped_sum(
