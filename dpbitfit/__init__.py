@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dpbitfit.engine.groupwise import GroupwiseClipping as GroupwiseClipping
     from dpbitfit.engine.optimizers import Adam as Adam
     from dpbitfit.engine.optimizers import Sgd as Sgd
+    from dpbitfit.engine.ranks import Ranks as Ranks
     from dpbitfit.engine.trainer import PrivateTrainer as PrivateTrainer
     from dpbitfit.errors import AccountingError as AccountingError
     from dpbitfit.errors import BudgetError as BudgetError
@@ -55,6 +56,7 @@ __all__ = [
     "Predictor",
     "PrivateTrainer",
     "ProtocolError",
+    "Ranks",
     "Sgd",
     "calibrate",
     "epsilon",
@@ -76,6 +78,7 @@ _MODULES = {
     "Prediction": "predict",
     "Predictor": "predict",
     "PrivateTrainer": "engine.trainer",
+    "Ranks": "engine.ranks",
     "Sgd": "engine.optimizers",
     "calibrate": "accounting.calibration",
     "epsilon": "accounting.composition",

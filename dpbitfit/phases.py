@@ -3,9 +3,11 @@
     class-sums   the head, from noised sums of the features of each class, in one round
     head         the head, by full-batch gradient descent on the frozen features
     biases       the biases, and the head where it trains along, by DP-SGD on samples
+    dp-zero      the same by DPZero: from losses along random directions, on samples
 
 In the first two a site sends its noised sum, and the coordinator takes one step with
-the pooled sums; in the third a site takes steps of its own, and sends the change.
+the pooled sums. In the others a site takes steps of its own: it sends the change, or the
+noised numbers from which the coordinator takes the same steps again.
 To add a phase: a class here, with a ``kind`` of its own, and its name in ``Phase``.
 """
 
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dpbitfit.accounting.composition import Counts, Mechanism
-from dpbitfit.engine.clipping import AbadiClipping, Clipper
-from dpbitfit.engine.estimators import BiasGradients, Estimator
+from dpbitfit.engine.clipping import AbadiClipping, Clipper, FlatClipper
+from dpbitfit.engine.directions import Directions
+from dpbitfit.engine.estimators import BiasGradients, DirectionalDerivatives, Estimator
 from dpbitfit.engine.linear_head import GRID, LinearHead
 from dpbitfit.engine.noise import Noise, NoiseSource
 from dpbitfit.engine.optimizers import Adam, Optimizer, OptimizerState, Sgd
@@ -28,6 +31,7 @@ from dpbitfit.validate import ClippingNorm, Prior, Rounds, SamplingRate, StepsPe
 Once = Annotated[int, whole(1, 1, "Once.")]
 Trains = Literal["head", "biases", "all"]
 Matrix = NDArray[np.float64]
+Vector = NDArray[np.float32]
 
 
 class _Phase(Part):
@@ -47,6 +51,10 @@ class _Phase(Part):
             return everything
         weight = everything[head.weight]
         return weight if self.trains == "head" else np.delete(everything, weight)
+
+    def released_size(self, parameters: int) -> int:
+        """How many values a site sends of a round in which ``parameters`` [P] train."""
+        return parameters
 
     @property
     def steps(self) -> int:
@@ -154,22 +162,30 @@ class HeadDescent(_HeadPhase):
         return 10 * self.steps * self.optimizer.usual_step(mean, 1)
 
 
-class BiasPhase(_Phase):
-    """DP-SGD on the biases, and on the head where the task trains one and ``trains`` is all.
+class SampledPhase(_Phase):
+    """Steps of a site's own, on the biases, and on the head where ``trains`` is all.
 
     Each step is one Gaussian mechanism on a Poisson sample of the units, for adding or
     removing one of them.
     """
 
     pools: ClassVar[bool] = False
-    kind: Literal["biases"] = "biases"
+    sends_rows: ClassVar[bool] = False  # its steps' noised rows, in the place of the change
+    kind: str
     rounds: Rounds = 12
     steps_per_round: StepsPerRound = 5
     sampling_rate: SamplingRate = 0.2
     trains: Annotated[Literal["all", "biases"], Field(description="all: the head too.")] = "all"
-    estimator: Estimator = BiasGradients()
+    estimator: Estimator
     clipping: Clipper = Field(AbadiClipping(), description="What bounds a unit's gradient.")
-    optimizer: Optimizer = Field(Adam(), description="At the site.")
+    optimizer: Optimizer
+
+    def change(self, released: Vector, step: int, directions: Directions, size: int) -> Vector:
+        """The change [size] for which a site's message of a round stands.
+
+        The round begins at ``step`` of the phase, from 0.
+        """
+        return released
 
     def largest_update(self, parameters: int, declared_size: int) -> float:
         """A public bound on the L2 norm of an honest site's change of one round."""
@@ -188,8 +204,50 @@ class BiasPhase(_Phase):
         return self.optimizer.usual_step(mean, parameters)
 
 
-PHASES: tuple[str, ...] = ("class-sums", "head", "biases")
-Phase = Annotated[ClassSums | HeadDescent | BiasPhase, Field(discriminator="kind")]
+class BiasPhase(SampledPhase):
+    """DP-SGD on exact gradients of single records."""
+
+    kind: Literal["biases"] = "biases"
+    estimator: BiasGradients = BiasGradients()
+    optimizer: Optimizer = Field(Adam(), description="At the site.")
+
+
+class DpZeroPhase(SampledPhase):
+    """DPZero: descent on how losses change along public random directions (``zero_order``).
+
+    A site sends K noised numbers a step, from which the coordinator takes its steps again:
+    they have no memory but their number. The clipping norm is in the unit of a gradient's.
+    """
+
+    sends_rows: ClassVar[bool] = True
+    kind: Literal["dp-zero"] = "dp-zero"
+    estimator: DirectionalDerivatives = DirectionalDerivatives()
+    # A row has no layers and kinds of parameters, by which it could be clipped in groups.
+    clipping: FlatClipper = Field(AbadiClipping(), description="What bounds a unit's row.")
+    optimizer: Sgd = Field(Sgd(), description="At the site, and again at the coordinator.")
+
+    def released_size(self, parameters: int) -> int:
+        """One value for each direction of each step, however many train."""
+        return self.steps_per_round * self.estimator.directions
+
+    def change(self, released: Vector, step: int, directions: Directions, size: int) -> Vector:
+        """The change [size] to which the steps of a round lead from zero."""
+        values, state = np.zeros(size), OptimizerState(step)
+        for row in released.reshape(self.steps_per_round, self.estimator.directions):
+            gradient = directions.gradient(state.step, row, size)
+            values, state = self.optimizer.descend(values, gradient, state, self.steps)
+        return values.astype(np.float32)
+
+    def largest_update(self, parameters: int, declared_size: int) -> float:
+        """A public bound on the L2 norm of an honest site's noised rows of one round."""
+        noise = self.noise.multiplier * math.sqrt(self.estimator.directions)
+        mean = self.clipping.sensitivity * (1 + noise / (self.sampling_rate * declared_size))
+        return 10 * math.sqrt(self.steps_per_round) * mean
+
+
+PHASES: tuple[str, ...] = ("class-sums", "head", "biases", "dp-zero")
+SAMPLED = ("biases", "dp-zero")  # the others take every unit, once a round
+Phase = Annotated[ClassSums | HeadDescent | BiasPhase | DpZeroPhase, Field(discriminator="kind")]
 
 
 def _unit_rows(matrix: Matrix) -> Matrix:

@@ -16,11 +16,12 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.engine.directions import Directions
 from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.faults import faults
-from dpbitfit.phases import Phase
+from dpbitfit.phases import SAMPLED, Phase
 from dpbitfit.protocol.codec import CODECS, FLOAT32, Codec
-from dpbitfit.schema import Part, Scalar
+from dpbitfit.schema import Part, Scalar, canonical
 from dpbitfit.validate import Delta, Evaluations, one_of
 
 LONGEST = 1 << 15  # bytes of a plan's JSON
@@ -77,6 +78,18 @@ class Plan(Part):
             raise ValueError("site_metrics.evaluations must be at most the rounds")
         return self
 
+    @model_validator(mode="after")
+    def _trains_biases_in_one_way(self) -> Self:
+        # What trains is what passed the check of that way: see ``tasks.attach``.
+        if {phase.kind for phase in self.phases} >= set(SAMPLED):
+            raise ValueError("phases must have biases or dp-zero, not both")
+        return self
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether its model must have exact gradients of single records, or losses alone."""
+        return all(phase.kind != "dp-zero" for phase in self.phases)
+
     @property
     def updates(self) -> Codec:
         """How a site's update of a round is written."""
@@ -103,6 +116,15 @@ class Plan(Part):
                 return Place(position, phase, number)
             number -= phase.rounds
         raise ProtocolError("the plan has no such round")
+
+    def directions(self, run: str, site: str, position: int) -> Directions:
+        """The public directions of a run at one site in the phase at a position, from 0.
+
+        All that they follow from is known before a record is seen, and no message carries a
+        seed: none can be chosen late.
+        """
+        public = ["directions", run, self.digest, site, position]
+        return Directions(hashlib.sha256(canonical(public)).digest())
 
     def largest_distance(self, declared_size: int) -> float:
         """A public bound on how far honest training takes one value over the whole plan."""
@@ -143,6 +165,11 @@ class Place:
     position: int
     phase: Phase
     round: int
+
+    @property
+    def step(self) -> int:
+        """How many steps of the phase come before the round's first."""
+        return (self.round - 1) * self.phase.steps_per_round
 
 
 def _lacking(whole: object, given: object, where: str = "") -> str:

@@ -18,7 +18,7 @@ from dpbitfit.ledger.cli.options import chosen_accounts, progress
 from dpbitfit.ledger.cli.terminal import bound_text
 from dpbitfit.ledger.forecast import Forecast, forecast
 from dpbitfit.ledger.reader import Reader
-from dpbitfit.phases import BiasPhase, HeadDescent, Phase
+from dpbitfit.phases import DpZeroPhase, HeadDescent, Phase, SampledPhase
 from dpbitfit.planner import Choices, PublicFacts, propose
 from dpbitfit.schema import Scalar, build, options
 from dpbitfit.settings import OPTIONS
@@ -29,7 +29,7 @@ BYTES_OF_A_VALUE = 4
 # A step on a record runs through the model three times: forward, and twice as much backward.
 PASSES_OF_A_STEP = 3
 
-_KEYS = {*FACTS, NOISE, *(option.key for option in options(Choices))}
+_KEYS = {*FACTS, NOISE, "directions", *(option.key for option in options(Choices))}
 _OWN = (
     click.Option(["--width"], type=int, default=384, help="Of the embeddings: the model's."),
     click.Option(["--biases"], type=int, default=23_808, help="How many values they have."),
@@ -68,9 +68,10 @@ def plan(
     labels = _count(config["labels"])
     facts = PublicFacts(labels, width, config["sites"], config["sites"] * config["declared-size"])
     chosen = {key: value for key, value in config.items() if value}
-    base = build(BiasPhase, {**chosen, NOISE: config[NOISE] or 1.0})
+    choices = build(Choices, config)
+    base = build(choices.sampled, {**chosen, NOISE: config[NOISE] or 1.0})
     target = (config["target-epsilon"], config["delta"])
-    phases = propose(facts, *target, build(Choices, config), base, config[NOISE])
+    phases = propose(facts, *target, choices, base, config[NOISE])
     rows = [
         _row(phase, phases, facts, biases, records_per_second, config["delta"]) for phase in phases
     ]
@@ -107,8 +108,8 @@ def _row(
     trained = facts.labels * facts.width
     if phase.trains != "head":
         trained = biases + (trained if phase.trains == "all" else 0)
-    if isinstance(phase, BiasPhase):
-        passes = PASSES_OF_A_STEP * phase.steps * phase.sampling_rate * size
+    if isinstance(phase, SampledPhase):
+        passes = _passes(phase) * phase.steps * phase.sampling_rate * size
     else:
         passes = size if phase is phases[0] else 0  # its features are kept for the next
     return {
@@ -120,16 +121,28 @@ def _row(
         "noise_multiplier": phase.noise.multiplier,
         "learning_rate": getattr(getattr(phase, "optimizer", None), "learning_rate", None),
         "epsilon_alone": composition.epsilon(dict(phase.counts), delta).epsilon,
-        "bytes_up": BYTES_OF_A_VALUE * trained * phase.rounds,
+        "bytes_up": BYTES_OF_A_VALUE * phase.released_size(trained) * phase.rounds,
         "minutes": passes / records_per_second / 60,
         "buys": _gain(phase, facts),
     }
 
 
+def _passes(phase: SampledPhase) -> float:
+    """How often a step runs through the model with each of its records."""
+    if isinstance(phase, DpZeroPhase):
+        return 2 * phase.estimator.directions
+    return PASSES_OF_A_STEP
+
+
 def _gain(phase: Phase, facts: PublicFacts) -> str:
     """What a phase does, with how much noise, in words."""
-    if isinstance(phase, BiasPhase):
+    if isinstance(phase, SampledPhase):
         noise = phase.noise.multiplier / (phase.sampling_rate * facts.units / facts.sites)
+        if isinstance(phase, DpZeroPhase):
+            return (
+                f"moves the features from {phase.estimator.directions} noised numbers a step, by "
+                "forward passes alone; slower than biases, for models and links that allow no more"
+            )
         return (
             "moves the features themselves: more where labels are few; a step's mean gradient, "
             f"{phase.clipping.words}, has noise of {noise:.2g} clipping norms in each value"

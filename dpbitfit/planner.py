@@ -20,12 +20,21 @@ from dpbitfit.engine.clipping import AutomaticClipping
 from dpbitfit.engine.noise import Noise
 from dpbitfit.engine.optimizers import Sgd
 from dpbitfit.errors import InputError
-from dpbitfit.phases import PHASES, BiasPhase, ClassSums, HeadDescent, Phase
+from dpbitfit.phases import (
+    PHASES,
+    SAMPLED,
+    BiasPhase,
+    ClassSums,
+    DpZeroPhase,
+    HeadDescent,
+    Phase,
+)
 from dpbitfit.schema import Part
 
-AUTO = "auto"
+AUTO, DP_ZERO = "auto", "dp-zero"
 HEAD_ROUNDS, BIAS_ROUNDS, BIAS_STEPS = 20, 12, 60
 SAMPLING_RATE, LEARNING_RATE = 0.15, 1e-2  # of biases and head together
+ZERO_RATE, ZERO_RATE_WITH_HEAD = 0.02, 0.02  # of dp-zero's first step
 SUMS_SHARE = 0.3  # of the head's mu^2
 HEAD_SHARE_A_LABEL, LARGEST_HEAD_SHARE = 0.05, 0.5  # of the plan's mu^2, beside biases
 UNITS_A_LABEL = 300  # from which on biases gain more than the head loses
@@ -44,7 +53,9 @@ class Choices(Part):
         str, _help(f"Phases, separated by commas: {', '.join(PHASES)}; auto: the planner's.")
     ] = AUTO
     most_rounds: Annotated[int, _help("Rounds that one is ready for; 0: any.", ge=0)] = 0
-    rounds: Annotated[int, _help("Rounds of the phase of biases; 0: the planner's.", ge=0)] = 0
+    rounds: Annotated[
+        int, _help("Rounds of the phase of biases, or dp-zero; 0: the planner's.", ge=0)
+    ] = 0
     steps_per_round: Annotated[
         int, _help("Noisy steps of each of its rounds; 0: the planner's.", ge=0)
     ] = 0
@@ -59,6 +70,16 @@ class Choices(Part):
         _help("Its clipping; empty: the planner's."),
     ] = ""
     clipping_norm: Annotated[float, _help("Its clipping norm; 0: the planner's.", ge=0)] = 0.0
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of phases that are named."""
+        return [kind.strip() for kind in self.phases.split(",")]
+
+    @property
+    def sampled(self) -> "type[BiasPhase] | type[DpZeroPhase]":
+        """The phase that samples: of biases, unless dp-zero is named in its place."""
+        return DpZeroPhase if DP_ZERO in self.kinds else BiasPhase
 
 
 @dataclass(frozen=True)
@@ -83,44 +104,46 @@ def propose(
     epsilon: float,
     delta: float,
     choices: Choices,
-    base: BiasPhase,
+    base: BiasPhase | DpZeroPhase,
     noise_multiplier: float = 0.0,
 ) -> tuple[Phase, ...]:
     """The phases of a plan that costs at most ``epsilon`` at ``delta``.
 
-    ``base`` is the phase of biases as chosen, whose fields that are 0 or empty in ``choices``
-    are replaced; a ``noise_multiplier`` other than 0 is its own, and nothing is calibrated.
-    Raises InputError for phases that cannot be, AccountingError for a target that no noise
-    reaches.
+    ``base`` is the phase of biases, or dp-zero, as chosen, whose fields that are 0 or empty in
+    ``choices`` are replaced; a ``noise_multiplier`` other than 0 is its own, and nothing is
+    calibrated. Raises InputError for phases that cannot be, AccountingError for a target that
+    no noise reaches.
     """
     kinds = _kinds(facts, choices)
     rounds = _rounds(kinds, choices)
-    biases = _biases(base, choices, rounds["biases"], bool(facts.labels))
+    sampled = _sampled(base, choices, rounds[base.kind], bool(facts.labels))
     whole = _mu(epsilon, delta) ** 2
-    share = _head_share(facts) if "biases" in kinds else 1.0
+    share = _head_share(facts) if base.kind in kinds else 1.0
     phases: list[Phase] = []
     for number, kind in enumerate(kinds):
         last = number == len(kinds) - 1
-        if kind == "biases":
-            phases.append(biases)
+        if kind == base.kind:
+            phases.append(sampled)
         else:
             mu_squared = share * whole * _part(kind, kinds)
             phases.append(_head_phase(kind, facts, mu_squared, rounds[kind], base.noise))
-        if last and not (kind == "biases" and noise_multiplier):
+        if last and not (kind == base.kind and noise_multiplier):
             phases[-1] = _calibrated(phases, epsilon, delta)
     return tuple(phases)
 
 
 def _kinds(facts: PublicFacts, choices: Choices) -> list[str]:
     if choices.phases != AUTO:
-        kinds = [kind.strip() for kind in choices.phases.split(",")]
+        kinds = choices.kinds
         unknown = [kind for kind in kinds if kind not in PHASES]
         if unknown or len(set(kinds)) < len(kinds):
             raise InputError(
                 f"'phases' must be auto, or some of {', '.join(PHASES)}, each once, "
                 f"not {choices.phases!r}"
             )
-        if not facts.labels and set(kinds) - {"biases"}:
+        if set(kinds) >= set(SAMPLED):
+            raise InputError("'phases' may name biases or dp-zero, not both")
+        if not facts.labels and set(kinds) - set(SAMPLED):
             raise InputError("a phase of 'phases' trains the head, which is fixed: head=trained")
         return kinds
     if not facts.labels:
@@ -131,30 +154,37 @@ def _kinds(facts: PublicFacts, choices: Choices) -> list[str]:
 
 def _rounds(kinds: list[str], choices: Choices) -> dict[str, int]:
     """Rounds of each kind of phase, within those that the user is ready for."""
-    rounds = {"class-sums": 1, "head": HEAD_ROUNDS, "biases": choices.rounds or BIAS_ROUNDS}
+    sampled = choices.rounds or BIAS_ROUNDS
+    rounds = {"class-sums": 1, "head": HEAD_ROUNDS, **dict.fromkeys(SAMPLED, sampled)}
     most = choices.most_rounds
     if not most or sum(rounds[kind] for kind in kinds) <= most:
         return rounds
     if most < len(kinds):
         raise InputError(f"'most-rounds' is {most}, and the {len(kinds)} phases need one each")
     left = most - ("class-sums" in kinds)
-    if "biases" not in kinds:
+    if not set(kinds) & set(SAMPLED):
         return {**rounds, "head": left}
     if "head" not in kinds:
-        return {**rounds, "biases": min(left, rounds["biases"])}
-    biases = min(rounds["biases"], left - left // 2)
-    return {**rounds, "biases": biases, "head": min(HEAD_ROUNDS, left - biases)}
+        return {**rounds, **dict.fromkeys(SAMPLED, min(left, sampled))}
+    sampled = min(sampled, left - left // 2)
+    head = min(HEAD_ROUNDS, left - sampled)
+    return {**rounds, "head": head, **dict.fromkeys(SAMPLED, sampled)}
 
 
-def _biases(base: BiasPhase, choices: Choices, rounds: int, head: bool) -> BiasPhase:
-    """The phase of biases; beside a head that trains along its gradients need other scales."""
+def _sampled(
+    base: BiasPhase | DpZeroPhase, choices: Choices, rounds: int, head: bool
+) -> BiasPhase | DpZeroPhase:
+    """The phase that samples; beside a head that trains along its gradients need other scales."""
     changes: dict[str, Any] = {"rounds": rounds}
     if not choices.steps_per_round:
         changes["steps_per_round"] = math.ceil(BIAS_STEPS / rounds)
+    if isinstance(base, DpZeroPhase) and not choices.learning_rate:
+        rate = ZERO_RATE_WITH_HEAD if head else ZERO_RATE
+        changes["optimizer"] = base.optimizer.changed(learning_rate=rate)
     if head:
         if not choices.sampling_rate:
             changes["sampling_rate"] = SAMPLING_RATE
-        if not choices.learning_rate:
+        if not choices.learning_rate and isinstance(base, BiasPhase):
             changes["optimizer"] = base.optimizer.changed(learning_rate=LEARNING_RATE)
         if not choices.clipping:
             changes["clipping"] = AutomaticClipping.checked(norm=choices.clipping_norm or 1.0)

@@ -15,7 +15,7 @@ from dpbitfit.accounting.calibration import LARGEST_EPSILON
 from dpbitfit.data.columns import Kind
 from dpbitfit.data.run_data import RunData
 from dpbitfit.errors import InputError
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import SAMPLED, BiasPhase, DpZeroPhase
 from dpbitfit.plan import ModelIdentity, Plan, SiteMetrics, TaskChoice
 from dpbitfit.planner import Choices, PublicFacts, propose
 from dpbitfit.schema import Option, Part, Scalar, build, options
@@ -106,8 +106,13 @@ class RunSettings(Part):
 
     run: Settings
     choices: Choices
-    phase: BiasPhase  # as chosen, with a placeholder for noise that is to be calibrated
+    phase: BiasPhase | DpZeroPhase  # as chosen, with a placeholder for noise to be calibrated
     task: TaskSettings
+
+    @property
+    def needs_gradients(self) -> bool:
+        """As of the plan."""
+        return isinstance(self.phase, BiasPhase)
 
     @classmethod
     def read(cls, config: Mapping[str, Scalar]) -> Self:
@@ -116,7 +121,7 @@ class RunSettings(Part):
         The task's own keys may be left out: then they are as it declares. Raises InputError,
         naming the key, where another is missing, or one of a wrong type or out of range.
         """
-        for part in (Settings, Choices, BiasPhase):
+        for part in (Settings, Choices, BiasPhase, DpZeroPhase):
             for option in options(part):
                 if option.key not in config:
                     raise InputError(f"the run configuration lacks {option.key!r}")
@@ -129,10 +134,11 @@ class RunSettings(Part):
         planned = {option.key for option in options(Choices) if not config[option.key]}
         values = {key: value for key, value in config.items() if key not in planned}
         values["noise-multiplier"] = run.noise_multiplier or _PLACEHOLDER
+        choices = build(Choices, config)
         return cls.checked(
             run=run,
-            choices=build(Choices, config),
-            phase=build(BiasPhase, values),
+            choices=choices,
+            phase=build(choices.sampled, values),
             task=build(task.Settings, config),
         )
 
@@ -144,7 +150,7 @@ class RunSettings(Part):
         """
         run = self.run
         units = run.declared_size * run.sites
-        if labels and self.choices.phases != "biases" and not units:
+        if labels and self.choices.phases not in SAMPLED and not units:
             if not run.data:
                 raise InputError("'declared-size' is 0: give the size that a site declares")
             data = RunData.of(run)
@@ -174,8 +180,9 @@ class RunSettings(Part):
 def _options() -> tuple[Option, ...]:
     """Every option once; TypeError where one key would mean two things."""
     known = {option.key: option for part in (Settings, Choices) for option in options(part)}
-    for option in options(BiasPhase):
-        known.setdefault(option.key, option)  # what is to be planned may be 0 here
+    for phase in (BiasPhase, DpZeroPhase):
+        for option in options(phase):
+            known.setdefault(option.key, option)  # what is to be planned may be 0 here
     for name in TASKS:
         for option in options(resolve(name, {}).Settings):
             if known.setdefault(option.key, option) != option:

@@ -117,7 +117,8 @@ def _check(config: dict[str, Any]) -> list[str]:
 def _check_model(kind: type[Declaration], settings: RunSettings, labels: tuple[str, ...]) -> None:
     from dpbitfit.tasks.attach import attach  # torch, which the rest does not need
 
-    attach(kind, settings.run.model, settings.task, labels)
+    gradients = settings.needs_gradients
+    attach(kind, settings.run.model, settings.task, labels, needs_gradients=gradients)
 
 
 def _gpus_per_site(device: str) -> int:

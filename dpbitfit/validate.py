@@ -105,6 +105,7 @@ LogitScale = Annotated[float, real(1e-9, 1e6, "Multiplies cosine similarity.")]
 
 Rounds = Annotated[int, whole(1, MOST_STEPS, "Rounds of the plan.")]
 StepsPerRound = Annotated[int, whole(1, MOST_STEPS, "Noisy steps of each round.")]
+Directions = Annotated[int, whole(1, 1024, "Directions of each step of dp-zero.")]
 Evaluations = Annotated[int, whole(0, MOST_STEPS, "How often the sites' metrics are measured.")]
 MaxLength = Annotated[int, whole(1, 10**5, "Tokens kept of each text.")]
 DeclaredSize = Annotated[

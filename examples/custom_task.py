@@ -75,11 +75,11 @@ class VitalRecords:
 
     def losses(self, model: nn.Module, records: Sequence[int]) -> Tensor:
         """Losses [B]: each a function of its own record, never a mean."""
-        chosen = list(records)
+        chosen, device = list(records), next(model.parameters()).device
         smoothing = self._task.settings.smoothing
         return functional.cross_entropy(
-            model(self.features[chosen]),
-            self.labels[chosen],
+            model(self.features[chosen].to(device)),
+            self.labels[chosen].to(device),
             reduction="none",
             label_smoothing=smoothing,
         )
@@ -127,7 +127,8 @@ class VitalSigns:
         self, records: VitalRecords, progress: Progress | None = None
     ) -> dict[str, np.ndarray]:
         values = {name: np.empty(len(records.lengths)) for name in self.metrics}
-        forward = lambda batch: self.model(records.features[batch])  # noqa: E731
+        device = next(self.model.parameters()).device
+        forward = lambda batch: self.model(records.features[batch].to(device))  # noqa: E731
         for batch, logits in outputs(self.model, records, forward, progress):
             labels = records.labels[batch]
             values["accuracy"][batch] = logits.argmax(dim=1) == labels

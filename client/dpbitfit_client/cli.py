@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dpbitfit.engine import devices
 from dpbitfit.tasks.models import model_digest, resolve_model
 from dpbitfit_client.doctor import examine
 from dpbitfit_client.policy.policy import Policy
@@ -48,10 +47,11 @@ def serve(
     os.umask(0o077)  # what the guard writes is its own: the ledger's log holds its key
     rules = Policy.read(policy)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # while it checks
     log = logging.getLogger("dpbitfit.guard")
     with serving(rules) as guard:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
         log.info("serving %s", rules.site.socket)
         while not stop.wait(CHECK_SECONDS):
             for change in guard.records.changes():
@@ -62,7 +62,6 @@ def serve(
 def check(policy: PolicyFile, json_output: AsJson = False) -> None:
     """Print in plain words what a policy permits in all."""
     rules = Policy.read(policy)
-    devices.choose(rules.site.device)
     typer.echo(json.dumps(describe(rules), indent=2) if json_output else explain(rules))
 
 

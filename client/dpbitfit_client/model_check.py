@@ -9,34 +9,59 @@ from dpbitfit.tasks.models import resolve_model
 from dpbitfit.tasks.registry import resolve
 from dpbitfit_client.policy.policy import Dataset, Policy
 
-LoadFor = Callable[[Dataset, str, TaskSettings], Task]  # with a model's name in the policy
+# With a model's name in the policy, and whether gradients of single records are needed.
+LoadFor = Callable[[Dataset, str, TaskSettings, bool], Task]
 
 
 def check_training(policy: Policy, name: str, load: LoadFor | None = None) -> str:
     """Load and check a model as a round would; in words, what of it trains and what does not.
 
-    ``load`` is another way to have the checked task of a data set than to load it anew. Raises
-    InputError or ModelError, with the cause, where it cannot be trained. A data set whose
-    task's settings have no defaults is left out: only a plan has them.
+    ``load`` is a guard's way to have the checked task of a data set; without it the task is
+    loaded anew, and a step timed. Raises InputError or ModelError, with the cause, where it
+    cannot be trained. A data set whose task's settings have no defaults is left out: only a
+    plan has them.
     """
     lines = []
     for dataset in _allowing(policy, name):
         settings = _settings(policy, dataset, name)
         if settings is None:
             continue
-        task = load(dataset, name, settings) if load else _load(policy, dataset, name, settings)
-        words = f"{dataset.name}: {task.layout.size:,} values train"
-        for why, names in task.layout.left_out_by_reason.items():
-            words += f"; not {', '.join(names)}, because {why}"
-        lines.append(words)
+        for needs_gradients in _ways(dataset, name):
+            wanted = (dataset, name, settings, needs_gradients)
+            task = load(*wanted) if load else _load(policy, *wanted)
+            by = "" if needs_gradients else " by dp-zero"
+            words = f"{dataset.name}: {task.layout.size:,} values train{by}"
+            for why, names in task.layout.left_out_by_reason.items():
+                words += f"; not {', '.join(names)}, because {why}"
+            if load is None and needs_gradients:
+                seconds = _seconds_per_record(task)
+                words += f"; each sampled record takes about {seconds:.2g} s of a step"
+            lines.append(words)
     return "; ".join(lines) or "not tried: the settings of its tasks have no defaults"
 
 
-def _load(policy: Policy, dataset: Dataset, model: str, settings: TaskSettings) -> Task:
+def _ways(dataset: Dataset, model: str) -> list[bool]:
+    """Whether gradients of single records are needed, in each way that plans may train a model."""
+    phases = [set(limits.phases) for limits in dataset.limits.values() if model in limits.models]
+    by_gradients = any("biases" in kinds or "dp-zero" not in kinds for kinds in phases)
+    ways = [True] if by_gradients or not phases else []
+    return [*ways, *([False] if any("dp-zero" in kinds for kinds in phases) else [])]
+
+
+def _load(
+    policy: Policy, dataset: Dataset, model: str, settings: TaskSettings, needs_gradients: bool
+) -> Task:
     from dpbitfit.tasks.attach import attach  # torch, which other checks do not need
 
     kind, labels = resolve(dataset.task, policy.tasks), read_labels(dataset.labels)
-    return attach(kind, policy.folder(model), settings, labels, policy.site.device)
+    folder = policy.folder(model)
+    return attach(kind, folder, settings, labels, policy.site.device, needs_gradients)
+
+
+def _seconds_per_record(task: Task) -> float:
+    from dpbitfit.tasks.timing import seconds_per_record  # torch
+
+    return seconds_per_record(task)
 
 
 def _settings(policy: Policy, dataset: Dataset, model: str) -> TaskSettings | None:

@@ -72,9 +72,10 @@ def _shared_task(
     settings: TaskSettings,
     labels: tuple[str, ...],
     device: str,
+    needs_gradients: bool,
 ) -> Task:
     """One model for all sites of a process: they take turns, and each round writes its biases."""
-    return attach(kind, folder, settings, labels, device)
+    return attach(kind, folder, settings, labels, device, needs_gradients)
 
 
 def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:

@@ -22,8 +22,7 @@ from torch import nn
 SHORTEST = 8  # tokens
 # Of padded lengths: a thread that is left with fewer rows of a product takes another kernel.
 PADDED_MULTIPLE = 4
-TOKEN_BUDGET = 4096  # of a micro-batch
-LARGEST_SHAPE = 64  # rows, where shapes are few
+LARGEST_SHAPE = 256  # rows, where shapes are few
 
 
 def padded_length(tokens: int, most: int) -> int:
@@ -39,25 +38,35 @@ def padded_length(tokens: int, most: int) -> int:
 def micro_batches(
     records: Sequence[int],
     lengths: NDArray[np.int64],
-    canonical_rows: int = 1,
-    token_budget: int = TOKEN_BUDGET,
+    canonical_rows: int,
+    token_budget: int,
     few_shapes: bool = False,
 ) -> Iterator[list[int]]:
     """Cut records into batches of one padded length, ascending, with at most so many tokens.
 
     ``lengths`` [n] are padded. A batch may always hold ``canonical_rows`` records. With
-    ``few_shapes``, none holds more than the largest of ``shapes``.
+    ``few_shapes``, each has one of ``shapes`` when it is filled, of which little is copies.
     """
     by_length: dict[int, list[int]] = {}
     for record in records:
         by_length.setdefault(int(lengths[record]), []).append(record)
     for length in sorted(by_length):
-        alike = by_length[length]
-        most = max(1, token_budget // (length * canonical_rows)) * canonical_rows
+        left = by_length[length]
         if few_shapes:
-            most = max(rows for rows in shapes(length, canonical_rows) if rows <= most)
-        for start in range(0, len(alike), most):
-            yield alike[start : start + most]
+            sizes = shapes(length, canonical_rows, token_budget)
+        else:
+            sizes = [max(1, token_budget // (length * canonical_rows)) * canonical_rows]
+        while left:
+            size = _next_size(len(left), sizes)
+            yield left[:size]
+            left = left[size:]
+
+
+def _next_size(left: int, sizes: list[int]) -> int:
+    """The largest of some sizes, ascending, in which few rows would be copies."""
+    copies = {size: size - left for size in sizes}
+    little = [size for size in sizes if copies[size] <= size // 4 or copies[size] < sizes[0]]
+    return max(little, default=sizes[0])
 
 
 def filled(batch: Sequence[int], canonical_rows: int, few_shapes: bool = False) -> list[int]:
@@ -77,10 +86,10 @@ def has_few_shapes(model: nn.Module) -> bool:
     return next(model.parameters()).device.type != "cpu"
 
 
-def shapes(length: int, canonical_rows: int) -> list[int]:
+def shapes(length: int, canonical_rows: int, token_budget: int) -> list[int]:
     """Rows that a micro-batch of one padded length may have, where shapes are few, ascending."""
     rows = [canonical_rows]
-    while 2 * rows[-1] <= min(LARGEST_SHAPE, TOKEN_BUDGET // length):
+    while 2 * rows[-1] <= min(LARGEST_SHAPE, token_budget // length):
         rows.append(2 * rows[-1])
     return rows
 

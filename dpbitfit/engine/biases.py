@@ -109,7 +109,7 @@ class BiasLayout:
     def require_most(self) -> None:
         """ModelError where hardly any bias is left of those that would learn something."""
         lost = [bias for bias in self.left_out if bias.why not in _NO_LOSS]
-        biases = sum(math.prod(shape) for name, shape in self._pairs if name.endswith("bias"))
+        biases = sum(math.prod(shape) for name, shape in self._pairs if is_bias(name))
         total = biases + sum(bias.size for bias in lost)
         if biases > LEAST_SHARE * total:
             return
@@ -132,9 +132,10 @@ class BiasLayout:
 def select_biases(model: nn.Module, train_also: Sequence[str] = ()) -> BiasLayout:
     """The layout of every bias that may train, and of the parameters in ``train_also``.
 
-    A bias belongs to a layer that adds it to its output, as far as the layer's kind says.
-    Raises ModelError, naming the layer, for a model of whose biases hardly any may train,
-    and for one that mixes records (BatchNorm in train mode).
+    A bias belongs to a layer that adds it to its output, as far as the layer's kind says; the
+    others are left out, to be trained from losses alone (``losscheck``). Raises ModelError,
+    naming the layer, for a model of whose biases hardly any may train in any way, and for one
+    that mixes records (BatchNorm in train mode).
     """
     layout: dict[str, tuple[int, ...]] = {}
     reasons: dict[str, str] = {}
@@ -155,7 +156,7 @@ def select_biases(model: nn.Module, train_also: Sequence[str] = ()) -> BiasLayou
             reasons[name] = SOFTMAX_KEY
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if "bias" in name.rpartition(".")[2] and id(parameter) not in covered:
+        if is_bias(name) and id(parameter) not in covered:
             layout[name] = tuple(parameter.shape)
             reasons[name] = NO_OWNER
     for name in train_also:
@@ -164,8 +165,14 @@ def select_biases(model: nn.Module, train_also: Sequence[str] = ()) -> BiasLayou
         reasons.pop(name, None)
         layout.setdefault(name, tuple(parameters[name].shape))
     selected = BiasLayout(tuple(layout), tuple(layout.values())).leaving_out(reasons)
-    selected.require_most()
+    if not any(bias.why == NO_OWNER for bias in selected.left_out):
+        selected.require_most()
     return selected
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter of that name is a bias."""
+    return "bias" in name.rpartition(".")[2]
 
 
 def freeze(model: nn.Module) -> None:
@@ -178,7 +185,7 @@ def freeze(model: nn.Module) -> None:
 def read_biases(model: nn.Module, layout: BiasLayout) -> NDArray[np.float32]:
     """The trained parameters as one vector [P]."""
     parts = [model.get_parameter(name).detach().float().cpu().reshape(-1) for name in layout.names]
-    packed: NDArray[np.float32] = torch.cat(parts).numpy()
+    packed: NDArray[np.float32] = torch.cat([torch.empty(0), *parts]).numpy()
     return packed
 
 

@@ -69,7 +69,7 @@ class _Flat(Part):
     @property
     def largest(self) -> float:
         """A bound on a clipped gradient's norm, and on a value's noise over the multiplier."""
-        return self.norm
+        return self.sensitivity
 
     @property
     def words(self) -> str:
@@ -114,6 +114,7 @@ class AutomaticClipping(_Flat):
         return norms.new_tensor(self.norm) / (norms + STABILITY)
 
 
+FlatClipper = Annotated[AbadiClipping | AutomaticClipping, Field(discriminator="function")]
 Clipper = Annotated[
     AbadiClipping | AutomaticClipping | GroupwiseClipping | AdaptiveClipping,
     Field(discriminator="function"),

@@ -5,12 +5,15 @@ To add an estimator: a class here, with a ``kind`` of its own, and its name in `
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpbitfit.engine.directions import Directions as PublicDirections
+from dpbitfit.errors import InputError
 from dpbitfit.schema import Part
+from dpbitfit.validate import Directions, real
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +32,9 @@ class AttachedEstimator(Protocol):
     def width(self) -> int:
         """D, of a row."""
 
+    def begin(self, step: int) -> None:
+        """Begin a step of the phase, from 0, at the biases that the model has."""
+
     def rows(self, losses: "Callable[[], Tensor]", count: int) -> "Tensor":
         """Rows [B, D], float32, of the ``count`` records whose losses [B] a call computes."""
 
@@ -42,7 +48,7 @@ class BiasGradients(Part):
     kind: Literal["bias-gradients"] = "bias-gradients"
 
     def attach(
-        self, model: "nn.Module", layout: "BiasLayout"
+        self, model: "nn.Module", layout: "BiasLayout", directions: PublicDirections | None = None
     ) -> AbstractContextManager[AttachedEstimator]:
         """The estimator at work on ``model``, which it freezes, until the block ends."""
         from dpbitfit.engine.gradients import PerRecordGradients
@@ -50,4 +56,30 @@ class BiasGradients(Part):
         return PerRecordGradients(model, layout)
 
 
-Estimator = BiasGradients
+class DirectionalDerivatives(Part):
+    """How the losses change along public random directions (``zero_order``): D = K.
+
+    Directions have an L2 norm of sqrt(P), so that each bias moves by ``smoothing``.
+    """
+
+    kind: Literal["directional-derivatives"] = "directional-derivatives"
+    directions: Directions = 64
+    smoothing: Annotated[
+        float, real(1e-5, 0.1, "How far dp-zero moves each bias to see the loss change.")
+    ] = 1e-3
+
+    def attach(
+        self, model: "nn.Module", layout: "BiasLayout", directions: PublicDirections | None = None
+    ) -> AbstractContextManager[AttachedEstimator]:
+        """The estimator at work on ``model``, which it freezes, until the block ends.
+
+        Raises InputError without ``directions``.
+        """
+        from dpbitfit.engine.zero_order import LossDifferences
+
+        if directions is None:
+            raise InputError("dp-zero needs the public directions of a run and a site")
+        return LossDifferences(model, layout, directions, self.directions, self.smoothing)
+
+
+Estimator = BiasGradients | DirectionalDerivatives

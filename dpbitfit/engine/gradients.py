@@ -10,7 +10,6 @@ needs its input too; that one is small.
 treats records independently. ``selfcheck.check_gradients`` tests that.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -22,9 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.hooks import RemovableHandle
 
 from dpbitfit.engine.biases import FEATURES_SECOND, NOT_PER_RECORD, BiasLayout, freeze
+from dpbitfit.engine.finite import FiniteRows
 from dpbitfit.errors import ModelError
-
-_log = logging.getLogger("dpbitfit.engine")
 
 
 class _StartGraph(torch.autograd.Function):
@@ -66,7 +64,7 @@ class PerRecordGradients:
         self._layout = layout
         self._handles: list[RemovableHandle] = []
         self._buffer: Tensor | None = None  # [B, P] float32
-        self._finite: Tensor | None = None  # whether any row was; None before the first
+        self._finite = FiniteRows()
         device = next(model.parameters()).device
         self._anchor = torch.zeros((), requires_grad=True, device=device)
 
@@ -88,12 +86,7 @@ class PerRecordGradients:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._finite is not None and not self._finite:
-            # For the machine's own log: it tells of the records.
-            _log.warning(
-                "no record of this round had a finite gradient: it released noise alone; "
-                "the biases that it began from are out of range"
-            )
+        self._finite.warn()
 
     @property
     def width(self) -> int:
@@ -120,10 +113,10 @@ class PerRecordGradients:
             values.sum().backward()  # type: ignore[no-untyped-call]
         finally:
             self._buffer = self._anchor.grad = None
-        finite = torch.isfinite(buffer).all(dim=1, keepdim=True)  # [B, 1]
-        some = finite.any()  # not looked at here: that would wait for the device
-        self._finite = some if self._finite is None else self._finite | some
-        return torch.where(finite, buffer, torch.zeros_like(buffer))
+        return self._finite.only(buffer)
+
+    def begin(self, step: int) -> None:
+        """Every step is alike."""
 
     def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:
         """A noised, averaged row [P] is the gradient [P]."""

@@ -25,9 +25,11 @@ COEFFICIENT_BITS = 16  # of a coefficient's grid
 GRID = math.ldexp(1.0, -FEATURE_BITS - COEFFICIENT_BITS)  # of a sum
 _WEIGHT_BITS = 30  # of the longest row of weights: with a feature's bits and K they fit in 53
 _SHORTENED = 1 - 1e-12  # so that rounding cannot pass the clipping norm
-_BLOCK = 1 << 18  # records: sums of so many products of a feature and a coefficient stay exact
+# Records at once, which bounds memory: sums of so many products of a feature and a coefficient
+# are exact.
+_BLOCK = 1 << 14
 
-Whole = NDArray[np.float64]  # whole numbers
+Whole = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,25 @@ class LinearHead:
         return vector[self.weight].reshape(self.classes, self.width).astype(np.float64)
 
 
-def on_grid(features: NDArray[np.float32]) -> NDArray[np.int32]:
+def on_grid(features: NDArray[np.float32]) -> Whole:
     """Features [n, d], each row of a norm of at most 1, as whole numbers on their grid.
 
     A longer row is shortened; one that is not finite becomes zero, and contributes nothing.
     """
-    exact = features.astype(np.float64, order="C")  # a row's sum is in one order in any company
-    exact[~np.isfinite(exact).all(axis=1)] = 0.0
-    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-    exact *= _SHORTENED / np.maximum(lengths, 1.0)
-    whole: NDArray[np.int32] = np.trunc(np.ldexp(exact, FEATURE_BITS)).astype(np.int32)
+    whole = np.empty(features.shape, np.int32)
+    for block in _blocks(len(features)):
+        exact = features[block].astype(np.float64, order="C")  # a row's sum has one order
+        exact[~np.isfinite(exact).all(axis=1)] = 0.0
+        lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+        exact *= _SHORTENED / np.maximum(lengths, 1.0)
+        whole[block] = np.trunc(np.ldexp(exact, FEATURE_BITS))
     return whole
 
 
 def residuals(
     head: LinearHead,
     vector: NDArray[np.float32],
-    features: NDArray[np.int32],
+    features: Whole,
     classes: NDArray[np.int64],
 ) -> Whole:
     """``softmax(z) - onehot(y)`` [n, K] of features [n, d] on the grid, on the coefficients' grid.
@@ -71,30 +75,32 @@ def residuals(
     weights = head.weights(vector)
     longest = float(np.linalg.norm(weights, axis=1).max(initial=0.0))
     step = math.ldexp(1.0, math.frexp(longest)[1] - _WEIGHT_BITS)
-    products = features.astype(np.float64) @ np.rint(weights / step).T  # exact, in any order
-    logits = products * (head.scale * math.ldexp(step, -FEATURE_BITS))
-    if head.bias is not None:
-        logits += head.scale * vector[head.bias].astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    # Whole numbers once more, so that their sum is exact.
+    rounded = np.rint(weights / step).T
     bits = 52 - math.ceil(math.log2(head.classes + 1))
-    odds = np.rint(np.ldexp(np.exp(logits), bits))
-    shares = odds / odds.sum(axis=1, keepdims=True)
-    shares[np.arange(len(classes)), classes] -= 1.0
-    whole: Whole = np.trunc(np.ldexp(shares, COEFFICIENT_BITS))
+    whole = np.empty((len(features), head.classes), np.int32)
+    for block in _blocks(len(features)):
+        products = features[block].astype(np.float64) @ rounded  # exact, in any order
+        logits = products * (head.scale * math.ldexp(step, -FEATURE_BITS))
+        if head.bias is not None:
+            logits += head.scale * vector[head.bias].astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        odds = np.rint(np.ldexp(np.exp(logits), bits))  # whole once more: their sum is exact
+        shares = odds / odds.sum(axis=1, keepdims=True)
+        shares[np.arange(len(shares)), classes[block]] -= 1.0
+        whole[block] = np.trunc(np.ldexp(shares, COEFFICIENT_BITS))
     return whole
 
 
 def one_hot(classes: NDArray[np.int64], count: int) -> Whole:
     """Indicators [n, K] of classes [n], on the coefficients' grid."""
-    indicators = np.zeros((len(classes), count))
-    indicators[np.arange(len(classes)), classes] = math.ldexp(1.0, COEFFICIENT_BITS)
+    indicators = np.zeros((len(classes), count), np.int32)
+    indicators[np.arange(len(classes)), classes] = 1 << COEFFICIENT_BITS
     return indicators
 
 
 def outer_sum(
     coefficients: Whole,
-    features: NDArray[np.int32],
+    features: Whole,
     units: Sequence[NDArray[np.int64]],
     clipping_norm: float,
 ) -> NDArray[np.int64]:
@@ -105,9 +111,9 @@ def outer_sum(
     """
     total = np.zeros((coefficients.shape[1], features.shape[1]), np.int64)
     single = np.array([unit[0] for unit in units if len(unit) == 1], np.int64)
-    for start in range(0, len(single), _BLOCK):
-        chosen = single[start : start + _BLOCK]
-        clipped = _clipped_rows(coefficients[chosen], clipping_norm)
+    for block in _blocks(len(single)):
+        chosen = single[block]
+        clipped = _clipped_rows(coefficients[chosen].astype(np.float64), clipping_norm)
         total += (clipped.T @ features[chosen].astype(np.float64)).astype(np.int64)
     for matrix in _summed(coefficients, features, units):
         # A pairwise sum: its rounding is far below what is given away, whatever the size.
@@ -118,7 +124,13 @@ def outer_sum(
     return total.reshape(-1)
 
 
-def _clipped_rows(coefficients: Whole, clipping_norm: float) -> Whole:
+def _blocks(count: int) -> Iterator[slice]:
+    """Places of so many rows, some at a time."""
+    for start in range(0, count, _BLOCK):
+        yield slice(start, start + _BLOCK)
+
+
+def _clipped_rows(coefficients: NDArray[np.float64], clipping_norm: float) -> NDArray[np.float64]:
     """Coefficients [n, K] of units of one record: their norm bounds that of the product."""
     most = math.ldexp(clipping_norm, COEFFICIENT_BITS)
     squares = (coefficients * coefficients).sum(axis=1, keepdims=True)  # exact
@@ -127,9 +139,9 @@ def _clipped_rows(coefficients: Whole, clipping_norm: float) -> Whole:
 
 
 def _summed(
-    coefficients: Whole, features: NDArray[np.int32], units: Sequence[NDArray[np.int64]]
-) -> Iterator[Whole]:
+    coefficients: Whole, features: Whole, units: Sequence[NDArray[np.int64]]
+) -> Iterator[NDArray[np.float64]]:
     """The sum [K, d] of ``c_i phi_i^T`` over each unit of several records."""
     for unit in units:
         if len(unit) > 1:
-            yield coefficients[unit].T @ features[unit].astype(np.float64)
+            yield coefficients[unit].T.astype(np.float64) @ features[unit].astype(np.float64)

@@ -57,6 +57,36 @@ def not_per_record(
     return reasons
 
 
+def per_record_layers(
+    model: nn.Module, losses: Losses, groups: Iterable[Sequence[int]]
+) -> list[str]:
+    """The innermost modules whose output begins with the record, in batches of every size."""
+    leaves = {path: module for path, module in model.named_modules() if not [*module.children()]}
+    seen: set[str] = set()
+    others: set[str] = set()
+    size = 0
+
+    def watch(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            seen.add(path)
+            first = output[0] if isinstance(output, tuple) and output else output
+            if not (isinstance(first, Tensor) and first.dim() and len(first) == size):
+                others.add(path)
+
+        return hook
+
+    handles = [leaf.register_forward_hook(watch(path)) for path, leaf in leaves.items()]
+    try:
+        for group in groups:
+            for size in _SIZES:
+                with torch.no_grad():
+                    losses([group[place % len(group)] for place in range(size)])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [path for path in leaves if path in seen - others]
+
+
 def by_autograd(model: nn.Module, layout: BiasLayout, losses: Losses, probe: int) -> Rows:
     """The gradients of one probe by ordinary autograd, on a batch of that record alone.
 

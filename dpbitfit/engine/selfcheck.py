@@ -10,7 +10,8 @@ and biases can be chosen that magnify such a difference in rounding to many clip
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +25,16 @@ from dpbitfit.engine.biases import (
     SOFTMAX_KEY,
     BiasLayout,
     freeze,
+    is_bias,
     read_biases,
     write_biases,
 )
 from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.engine.memory import halve, token_budget
 from dpbitfit.engine.screening import Losses, Rows, by_autograd, not_per_record, unreached
 from dpbitfit.errors import ModelError
+
+Result = TypeVar("Result")
 
 TOLERANCE = 1e-3  # relative to the record's norm; what float32 kernels may differ by
 CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -62,7 +67,7 @@ def check_gradients(
     }
     with deterministic():
         freeze(model)
-        layout = _without(layout, not_per_record(model, layout, losses, groups.values()))
+        layout = without(layout, not_per_record(model, layout, losses, groups.values()))
         probes = [probe for group in groups.values() for probe in group]
         alone = {probe: by_autograd(model, layout, losses, probe) for probe in probes}
         while True:  # what is left is another graph: check it anew
@@ -71,11 +76,16 @@ def check_gradients(
             wrong = _unlike_autograd(layout, rows, alone) | unreached(layout, alone.values())
             if not wrong:
                 break
-            layout = _without(layout, wrong)
+            layout = without(layout, wrong)
+    log_left_out(layout)
+    return layout, canonical
+
+
+def log_left_out(layout: BiasLayout) -> None:
+    """Say in the machine's own log which biases do not train, and why."""
     for why, names in layout.left_out_by_reason.items():
         level = logging.INFO if why == SOFTMAX_KEY else logging.WARNING
         _log.log(level, "not trained, because %s: %s", why, ", ".join(names))
-    return layout, canonical
 
 
 def require_finite(model: nn.Module) -> None:
@@ -85,9 +95,10 @@ def require_finite(model: nn.Module) -> None:
             raise ModelError(f"{name} holds values that are not finite: the weights are damaged")
 
 
-def _without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:
+def without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:
+    """The layout without some biases; ModelError where hardly any is left, or one is no bias."""
     for name, why in reasons.items():
-        if not name.endswith("bias"):  # the task itself has named it
+        if not is_bias(name):  # the task itself has named it
             raise ModelError(f"{name}: {why}")
     layout = layout.leaving_out(reasons)
     layout.require_most()
@@ -132,42 +143,21 @@ class _Check:
     def _exact_rows(self, canonical: int, scale: float) -> tuple[dict[int, Tensor], str]:
         """Each probe's row [P] at biases moved by ``scale``; and why that is not one row, if so."""
         rows: dict[int, Tensor] = {}
-        few_shapes = batches.has_few_shapes(self.model)
-        with self._moved_biases(scale):
+        with moved_biases(self.model, self.layout, scale):
             for length, group in self.groups.items():
                 seen: dict[int, tuple[list[int], int]] = {}
-                for batch in _batches(group, canonical, length, scale > 0, few_shapes):
-                    for place, row in enumerate(self._rows(batch)):
+                cuts = Cuts(group, canonical, length, few=scale > 0)
+                for batch, computed in compared(self.model, cuts, self._rows):
+                    for place, row in enumerate(computed):
                         probe = batch[place]
                         before = seen.setdefault(probe, (batch, place))
                         first = rows.setdefault(probe, row)
                         if not torch.equal(first, row):
                             mixes = (first - row).norm() > TOLERANCE * first.norm()
                             layer = self._first_layer(before, (batch, place))
-                            return rows, self._reason(layer, bool(mixes) and scale == 0)
+                            mixed = bool(mixes) and scale == 0
+                            return rows, not_its_own("gradient", self.model, layer, mixed)
         return rows, ""
-
-    def _reason(self, layer: str, mixes_records: bool) -> str:
-        if mixes_records:
-            return (
-                f"{layer}: a record's gradient changes with the other records of its batch: "
-                "a layer or the loss mixes records"
-            )
-        return (
-            f"{layer}: on {next(self.model.parameters()).device} its rounding changes with the "
-            f"batch, at up to {CANONICAL_ROWS[-1]} rows, so that a record's gradient would depend "
-            "on other records; train on another device"
-        )
-
-    @contextmanager
-    def _moved_biases(self, scale: float) -> Iterator[None]:
-        own = read_biases(self.model, self.layout)
-        moves = np.random.default_rng(0).standard_normal(own.size)
-        write_biases(self.model, self.layout, (own + scale * moves).astype(np.float32))
-        try:
-            yield
-        finally:
-            write_biases(self.model, self.layout, own)
 
     def _rows(self, batch: Sequence[int]) -> Tensor:
         """Rows [B, P] by the hooks."""
@@ -202,20 +192,72 @@ class _Check:
         return outputs
 
 
-def _batches(
-    group: list[int], canonical: int, length: int, few: bool, few_shapes: bool
-) -> Iterator[list[int]]:
-    """Micro-batches of many sizes, in which each probe has other companions and other places.
+def not_its_own(what: str, model: nn.Module, layer: str, mixes_records: bool) -> str:
+    """Why a record's gradient or loss is not one in every batch, by the first differing layer."""
+    if mixes_records:
+        return (
+            f"{layer}: a record's {what} changes with the other records of its batch: "
+            "a layer or the loss mixes records"
+        )
+    return (
+        f"{layer}: on {next(model.parameters()).device} its rounding changes with the "
+        f"batch, at up to {CANONICAL_ROWS[-1]} rows, so that a record's {what} would depend "
+        "on other records; train on another device"
+    )
 
-    With ``few_shapes``, of all shapes that there will be, each of them twice. What is larger
-    than the group is filled up with one of them: a mean over the batch differs.
+
+@contextmanager
+def moved_biases(model: nn.Module, layout: BiasLayout, scale: float) -> Iterator[None]:
+    """The same model, with its biases moved by public noise of that standard deviation."""
+    own = read_biases(model, layout)
+    moves = np.random.default_rng(0).standard_normal(own.size)
+    write_biases(model, layout, (own + scale * moves).astype(np.float32))
+    try:
+        yield
+    finally:
+        write_biases(model, layout, own)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What micro-batches a group of probes of one padded length is cut into."""
+
+    group: list[int]
+    canonical: int
+    length: int
+    few: bool
+
+    def batches(self, shapes: Sequence[int]) -> Iterator[list[int]]:
+        """Of many sizes, in which each probe has other companions and other places.
+
+        With ``shapes``, all that there will be, each of them twice. What is larger
+        than the group is filled up with one of them: a mean over the batch differs.
+        """
+        group = self.group
+        cuts = [(size * self.canonical, size) for size in (_FEW_SIZES if self.few else _SIZES)]
+        cuts = [cut for cut in cuts if cut[1] <= 3 or cut[0] * self.length <= _MOST_TOKENS]
+        if shapes:
+            each = list(enumerate(shapes))
+            cuts = [(rows, turn + number) for turn in (1, 2) for number, rows in each]
+        for rows, turn in cuts:
+            turned = group[turn % len(group) :] + group[: turn % len(group)]
+            yield [*turned[:rows], *[turned[0]] * (rows - len(group))]
+
+
+def compared(
+    model: nn.Module, cuts: Cuts, compute: Callable[[list[int]], Result]
+) -> Iterator[tuple[list[int], Result]]:
+    """Micro-batches of probes, each with what ``compute`` makes of it.
+
+    One that does not fit the device's memory is left out, and so are all of its size from then on.
     """
-    sizes = _FEW_SIZES if few else _SIZES
-    cuts = [(size * canonical, size) for size in sizes]
-    cuts = [cut for cut in cuts if cut[1] <= 3 or cut[0] * length <= _MOST_TOKENS]
-    if few_shapes:
-        each = list(enumerate(shapes(length, canonical)))
-        cuts = [(rows, turn + number) for turn in (1, 2) for number, rows in each]
-    for rows, turn in cuts:
-        turned = group[turn % len(group) :] + group[: turn % len(group)]
-        yield [*turned[:rows], *[turned[0]] * (rows - len(group))]
+    sizes = []
+    if batches.has_few_shapes(model):
+        sizes = shapes(cuts.length, cuts.canonical, token_budget(model))
+    for batch in cuts.batches(sizes):
+        try:
+            computed = compute(batch)
+        except torch.OutOfMemoryError:
+            halve(model, len(batch), cuts.length, cuts.canonical)
+            continue
+        yield batch, computed

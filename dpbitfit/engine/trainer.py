@@ -17,6 +17,7 @@ from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.clipping import AbadiClipping, Clipper
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import Adam, Optimizer, OptimizerState
+from dpbitfit.engine.ranks import Ranks
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.engine.training import train_round
 from dpbitfit.errors import BudgetError, InputError
@@ -71,6 +72,7 @@ class PrivateTrainer:
         clipping: Clipper = AbadiClipping(norm=1.0),
         optimizer: Optimizer = Adam(learning_rate=1e-2),
         micro_batch: int = 256,
+        ranks: Ranks | None = None,
     ) -> None:
         """Check the model on public ``probes``, and calibrate the noise to the target.
 
@@ -83,7 +85,8 @@ class PrivateTrainer:
         ``lengths`` are the padded lengths of all indices, probes included, each of its record
         alone: a batch has one length. ``train_also`` names parameters to train beside the
         biases (a head's weight). The learning rate decays linearly to zero. ``micro_batch``
-        is how many tokens, or without lengths records, are computed at a time.
+        is how many tokens, or without lengths records, are computed at a time. ``ranks`` are
+        processes that train together, each with the same arguments and a device of its own.
 
         The model is frozen and set to ``eval()``. Raises ModelError where it cannot be trained
         privately, InputError for a setting that cannot be used, AccountingError for a target
@@ -102,6 +105,7 @@ class PrivateTrainer:
         if len(padded) <= max(probes):
             raise InputError("lengths must name one length for each index, the probes' included")
         self._model, self._declared_size, self._micro_batch = model, declared_size, micro_batch
+        self._ranks = ranks
         self._layout, canonical_rows = check_gradients(
             model,
             select_biases(model.eval(), train_also),
@@ -173,5 +177,6 @@ class PrivateTrainer:
             read_biases(self._model, self._layout),
             self._state,
             self._micro_batch,
+            ranks=self._ranks,
         )
         return self.steps_taken

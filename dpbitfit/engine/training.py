@@ -10,7 +10,7 @@ of that unit and the biases alone, to the bit (see ``batches``), so that as inte
 on the noise's grid the sum with a unit less the sum without it is that row.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -20,17 +20,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpbitfit.engine import batches
-from dpbitfit.engine.batches import deterministic, filled, micro_batches
+from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import AttachedClipper
+from dpbitfit.engine.devices import describe
+from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import AttachedEstimator
+from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
+from dpbitfit.engine.ranks import Ranks
 from dpbitfit.engine.sampling import PoissonSampler
 from dpbitfit.engine.summing import UnitSum
 from dpbitfit.errors import InputError
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import SampledPhase
 
 
 class PrivateRecords(Protocol):
@@ -56,18 +59,22 @@ def train_round(
     model: nn.Module,
     layout: BiasLayout,
     records: PrivateRecords,
-    phase: BiasPhase,
+    phase: SampledPhase,
     declared_size: int,
     biases: NDArray[np.float32],
     state: OptimizerState,
-    token_budget: int = batches.TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    directions: Directions | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.float32], OptimizerState]:
-    """Train one round from ``biases`` [P]; returns the change [P] and the new state.
+    """Train one round from ``biases`` [P]; returns what the phase releases, and the new state.
 
     Every one of ``phase.steps_per_round`` steps releases one noised sum, divided
     by ``phase.sampling_rate * declared_size``: a public constant, never the
-    number of records. Raises InputError when ``declared_size`` is not positive.
+    number of records. ``ranks`` are the processes that share the work, each with the same
+    arguments. Raises InputError when ``declared_size`` is not positive, and without
+    ``directions`` in a phase that looks along some.
     """
     if declared_size < 1:
         raise InputError(f"the declared size must be at least 1, not {declared_size}")
@@ -76,19 +83,31 @@ def train_round(
     sampler = PoissonSampler(len(records.units), phase.sampling_rate, RandomSource())
     divisor = phase.sampling_rate * declared_size
     values = biases.astype(np.float64)  # [P]
+    ranks = ranks or Ranks()
+    device = next(model.parameters()).device
+    kind = describe(device).removeprefix(f"{device}: ")  # what its kernels follow from
+    count, canonical = len(records.units), records.canonical_rows
+    ranks.require_alike(layout.digest, biases.tobytes(), count, canonical, kind)
+    rows = []  # [D] each, where the phase sends them
     model.eval()  # dropout off
-    with deterministic(), phase.estimator.attach(model, layout) as estimator:
+    with deterministic(), phase.estimator.attach(model, layout, directions) as estimator:
         for step in range(phase.steps_per_round):
             write_biases(model, layout, values.astype(np.float32))
-            sample = sampler.draw()
-            total = clipped_sum(model, estimator, records, sample, clipper, noise, token_budget)
-            row, clipper = clipper.read(noise.release(total) / divisor)
+            estimator.begin(state.step)
+            sample = ranks.share(ranks.from_first(sampler.draw))
+            add_up = partial(clipped_sum, model, estimator, records, sample, clipper, noise)
+            total = ranks.total(partial(add_up, token_budget))
+            released = ranks.from_first(partial(noise.release, total))
+            row, clipper = clipper.read(released / divisor)
+            if phase.sends_rows:
+                rows.append(row.astype(np.float32))
             gradient = estimator.gradient(row)
             values, state = phase.optimizer.descend(values, gradient, state, phase.steps)
             if progress is not None:
                 progress(step + 1, phase.steps_per_round)
     write_biases(model, layout, values.astype(np.float32))
-    return values.astype(np.float32) - biases, replace(state, norms=clipper.norms)
+    sent = np.concatenate(rows) if rows else values.astype(np.float32) - biases
+    return sent, replace(state, norms=clipper.norms)
 
 
 def clipped_sum(
@@ -98,30 +117,21 @@ def clipped_sum(
     sample: NDArray[np.int64],
     clipper: AttachedClipper,
     noise: NoiseSource,
-    token_budget: int,
+    token_budget: int | None = None,
 ) -> NDArray[np.int64]:
     """The sum [D + appended], on the noise's grid, of the sampled units' clipped rows.
 
-    A unit's records are summed before they are clipped. An empty sample gives zeros.
+    A unit's records are summed before they are clipped. An empty sample gives zeros. A
+    micro-batch has at most ``token_budget`` tokens, or what the device allows (``memory``).
     """
     device = next(model.parameters()).device
     zeros = torch.zeros(estimator.width + clipper.appended, dtype=torch.int64, device=device)
     summed = UnitSum(records.units, sample, clipper, noise, zeros)
-    for batch, rows in gradient_rows(model, estimator, records, summed.records, token_budget):
-        summed.add(batch, rows)
-    return summed.total()
 
-
-def gradient_rows(
-    model: nn.Module,
-    estimator: AttachedEstimator,
-    records: PrivateRecords,
-    chosen: Sequence[int],
-    token_budget: int,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Micro-batches of the chosen records, each with its rows [B, D], where the model lies."""
-    canonical, few = records.canonical_rows, batches.has_few_shapes(model)
-    for batch in micro_batches(chosen, records.lengths, canonical, token_budget, few):
-        full = filled(batch, canonical, few)
+    def add(batch: list[int], full: list[int]) -> None:
         rows = estimator.rows(partial(records.losses, model, full), len(full))
-        yield batch, rows[: len(batch)]
+        summed.add(batch, rows[: len(batch)])
+
+    for _ in in_micro_batches(model, records, summed.records, add, token_budget):
+        pass
+    return summed.total()

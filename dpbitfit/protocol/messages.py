@@ -153,7 +153,7 @@ class Description(Message):
 
 
 class TrainReply(Message):
-    """A trained round; its content is the noised change of the biases."""
+    """A trained round; its content is what the plan's phase releases."""
 
     has_content: ClassVar[bool] = True
 

@@ -1,9 +1,10 @@
 """Loading a task, and the check that its model can be trained privately here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dpbitfit.engine import devices
-from dpbitfit.engine.biases import read_biases
+from dpbitfit.engine.biases import BiasLayout, read_biases
+from dpbitfit.engine.losscheck import check_losses
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.errors import DpbitfitError, ModelError
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
@@ -16,13 +17,15 @@ def attach(
     settings: TaskSettings,
     labels: Sequence[str],
     device: str = "cpu",
+    needs_gradients: bool = True,
 ) -> Task:
-    """Load a task, built-in or a site's own, and check its gradients on its public probes.
+    """Load a task, built-in or a site's own, and check it on its public probes.
 
-    It computes on ``device``, as ``devices.choose`` names it. Biases that cannot be trained
-    soundly leave its layout. Raises InputError when it cannot be loaded or the device is not
-    there, ModelError when it cannot be trained privately on it. Nothing here sees a private
-    record, so that what a library raises may be quoted.
+    It computes on ``device``, as ``devices.choose`` names it. Where the plan
+    ``needs_gradients``, those of single records are checked, and otherwise their losses.
+    Biases that cannot be trained soundly leave its layout. Raises InputError when it cannot be
+    loaded or the device is not there, ModelError when it cannot be trained privately on it.
+    Nothing here sees a private record, so that what a library raises may be quoted.
     """
     place = devices.choose(device)
     try:
@@ -30,7 +33,7 @@ def attach(
         if task is None:
             raise ModelError("the task's load returned nothing")
         task.model.to(place)
-        _check(task)
+        _check(task, check_gradients if needs_gradients else check_losses)
     except DpbitfitError:
         raise
     except Exception as error:
@@ -38,10 +41,10 @@ def attach(
     return task
 
 
-def _check(task: Task) -> None:
+def _check(task: Task, check: Callable[..., tuple[BiasLayout, int]]) -> None:
     task.model.eval()  # dropout off
     probes = task.probes()
-    task.layout, task.canonical_rows = check_gradients(
+    task.layout, task.canonical_rows = check(
         task.model,
         task.layout,
         lambda chosen: probes.losses(task.model, chosen),

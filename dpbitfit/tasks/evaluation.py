@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dpbitfit.engine import batches
-from dpbitfit.engine.batches import deterministic, filled, micro_batches
+from dpbitfit.engine.batches import deterministic
+from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.tasks.base import Progress
 
@@ -22,12 +22,14 @@ def outputs(
     ``forward`` computes the outputs by ``model`` of records of one padded length. ``progress``
     is called after each batch, and may end it.
     """
-    count, done, canonical = len(records.lengths), 0, records.canonical_rows
-    few = batches.has_few_shapes(model)
+    count, done = len(records.lengths), 0
+
+    def compute(batch: list[int], full: list[int]) -> Tensor:
+        return forward(full)[: len(batch)].float().cpu()
+
     with torch.no_grad(), deterministic():
-        cut = micro_batches(range(count), records.lengths, canonical, few_shapes=few)
-        for batch in cut:
-            yield batch, forward(filled(batch, canonical, few))[: len(batch)].float().cpu()
+        for batch, rows in in_micro_batches(model, records, range(count), compute):
+            yield batch, rows
             done += len(batch)
             if progress is not None:
                 progress(done, count)

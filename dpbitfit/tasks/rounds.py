@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from dpbitfit.engine import linear_head
 from dpbitfit.engine.biases import write_biases
+from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.training import train_round
-from dpbitfit.phases import BiasPhase, ClassSums, HeadDescent, Phase
+from dpbitfit.phases import ClassSums, HeadDescent, Phase, SampledPhase
 from dpbitfit.tasks import features
 from dpbitfit.tasks.base import LinearTask, Progress, Task
 
@@ -25,14 +26,16 @@ def site_round(
     vector: Vector,
     state: OptimizerState,
     progress: Progress | None = None,
+    directions: Directions | None = None,
 ) -> tuple[Vector, OptimizerState]:
     """Work one round from the packed ``vector`` [P].
 
-    Returns what is released of the phase's places: the noised sum, or the change, in float32.
+    Returns what the phase releases of its places, in float32: the noised sum, the change, or
+    the noised rows along ``directions``.
     ``progress`` is called before and after each step, and may end the round. Raises
     InputError as ``train_round``, and where a task without a linear head is to train one.
     """
-    if not isinstance(phase, BiasPhase):
+    if not isinstance(phase, SampledPhase):
         return _noised_sum(task, records, cache, phase, vector, progress), state
     cache.drop()
     head = task.linear_head if isinstance(task, LinearTask) else None
@@ -41,8 +44,17 @@ def site_round(
     if head is not None and phase.trains == "biases":
         layout = layout.without(head.weight)
     write_biases(task.model, task.layout, vector)
+    start = vector[places]
     return train_round(
-        task.model, layout, records, phase, declared_size, vector[places], state, progress=progress
+        task.model,
+        layout,
+        records,
+        phase,
+        declared_size,
+        start,
+        state,
+        progress=progress,
+        directions=directions,
     )
 
 
@@ -57,9 +69,12 @@ def _noised_sum(
     """The noised sum [K * d] over all units: one Gaussian mechanism at sampling rate 1."""
     _, head = features.linear_head(task)
     seen = cache.find(vector, progress)
+    check = progress or (lambda _done, _total: None)
+    check(0, 1)  # features that are cached take no time, and the sums of many records do
     if isinstance(phase, ClassSums):
         coefficients = linear_head.one_hot(seen.classes, head.classes)
     else:
         coefficients = linear_head.residuals(head, vector, seen.rows, seen.classes)
+    check(0, 1)
     total = linear_head.outer_sum(coefficients, seen.rows, records.units, phase.norm)
     return phase.source().release(total).astype(np.float32)

@@ -27,7 +27,13 @@ class PublicEvaluation:
         self._settings = settings
         data = RunData.of(settings.run)
         kind = resolve(settings.run.task, {})
-        self.task = attach(kind, settings.run.model, settings.task, data.label_set())
+        self.task = attach(
+            kind,
+            settings.run.model,
+            settings.task,
+            data.label_set(),
+            needs_gradients=settings.needs_gradients,
+        )
         self._test = self.task.records(data.test(kind.columns))
 
     def __call__(self, _round: int, arrays: ArrayRecord) -> MetricRecord:

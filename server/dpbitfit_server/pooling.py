@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import SampledPhase
 from dpbitfit.plan import Place, Plan
 
 Vector = NDArray[np.float32]
@@ -34,7 +34,7 @@ class PooledSteps:
         self, place: Place, vector: Vector, sums: Sequence[Vector], sizes: Sequence[int]
     ) -> Vector:
         """The new packed vector [P] from the sites' noised sums [K * d] and declared sizes."""
-        if isinstance(place.phase, BiasPhase) or self._head is None:
+        if isinstance(place.phase, SampledPhase) or self._head is None:
             raise InputError("the phase pools no sums")
         if place.position != self._phase:
             self._phase, self.state = place.position, OptimizerState()

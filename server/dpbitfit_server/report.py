@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.ledger import status
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import DpZeroPhase, SampledPhase
 from dpbitfit.settings import RunSettings
 from dpbitfit_server.strategy import PrivateStrategy
 
 if TYPE_CHECKING:
     from dpbitfit_server.central_evaluation import PublicEvaluation
 
-BYTES_OF_A_WEIGHT = 4  # float32
+BYTES_OF_A_VALUE = 4  # float32
 _TEMPLATES = Path(__file__).parent / "templates"
 _BLUE, _GREY, _ORANGE, _GREEN = "#2b6cb0", "#a0aec0", "#c05621", "#2f855a"
 _PHASES = (_BLUE, _ORANGE, _GREEN)
@@ -50,7 +50,7 @@ def describe_run(
     replies = max(1, sum(line["replies"] for line in rounds))
     up = sum(line["bytes_up"] for line in rounds) / replies
     down = sum(line["bytes_down"] for line in rounds) / site_rounds
-    full = BYTES_OF_A_WEIGHT * parameters
+    full = BYTES_OF_A_VALUE * parameters
     return {
         "model": {
             "name": settings.run.model,
@@ -78,6 +78,7 @@ def describe_run(
         "communication": {
             "bytes_up_per_site_round": up,
             "bytes_down_per_site_round": down,
+            "all_values_bytes": BYTES_OF_A_VALUE * len(final),
             "full_weights_bytes": full,
             "ratio": full / up if up else 0.0,
         },
@@ -145,7 +146,10 @@ def _describe_phases(strategy: PrivateStrategy) -> list[dict[str, Any]]:
             {
                 "kind": phase.kind,
                 "trains": phase.trains,
-                "clipping": phase.clipping.words if isinstance(phase, BiasPhase) else None,
+                "clipping": phase.clipping.words if isinstance(phase, SampledPhase) else None,
+                "directions": phase.estimator.directions
+                if isinstance(phase, DpZeroPhase)
+                else None,
                 "first_round": first,
                 "last_round": last,
                 "epsilon_alone": composition.epsilon(
@@ -210,13 +214,14 @@ def _epsilon(axes: Axes, report: dict[str, Any]) -> None:
 
 def _traffic(axes: Axes, report: dict[str, Any]) -> None:
     traffic = report["communication"]
-    kinds = ("sent", "received", "full weights")
+    kinds = ("sent", "received", "all that trains", "full weights")
     values = [
         traffic["bytes_up_per_site_round"],
         traffic["bytes_down_per_site_round"],
+        traffic["all_values_bytes"],
         traffic["full_weights_bytes"],
     ]
-    bars = axes.barh(kinds, [value / 1e3 for value in values], color=[_BLUE, _BLUE, _ORANGE])
+    bars = axes.barh(kinds, [value / 1e3 for value in values], color=[_BLUE, _BLUE, _GREY, _ORANGE])
     axes.bar_label(bars, labels=[f"{value / 1e3:,.0f} kB" for value in values], padding=3)
     axes.set_xscale("log")
     axes.set_xlim(right=30 * values[-1] / 1e3)

@@ -24,6 +24,7 @@ from dpbitfit.accounting import composition
 from dpbitfit.engine.linear_head import LinearHead
 from dpbitfit.errors import BudgetError, ProtocolError
 from dpbitfit.ledger import Ledger
+from dpbitfit.phases import SampledPhase
 from dpbitfit.plan import Place, Plan
 from dpbitfit.protocol import flower
 from dpbitfit.protocol.codec import FLOAT32
@@ -41,7 +42,8 @@ from dpbitfit_server.stream import INFO, WARNING, log
 # What FedAdam, FedYogi and FedAdagrad remember between rounds.
 MOMENTS = ("m_t", "v_t")
 
-Clean = list[tuple[Message, Site, NDArray[np.float32]]]  # good replies, with what they release
+Vector = NDArray[np.float32]
+Clean = list[tuple[Message, Site, Vector]]  # good replies, with what they release
 EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
@@ -237,10 +239,12 @@ class PrivateStrategy(Strategy):
 
     def _changed(self, place: Place, clean: Clean) -> list[Message]:
         """Clean replies as the wrapped strategy reads them: new vectors and weights."""
+        assert isinstance(place.phase, SampledPhase)
         places = place.phase.places(self._parameters, self._head)
-        for reply, site, change in clean:
+        for reply, site, released in clean:
+            directions = self.plan.directions(self.registry.run, site.name, place.position)
             vector = self._biases.copy()
-            vector[places] += change
+            vector[places] += place.phase.change(released, place.step, directions, len(places))
             weight = MetricRecord({self.inner.weighted_by_key: site.declared_size})
             arrays = flower.to_arrays(vector)
             reply.content = RecordDict({self.inner.arrayrecord_key: arrays, "weight": weight})
@@ -268,15 +272,15 @@ class PrivateStrategy(Strategy):
         text = "%s over %d values; the whole plan costs epsilon %.3f at delta %g (%s)"
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
 
-    def _read_released(self, reply: TrainReply, content: bytes, site: Site) -> NDArray[np.float32]:
-        """The change or noised sum of the phase's places that a site sends.
+    def _read_released(self, reply: TrainReply, content: bytes, site: Site) -> Vector:
+        """What a site sends of the phase's places.
 
         Raises ProtocolError where it cannot be an honest one.
         """
         phase = self.plan.phase(reply.round)
         size = len(phase.places(self._parameters, self._head))
         most = phase.largest_update(size, site.declared_size)
-        return self.plan.updates.decode(content, size, max_norm=most)
+        return self.plan.updates.decode(content, phase.released_size(size), max_norm=most)
 
     def _measure(self, number: int, result: Result, grid: Grid) -> dict[str, float]:
         """The sites' own metrics of a round; empty where none are due."""

@@ -1,6 +1,8 @@
 """The doctor loads each model of a policy, and says what of it trains or why it cannot."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +41,36 @@ def test_it_says_what_trains_and_what_does_not(tmp_path: Path, labels: Path) -> 
     assert text.startswith("letters: ")
     assert " values train; not " in text
     assert "backbone.encoder.LayerNorm.bias, because its layer's output" in text
+
+
+def test_the_doctor_says_how_long_a_record_takes_and_a_guard_that_starts_does_not(
+    tmp_path: Path, labels: Path
+) -> None:
+    """On public probes alone: no record is read."""
+    policy = policy_with(Path(save(backbone("bert"), tmp_path / "model")), labels)
+    assert not Path(policy.datasets["letters"].parts[0].source).exists()
+    time = re.compile(r"each sampled record takes about ([0-9.e+-]+) s of a step")
+    (seconds,) = time.findall(check_training(policy, "own"))
+    assert float(seconds) > 0
+    task: Any = SimpleNamespace(layout=SimpleNamespace(size=7, left_out_by_reason={}))
+    assert not time.search(check_training(policy, "own", lambda *_: task))
+
+
+def test_it_tries_each_way_that_the_policy_allows(tmp_path: Path, labels: Path) -> None:
+    folder = Path(save(backbone("deberta-v2"), tmp_path / "model"))
+    policy = policy_with(folder, labels)
+    datasets = policy.datasets["letters"]
+    for phases, says in (
+        (("biases", "dp-zero"), ["values train; not ", "values train by dp-zero"]),
+        (("class-sums", "dp-zero"), ["values train by dp-zero"]),
+        (("head",), ["values train; not "]),
+    ):
+        limits = datasets.limits["trial-office"].model_copy(update={"phases": phases})
+        allowing = datasets.model_copy(update={"limits": {"trial-office": limits}})
+        changed_policy = policy.model_copy(update={"datasets": {"letters": allowing}})
+        text = check_training(changed_policy, "own")
+        assert text.count("letters: ") == len(says)
+        assert all(words in text for words in says)
 
 
 def test_a_model_that_cannot_be_trained_is_wrong_with_its_cause(

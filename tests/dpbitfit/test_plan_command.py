@@ -37,6 +37,19 @@ def test_it_says_what_each_phase_costs_and_buys() -> None:
     assert figures["phases"][0]["bytes_up"] == 4 * 2 * 384
 
 
+def test_dp_zero_sends_little_and_reads_much() -> None:
+    zero = (*FEW, "--phases", "dp-zero", "--rounds", "3", "--steps-per-round", "5", "--json")
+    (row,) = json.loads(plan(*zero).output)["phases"]
+    (gradients,) = json.loads(plan(*FEW, "--phases", "biases", *zero[-5:]).output)["phases"]
+    assert (row["phase"], row["bytes_up"]) == ("dp-zero", 4 * 3 * 5 * 64)
+    assert gradients["bytes_up"] > 50 * row["bytes_up"]
+    assert row["minutes"] == pytest.approx(gradients["minutes"] * 2 * 64 / 3)
+    assert row["noise_multiplier"] == gradients["noise_multiplier"]  # the same accounting
+    assert "64 noised numbers a step" in row["buys"]
+    fewer = json.loads(plan(*zero, "--directions", "16").output)["phases"][0]
+    assert fewer["bytes_up"] == row["bytes_up"] / 4
+
+
 def test_a_label_set_says_how_many_labels_there_are() -> None:
     named = plan(*FEW[2:], "--labels", "card,loan", "--json").output
     assert named == plan(*FEW, "--json").output

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.errors import InputError
-from dpbitfit.phases import BiasPhase, Phase
+from dpbitfit.phases import BiasPhase, DpZeroPhase, Phase
 from dpbitfit.planner import NO_HEAD, Choices, PublicFacts, propose
 
 BASE = BiasPhase(noise=DiscreteGaussianNoise(multiplier=1.0))
@@ -41,6 +41,25 @@ def test_biases_come_after_the_head_where_each_label_has_many_records() -> None:
     assert kinds(proposed(MANY)) == ["class-sums", "head"]
     assert kinds(proposed(FEW)) == ["class-sums", "head", "biases"]
     assert kinds(proposed(NO_HEAD)) == ["biases"]
+
+
+@pytest.mark.parametrize("phases", ["dp-zero", "class-sums,head,dp-zero"])
+@pytest.mark.parametrize("most_rounds", [0, 6])
+def test_dp_zero_has_the_place_of_biases(phases: str, most_rounds: int) -> None:
+    zero, biases = (
+        propose(
+            FEW,
+            2.0,
+            1e-5,
+            Choices.checked(phases=named, most_rounds=most_rounds),
+            kind(noise=BASE.noise),
+            noise_multiplier=2.0,
+        )
+        for named, kind in ((phases, DpZeroPhase), (phases.replace("dp-zero", "biases"), BiasPhase))
+    )
+    assert kinds(zero) == phases.split(",")
+    for mine, theirs in zip(zero, biases, strict=True):  # the same privacy, step by step
+        assert mine.counts == theirs.counts
 
 
 def test_it_is_the_same_each_time() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from dpbitfit.accounting import composition
 from dpbitfit.errors import InputError
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import BiasPhase, DpZeroPhase
 from dpbitfit.planner import NO_HEAD, Choices
 from dpbitfit.schema import options
 from dpbitfit.settings import OPTIONS, RunSettings, Settings
@@ -36,7 +36,7 @@ def test_the_projects_own_configuration_is_every_option_at_its_default(
     """
     defaults = {option.key: option.default for option in OPTIONS}
     assert project_config == {key: defaults[key] for key in project_config}
-    parts = (Settings, Choices, BiasPhase, resolve(TEXT_CLASSIFICATION, {}).Settings)
+    parts = (Settings, Choices, BiasPhase, DpZeroPhase, resolve(TEXT_CLASSIFICATION, {}).Settings)
     assert project_config.keys() >= {option.key for part in parts for option in options(part)}
     assert all(option.help for option in OPTIONS)
 
@@ -74,3 +74,17 @@ def test_a_missing_key_is_named_and_a_whole_number_is_a_number(config: dict[str,
 def test_a_given_noise_multiplier_is_not_calibrated(config: dict[str, Any]) -> None:
     plan = RunSettings.read({**config, "noise-multiplier": 3.5}).plan("a", "b", NO_HEAD)
     assert [phase.noise.multiplier for phase in plan.phases] == [3.5]
+
+
+def test_dp_zero_takes_the_place_of_biases(config: dict[str, Any]) -> None:
+    zero = {**config, "phases": "dp-zero", "directions": 16, "smoothing": 1e-2, "rounds": 7}
+    settings = RunSettings.read(zero)
+    (phase,) = settings.plan("a", "b", NO_HEAD).phases
+    assert isinstance(phase, DpZeroPhase)
+    assert (phase.estimator.directions, phase.estimator.smoothing) == (16, 1e-2)
+    assert (phase.rounds, phase.optimizer.name) == (7, "sgd")
+    assert not settings.needs_gradients
+    with pytest.raises(InputError, match="not both"):
+        RunSettings.read({**zero, "phases": "biases,dp-zero"}).plan("a", "b", NO_HEAD)
+    with pytest.raises(InputError, match="directions"):
+        RunSettings.read({**zero, "directions": 10**9})

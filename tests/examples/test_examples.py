@@ -56,6 +56,7 @@ def out(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             prefix="dpbitfit-", dir=simulate._short_folder(), ignore_cleanup_errors=True
         ) as home,
         simulate._superlink(Path(home).resolve(), log) as (environment, _),
+        log.open("ab") as stream,
     ):
         subprocess.run(
             [
@@ -66,7 +67,7 @@ def out(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ],
             cwd=home,
             env=environment,
-            stdout=log.open("ab"),
+            stdout=stream,
             stderr=subprocess.STDOUT,
             timeout=600,
         )

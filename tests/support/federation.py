@@ -32,6 +32,7 @@ from .certificates import Authority
 
 START_SECONDS = 120
 POLL_SECONDS = 0.1
+_STARTED: list["subprocess.Popen[bytes]"] = []  # by this process, to be waited for
 
 # Every process of a SuperNode says that it began, and whether it ever tried to import these.
 _WATCH = """\
@@ -238,6 +239,8 @@ def end(home: Path) -> None:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=POLL_SECONDS)
+    while _STARTED:
+        _STARTED.pop().wait()
 
 
 def living_in(home: Path) -> list[psutil.Process]:
@@ -252,7 +255,9 @@ def _start(
     if setpriv := shutil.which("setpriv"):
         command = [setpriv, "--pdeathsig", "KILL", *command]
     with log.open("ab") as file:
-        return subprocess.Popen(command, cwd=home, env=environment, stdout=file, stderr=file)
+        started = subprocess.Popen(command, cwd=home, env=environment, stdout=file, stderr=file)
+    _STARTED.append(started)
+    return started
 
 
 def _await(

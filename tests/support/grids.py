@@ -1,9 +1,11 @@
 """A grid in this process, whose nodes do what a test tells them."""
 
 import json
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -92,8 +94,10 @@ class Site:
     """
 
     def __init__(self, name: str, size: int = 100, change: float = 1.0) -> None:
-        self._folder = TemporaryDirectory()
-        self.ledger = Ledger(f"{self._folder.name}/site.sqlite", create=True)
+        folder = mkdtemp()
+        self.ledger = Ledger(f"{folder}/site.sqlite", create=True)
+        weakref.finalize(self, rmtree, folder)
+        weakref.finalize(self, self.ledger.database.close)  # first
         self.account = self.ledger.open_account(
             AccountName(name, "records", "record"), PLAN.delta, 8.0
         )

@@ -38,6 +38,7 @@ _SETTINGS: dict[str, Any] = {
 _PHASE = ("phases", 0)
 # Where each setting stands in a plan's JSON.
 _PLACES: dict[str, tuple[Any, ...]] = {
+    "phase": _PHASE,
     "layout_digest": ("model", "layout"),
     "model_digest": ("model", "digest"),
     "model": ("model", "name"),

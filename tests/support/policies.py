@@ -48,6 +48,7 @@ POLICY: dict[str, Any] = {
                     "heads": ["labels", "trained"],
                     "phases": ["class-sums", "head", "biases"],
                     "clippings": ["abadi", "automatic", "group-wise", "adaptive"],
+                    "max-directions": 32,
                     "max-length": 64,
                     "max-bias-distance": 4.0,
                 }

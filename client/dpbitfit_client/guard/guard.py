@@ -43,9 +43,10 @@ from dpbitfit.protocol.messages import (
     Refusal,
 )
 from dpbitfit.protocol.signing import untouched
+from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.base import Progress
 from dpbitfit_client.generated import guard_pb2 as pb
-from dpbitfit_client.guard import audit, task_cache
+from dpbitfit_client.guard import audit
 from dpbitfit_client.guard.accounts import Accounts
 from dpbitfit_client.guard.operations import EvaluateRound, Operation, TrainRound
 from dpbitfit_client.guard.records import Read, Records, read_part
@@ -73,7 +74,7 @@ class Guard:
         self.records = Records(policy, read)
         self._accounts = Accounts(policy)
         self.ledger = self._accounts.ledger
-        load = load_task or partial(task_cache.attach, device=policy.site.device)
+        load = load_task or partial(attach, device=policy.site.device)
         self.tasks = TaskCache(policy.folder, self.records, load, policy.tasks)
         self._slot = ReplySlot(policy.site.reply_slot_seconds)
 
@@ -112,7 +113,7 @@ class Guard:
         ``progress`` is called before each step; what it raises ends the round, which
         stays spent. Raises Refused.
         """
-        return self._round(envelope, TrainRound(progress))
+        return self._round(envelope, TrainRound(progress, self.policy.site.name))
 
     def evaluate(self, envelope: Envelope, progress: Progress = go_on) -> Envelope:
         """A RoundRequest's EvaluateReply: a plan's metrics, noised and charged.
@@ -228,6 +229,7 @@ class Guard:
                 loaded,
                 biases,
                 before.payload if before else None,
+                request.run,
             )
         except BaseException:
             # Records may have been touched: however the round ended, it stays spent.

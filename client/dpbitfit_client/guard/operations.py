@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from dpbitfit.accounting.composition import Counts, Mechanism, merged
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.noise import DiscreteGaussian
+from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import PolicyError
+from dpbitfit.phases import DpZeroPhase
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.messages import EVALUATE, TRAIN, EvaluateReply, RoundReply, TrainReply
 from dpbitfit.tasks.base import Metric, Progress
@@ -47,20 +49,21 @@ class Operation(Protocol):
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
+        run: str,
     ) -> bytes:
-        """The payload to store; ``before`` is the run's last."""
+        """The payload to store; ``before`` is the last of the ``run``."""
 
     def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The message of a stored payload, and its content."""
 
 
 class TrainRound:
-    """A round of a plan's phase; ``progress`` is called before each step."""
+    """A round of a plan's phase at a ``site``; ``progress`` is called before each step."""
 
     purpose = TRAIN
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, site: str) -> None:
+        self._progress, self._site = progress, site
 
     def part(self, dataset: Dataset) -> Dataset | Evaluation:
         """The data set's own records."""
@@ -80,9 +83,13 @@ class TrainRound:
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
+        run: str,
     ) -> bytes:
-        """The noised change or sum, and the optimizer's new state."""
+        """What the phase releases, and the optimizer's new state."""
         place = plan.locate(number)
+        state = stored_reply.state_of(before, place.position)
+        if isinstance(place.phase, DpZeroPhase):  # whose steps the coordinator takes again
+            state = OptimizerState(place.step)
         released, state = site_round(
             loaded.task,
             loaded.records(dataset),
@@ -90,8 +97,9 @@ class TrainRound:
             place.phase,
             dataset.declared_size,
             biases,
-            stored_reply.state_of(before, place.position),
+            state,
             self._progress,
+            plan.directions(run, self._site, place.position),
         )
         return stored_reply.pack(released, state, place.position)
 
@@ -129,6 +137,7 @@ class EvaluateRound:
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
+        run: str,
     ) -> bytes:
         """The noised metrics."""
         part = self.part(dataset)

@@ -7,6 +7,7 @@ no free answer.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,6 @@ from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
-from dpbitfit.tasks.attach import attach as attach
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 from dpbitfit.tasks.features import FeatureCache, linear_head
 from dpbitfit.tasks.registry import read_settings, resolve
@@ -25,7 +25,20 @@ from dpbitfit_client.policy.policy import Dataset, Evaluation
 
 MOST_TASKS = 2  # each holds a model
 
-Load = Callable[[type[Declaration], str, TaskSettings, tuple[str, ...]], Task]
+
+class Load(Protocol):
+    """A way to have a checked task, as ``attach``."""
+
+    def __call__(
+        self,
+        kind: type[Declaration],
+        folder: str,
+        settings: TaskSettings,
+        labels: tuple[str, ...],
+        *,
+        needs_gradients: bool,
+    ) -> Task:
+        """The task; InputError or ModelError where it cannot be loaded or trained."""
 
 
 class LoadedTask:
@@ -100,15 +113,18 @@ class TaskCache:
 
     def find(self, dataset: Dataset, plan: Plan) -> LoadedTask:
         """The task of a plan; InputError or ModelError where it cannot be loaded."""
-        return self.load(dataset, plan.model.name, self.settings(dataset, plan))
+        settings = self.settings(dataset, plan)
+        return self.load(dataset, plan.model.name, settings, plan.needs_gradients)
 
-    def load(self, dataset: Dataset, model: str, settings: TaskSettings) -> LoadedTask:
+    def load(
+        self, dataset: Dataset, model: str, settings: TaskSettings, needs_gradients: bool
+    ) -> LoadedTask:
         """The task of these settings; raises as ``find``."""
-        key = (dataset.name, model, settings.model_dump_json())
+        key = (dataset.name, model, settings.model_dump_json(), str(needs_gradients))
         loaded = self._loaded.pop(key, None)
         while len(self._loaded) >= MOST_TASKS:  # first: a third model may not fit
             self._loaded.popitem(last=False)
-        loaded = loaded or self._load(dataset, model, settings)
+        loaded = loaded or self._load(dataset, model, settings, needs_gradients)
         self._loaded[key] = loaded
         return loaded
 
@@ -116,8 +132,11 @@ class TaskCache:
         """A plan's settings for its task, with the task's defaults; InputError for a fault."""
         return read_settings(resolve(dataset.task, self._site_tasks), plan.task.settings)
 
-    def _load(self, dataset: Dataset, model: str, settings: TaskSettings) -> LoadedTask:
+    def _load(
+        self, dataset: Dataset, model: str, settings: TaskSettings, needs_gradients: bool
+    ) -> LoadedTask:
         kind = resolve(dataset.task, self._site_tasks)
         labels = self._records.labels(dataset)
-        task = self._load_task(kind, self._folder(model), settings, labels)
+        folder = self._folder(model)
+        task = self._load_task(kind, folder, settings, labels, needs_gradients=needs_gradients)
         return LoadedTask(task, self._records)

@@ -8,12 +8,13 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from dpbitfit.engine.clipping import CLIPPINGS
 from dpbitfit.errors import PolicyError
 from dpbitfit.faults import fault
-from dpbitfit.phases import PHASES, BiasPhase
+from dpbitfit.phases import PHASES, DpZeroPhase, SampledPhase
 from dpbitfit.plan import Plan
 from dpbitfit.tasks.base import TaskSettings
 from dpbitfit.tasks.text_classification.settings import Head
 from dpbitfit.validate import (
     MOST_STEPS,
+    Directions,
     Epsilon,
     MaxLength,
     NoiseMultiplier,
@@ -36,6 +37,8 @@ def _different(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+# Without a list of them. Never more than these: no policy may come to allow a later phase.
+_UNNAMED = ("class-sums", "head", "biases")
 _Choice = (Field(min_length=1), AfterValidator(_different))
 
 
@@ -60,7 +63,8 @@ class Limits(Table):
     ``epsilon`` is its share of the budget, at the dataset's delta, over all its
     plans; the other numbers bound each single plan. ``max_length`` is in tokens;
     ``max_bias_distance`` is 0 where it follows from the plan; ``phases`` are the kinds that
-    a plan may have, of which ``biases`` samples and clips by one of ``clippings``.
+    a plan may have, of which ``biases`` and ``dp-zero`` sample, and clip by one of ``clippings``;
+    the latter only where it is named, and ``max_directions`` bounds its work.
     """
 
     epsilon: Epsilon = 0.0  # as read, where it is left out: then the dataset's
@@ -69,9 +73,10 @@ class Limits(Table):
     max_steps_per_round: StepsPerRound
     max_rounds: Rounds
     models: Annotated[tuple[Annotated[str, NameIn("models")], ...], *_Choice]
-    phases: Annotated[tuple[Annotated[str, one_of(PHASES)], ...], *_Choice] = PHASES
+    phases: Annotated[tuple[Annotated[str, one_of(PHASES)], ...], *_Choice] = _UNNAMED
     clippings: Annotated[tuple[Annotated[str, one_of(CLIPPINGS)], ...], *_Choice] = CLIPPINGS
     heads: Annotated[tuple[Annotated[str, one_of(get_args(Head))], ...], *_Choice] = get_args(Head)
+    max_directions: Directions = 64
     max_length: MaxLength = 128
     max_bias_distance: BiasDistance = 0.0
 
@@ -89,10 +94,11 @@ class Limits(Table):
         """
         for phase in plan.phases:
             _among("phase", phase.kind, self.phases)
-            if isinstance(phase, BiasPhase):
-                _among("clipping", phase.clipping.function, self.clippings)
-            if not phase.pools:  # the others take every unit, once a round
+            if isinstance(phase, SampledPhase):  # the others take every unit, once a round
                 _at_most("sampling_rate", phase.sampling_rate, self.max_sampling_rate)
+                _among("clipping", phase.clipping.function, self.clippings)
+            if isinstance(phase, DpZeroPhase):
+                _at_most("directions", phase.estimator.directions, self.max_directions)
             _at_most("steps_per_round", phase.steps_per_round, self.max_steps_per_round)
             _at_least("noise_multiplier", phase.noise.multiplier, self.min_noise_multiplier)
         _at_most("rounds", plan.rounds, self.max_rounds)

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+from dpbitfit.phases import SAMPLED
 from dpbitfit_client.policy.limits import LEAST_DISTANCE, MOST_DISTANCE
 from dpbitfit_client.policy.policy import Policy
 from dpbitfit_client.policy.summary import describe
@@ -113,6 +114,7 @@ def _limits_words(coordinator: str, limits: dict[str, Any], delta: float) -> str
         f"{limits['max_rounds']:,} rounds of {limits['max_steps_per_round']:,} steps; at these "
         f"extremes it would cost {figure} at delta {delta:g}, {binds}. "
         f"Phases: {', '.join(limits['phases'])}{_full_batches(limits['phases'])}. "
+        f"{_directions(limits)}"
         f"{_clipping_words(limits['clippings'])}"
         f"Models: {', '.join(limits['models'])}; heads: {', '.join(limits['heads'])}; "
         f"texts of at most {limits['max_length']:,} tokens. A round may start from any biases of "
@@ -121,7 +123,7 @@ def _limits_words(coordinator: str, limits: dict[str, Any], delta: float) -> str
 
 
 def _full_batches(phases: Iterable[str]) -> str:
-    full = [phase for phase in phases if phase != "biases"]
+    full = [phase for phase in phases if phase not in SAMPLED]
     return f"; a round of {' or '.join(full)} is one step with all units" if full else ""
 
 
@@ -131,6 +133,15 @@ def _clipping_words(clippings: Iterable[str]) -> str:
         "own noise pays"
     )
     return f"Clipping: {', '.join(clippings)}{adaptive if 'adaptive' in clippings else ''}. "
+
+
+def _directions(limits: dict[str, Any]) -> str:
+    if "dp-zero" not in limits["phases"]:
+        return ""
+    return (
+        f"A step of dp-zero looks along at most {limits['max_directions']:,} public directions, "
+        "and reads each of its records twice for each. "
+    )
 
 
 def _evaluation_words(evaluation: dict[str, Any] | None) -> str:
@@ -171,8 +182,18 @@ def _leaves(facts: dict[str, Any]) -> list[str]:
         for limits in dataset["coordinators"].values()
         for phase in limits["phases"]
     }
+    change = [f"The change of the model's {what} over one round, with noise in it."]
+    if phases and "biases" not in phases:
+        change = []
+    zero = [
+        f"In a phase of dp-zero, instead of how the model's {what} change: how the losses change "
+        "along public random directions, a few numbers a step for all sampled units together, "
+        "with noise in them."
+    ]
+    if "dp-zero" not in phases:
+        zero = []
     sums = ["In a phase of the head, a sum over all units instead, with noise in it."]
-    if "trained" not in heads or phases == {"biases"}:
+    if "trained" not in heads or not phases - set(SAMPLED):
         sums = []
     metrics = [
         f"The {metric} on the evaluation records of {name}, with noise of multiplier "
@@ -181,7 +202,8 @@ def _leaves(facts: dict[str, Any]) -> list[str]:
         for metric, noise in (dataset["evaluation"] or {"metrics": {}})["metrics"].items()
     ]
     return [
-        f"The change of the model's {what} over one round, with noise in it.",
+        *change,
+        *zero,
         *sums,
         "Signed statements: the names of site, dataset and unit, the declared size, digests of "
         "model and plan, the version, what the ledger counts as spent, and codes of refusal.",

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from dpbitfit.accounting.composition import Mechanism, epsilon, merged
 from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.errors import AccountingError
+from dpbitfit.phases import SAMPLED
 from dpbitfit_client.policy.dataset import Dataset, Evaluation, Records
 from dpbitfit_client.policy.limits import Limits
 from dpbitfit_client.policy.policy import Policy, SiteRules
@@ -94,7 +95,7 @@ def _most_of_all(policy: Policy) -> tuple[float, float]:
 def _limits(limits: Limits, delta: float) -> dict[str, Any]:
     noise = limits.min_noise_multiplier
     steps = {Mechanism(noise, limits.max_sampling_rate): limits.max_steps}
-    if set(limits.phases) != {"biases"}:
+    if set(limits.phases) - set(SAMPLED):
         # Each round may be one of these instead; with all of them the bound holds for any mixture.
         steps = dict(merged((*steps.items(), (Mechanism(noise, 1.0), limits.max_rounds))))
     cost = _cost(steps, delta)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from dpbitfit_client import guard_client, simulated
 from dpbitfit_client.app import app
-from dpbitfit_client.guard import operations, stored_reply, task_cache
+from dpbitfit_client.guard import guard as guard_module
+from dpbitfit_client.guard import operations, stored_reply
 from dpbitfit_client.guard.guard import Guard
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
@@ -77,13 +78,13 @@ class Site:
         return self.send("train", self.coordinator.request(plan, biases, **options))
 
 
-_attach = functools.cache(task_cache.attach)
+_attach = functools.cache(guard_module.attach)
 
 
 @pytest.fixture(autouse=True)
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No guard is warm; only the model, which is the same for all, is loaded once."""
-    monkeypatch.setattr(task_cache, "attach", _attach)
+    monkeypatch.setattr(guard_module, "attach", _attach)
     monkeypatch.setattr(simulated, "_shared_task", _attach)
     guard_client._guards.clear()
     yield

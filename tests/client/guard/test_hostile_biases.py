@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from dpbitfit.data.labels import read_labels
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.gradients import PerRecordGradients
-from dpbitfit.engine.training import gradient_rows
+from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
@@ -88,7 +89,12 @@ def own_rows(task: TextClassification, chosen: np.ndarray) -> np.ndarray:
     rows = np.zeros((len(TEXTS) + 1, task.layout.size))
     everyone = range(len(rows))
     with PerRecordGradients(task.model, task.layout) as recorder:
-        for batch, found in gradient_rows(task.model, recorder, records, everyone, 4096):
+
+        def collect(batch: list[int], full: list[int]) -> Tensor:
+            rows = recorder.rows(lambda: records.losses(task.model, full), len(full))
+            return rows[: len(batch)]
+
+        for batch, found in in_micro_batches(task.model, records, everyone, collect):
             rows[batch] = PHASE.clipping.clip(found).numpy()
     return rows
 

@@ -3,6 +3,8 @@
 import grp
 import logging
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from dpbitfit.protocol.messages import Description
 from dpbitfit.tasks.text_classification.settings import TextTask
 
 from ...dpbitfit.tasks.test_text_classification import save
-from ...support import plans
+from ...support import plans, warm
 from ...support.backbones import backbone
 from ...support.coordinators import Coordinator
 from ...support.policies import written
@@ -200,3 +202,31 @@ def test_a_model_is_checked_within_the_limits(
         (settings,) = tried
         plan = plans.plan(model="own", head=settings.head, max_length=settings.max_length)
         policy.limits("letters", office.ledger.id).check(plan, settings)
+
+
+SLOW = """
+import time
+from dpbitfit.tasks.text_classification.settings import TextTask
+TextTask.load = lambda *_: time.sleep(600)
+from dpbitfit.cli import main
+main()
+"""
+
+
+def test_a_guard_that_still_checks_its_models_can_be_ended(
+    tmp_path: Path, office: Coordinator
+) -> None:
+    policy = policy_with(tmp_path, office, {"own": save_small("bert", tmp_path / "model")})
+    log = tmp_path / "guard.log"
+    with log.open("wb") as file:
+        guard = warm.Process(SLOW, "guard", "serve", "--policy", str(policy), stderr=file)
+    deadline = time.monotonic() + 120
+    while "checking the training of own" not in log.read_text():
+        assert guard.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    guard.terminate()
+    try:
+        assert guard.wait(120) == 128 + signal.SIGTERM
+    finally:
+        guard.kill()

@@ -28,7 +28,7 @@ from dpbitfit.engine.clipping import CLIPPINGS
 from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
-from dpbitfit.phases import PHASES, ClassSums, HeadDescent
+from dpbitfit.phases import ClassSums, DpZeroPhase, HeadDescent
 from dpbitfit.plan import Plan, TaskChoice
 from dpbitfit.tasks.models import resolve_model
 from dpbitfit.tasks.text_classification.settings import TextSettings
@@ -81,6 +81,7 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     EVALUATION: lambda policy: letters(policy).evaluation is None,
     (*EVALUATION, "unit-column"): lambda policy: letters(policy).evaluation.unit == "record",
     (*LIMITS, "epsilon"): lambda policy: limits(policy).epsilon == 8.0,
+    (*LIMITS, "max-directions"): lambda policy: limits(policy).max_directions == 64,
     (*LIMITS, "max-length"): lambda policy: limits(policy).max_length == 128,
     (*LIMITS, "max-bias-distance"): lambda policy: limits(policy).max_bias_distance == 0,
 }
@@ -137,6 +138,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     (*LIMITS, "phases"): [[], ["other"], ["head", "head"]],
     (*LIMITS, "clippings"): [[], ["flat"], ["abadi", "abadi"]],
     (*LIMITS, "heads"): [[], ["other"], ["labels", "labels"], [math.nan]],
+    (*LIMITS, "max-directions"): [*NOT_COUNTS, 1025],
     (*LIMITS, "max-length"): NOT_COUNTS,
     (*LIMITS, "max-bias-distance"): [*NOT_NUMBERS, 1e-4, 1e40],
     (*EVALUATION, "path"): [*NOT_PATHS, POLICY["datasets"]["letters"]["path"]],
@@ -186,8 +188,9 @@ def test_every_key_is_read(file: Path) -> None:
         max_rounds=50,
         models=("minilm",),
         heads=heads,
-        phases=PHASES,
+        phases=("class-sums", "head", "biases"),
         clippings=CLIPPINGS,
+        max_directions=32,
         max_length=64,
         max_bias_distance=4.0,
     )
@@ -584,6 +587,35 @@ def test_a_phase_that_is_not_listed_is_refused(file: Path, phase: ClassSums | He
         within(read(file, changed((*LIMITS, "phases"), ["biases"])), plan)
     with pytest.raises(ProtocolError, match="noise_multiplier"):
         within(read(file, changed((*LIMITS, "min-noise-multiplier"), 1.5)), plan)
+
+
+def test_a_policy_without_a_list_of_phases_allows_none_that_came_later(file: Path) -> None:
+    old = read(file, changed((*LIMITS, "phases"), ...))
+    assert limits(old).phases == ("class-sums", "head", "biases")
+    with pytest.raises(ProtocolError, match="phase 'dp-zero'"):
+        within(old, PLAN.changed(phases=(DpZeroPhase(noise=NOISE),)))
+
+
+def test_dp_zero_has_the_limits_of_other_steps_and_one_of_its_own(file: Path) -> None:
+    named = changed((*LIMITS, "phases"), ["dp-zero"], changed((*LIMITS, "max-directions"), 64))
+    phase = DpZeroPhase(noise=NOISE)
+    policy = read(file, named)
+    within(policy, PLAN.changed(phases=(phase,)))
+    more = phase.changed(estimator=phase.estimator.changed(directions=65))
+    for wrong, says in (
+        (more, "directions up to 64, not 65"),
+        (phase.changed(sampling_rate=0.3), "sampling_rate"),
+        (phase.changed(steps_per_round=21), "steps_per_round"),
+        (phase.changed(rounds=51), "rounds"),
+        (phase.changed(noise=DiscreteGaussianNoise(multiplier=0.7)), "noise_multiplier"),
+    ):
+        with pytest.raises(ProtocolError, match=says):
+            within(policy, PLAN.changed(phases=(wrong,)))
+    with pytest.raises(ProtocolError, match="phase 'biases'"):
+        within(policy, PLAN)
+    within(
+        read(file, changed((*LIMITS, "max-directions"), 65, named)), PLAN.changed(phases=(more,))
+    )
 
 
 def test_a_plan_for_another_task_than_the_records_are_for_is_refused(file: Path) -> None:

@@ -224,3 +224,22 @@ def test_a_cost_that_no_accountant_bounds_is_over_every_budget(
     assert letters(policy)["coordinators"]["trial-office"]["cost"] is None
     assert letters(policy)["coordinators"]["trial-office"]["binds"] == "budget"
     assert "more than any accountant bounds" in words(policy)
+
+
+def test_dp_zero_is_explained_where_it_is_allowed(file: Path) -> None:
+    text = words(read(file))
+    assert "dp-zero" not in text
+    text = words(read(file, changed((*LIMITS, "phases"), ["biases", "dp-zero"])))
+    assert "Phases: biases, dp-zero. A step of dp-zero looks along at most 32 public" in text
+    assert "how the losses change along public random directions" in text
+    assert "The change of the model's biases" in text
+    assert "In a phase of the head" not in text
+    alone = words(read(file, changed((*LIMITS, "phases"), ["dp-zero"])))
+    assert "The change of the model's biases" not in alone
+    assert "how the losses change along public random directions" in alone
+
+
+def test_dp_zero_costs_what_its_steps_do(file: Path) -> None:
+    policy = read(file, changed((*LIMITS, "phases"), ["dp-zero"]))
+    cost = letters(policy)["coordinators"]["trial-office"]["cost"]
+    assert cost["epsilon"] == epsilon({Mechanism(0.8, 0.2): 1000}, 1e-5).epsilon

@@ -17,7 +17,6 @@ from torch import nn
 from dpbitfit.engine import batches
 from dpbitfit.engine.batches import (
     LARGEST_SHAPE,
-    TOKEN_BUDGET,
     filled,
     has_few_shapes,
     micro_batches,
@@ -32,6 +31,7 @@ from dpbitfit.errors import ModelError
 from dpbitfit.tasks.evaluation import outputs
 
 from ...support import plans, tasks
+from ...support.devices import limit_memory
 from ...support.tasks import text_table
 
 MAX_LENGTH = 12
@@ -52,8 +52,9 @@ def test_every_micro_batch_has_one_of_the_shapes(
         rows = filled(batch, canonical, few_shapes=True)
         assert rows[: len(batch)] == batch
         assert set(rows) == set(batch)
-        assert len(rows) in shapes(length, canonical)
-        assert len(rows) == canonical or len(rows) * length <= min(budget, TOKEN_BUDGET)
+        assert len(rows) in shapes(length, canonical, budget)
+        assert len(rows) == canonical or len(rows) * length <= budget
+        assert len(rows) - len(batch) <= max(len(rows) // 4, canonical - 1)
         assert len(rows) <= max(LARGEST_SHAPE, canonical)
 
 
@@ -79,11 +80,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("fits", [10_000, 100])  # tokens
 def test_what_trains_and_what_is_evaluated_has_only_shapes_that_were_checked(
-    monkeypatch: pytest.MonkeyPatch,
+    fits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "LARGEST_SHAPE", 16)  # a CPU takes its time
     task = tasks.load_text("minilm", ("a", "b"), max_length=MAX_LENGTH)
+    limit_memory(task.model.backbone, fits)
     probes = task.probes()
     every = {padded_length(tokens, task.positions) for tokens in range(1, MAX_LENGTH + 1)}
     assert set(probes.lengths) == every
@@ -105,6 +108,7 @@ def test_what_trains_and_what_is_evaluated_has_only_shapes_that_were_checked(
     assert evaluated
     assert watched.seen
     assert evaluated | watched.seen <= checked
+    assert max(rows * length for rows, length in checked) <= fits
 
 
 class MixesInFullBatches(nn.Module):
@@ -167,7 +171,7 @@ def test_outputs_are_cut_for_the_device_of_the_model(monkeypatch: pytest.MonkeyP
 
     records: Any = Records()
     list(outputs(chosen, records, forward))
-    assert sizes == [64, 64]
+    assert sizes == [128]
     sizes.clear()
     list(outputs(other, records, forward))
     assert sizes == [100]

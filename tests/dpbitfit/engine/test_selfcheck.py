@@ -188,6 +188,19 @@ def test_where_hardly_any_bias_is_right_the_model_is_refused() -> None:
         check_gradients(model, select_biases(model), square(model), ONE_LENGTH)
 
 
+def test_a_model_of_whose_biases_no_layer_adds_any_is_refused() -> None:
+    model = nn.LSTM(4, 3, batch_first=True)
+    data = torch.randn(4, 5, 4)
+    says = r"of 24 bias values only 0 can be trained.* bias_ih_l0: no layer"
+    with pytest.raises(ModelError, match=says):
+        check_gradients(
+            model,
+            select_biases(model),
+            lambda records: model(data[list(records)])[0].sum(dim=(1, 2)),
+            ONE_LENGTH,
+        )
+
+
 def test_what_a_task_trains_beside_the_biases_is_never_left_out() -> None:
     torch.manual_seed(0)
     model = FlattensRecordsAndTokens()

@@ -59,6 +59,26 @@ def rows_by_torch_func(model: nn.Module) -> np.ndarray:
     return torch.cat([rows[name].reshape(RECORDS, -1) for name in layout.names], 1).double().numpy()
 
 
+def test_processes_that_train_together_share_each_sample(no_noise: None) -> None:
+    """Here one stands for two, of which the other adds up the same: every second record, twice."""
+
+    class Two(dpbitfit.Ranks):
+        def share(self, units: np.ndarray) -> np.ndarray:
+            return units[::2]
+
+        def total(self, add_up: Any) -> np.ndarray:
+            return 2 * add_up()
+
+    model = make_model().eval()
+    rows = rows_by_torch_func(model)[::2]
+    clipped = rows * np.minimum(1, NORM / np.linalg.norm(rows, axis=1, keepdims=True))
+    before = read_biases(model, select_biases(model))
+    optimizer = dpbitfit.Sgd(learning_rate=2.0)
+    make_trainer(model, sampling_rate=1.0, optimizer=optimizer, ranks=Two()).step()
+    moved = read_biases(model, select_biases(model)) - before
+    assert moved == pytest.approx(-2.0 * 2 * clipped.sum(axis=0) / 50, abs=1e-5)
+
+
 @pytest.mark.parametrize("people", [RECORDS, 7])
 def test_a_step_is_the_sum_of_clipped_gradients_over_the_public_divisor(
     people: int, no_noise: None

@@ -1,0 +1,30 @@
+"""Rows that are no numbers: they contribute nothing, and the site's own log says so."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger("dpbitfit.engine")
+
+
+class FiniteRows:
+    """Zeroes what is not finite, and remembers whether any row was."""
+
+    def __init__(self) -> None:
+        self._some: Tensor | None = None  # None before the first
+
+    def only(self, rows: Tensor) -> Tensor:
+        """The rows [B, D], with zeros for each that is not finite."""
+        finite = torch.isfinite(rows).all(dim=1, keepdim=True)  # [B, 1]
+        some = finite.any()  # not looked at here: that would wait for the device
+        self._some = some if self._some is None else self._some | some
+        return torch.where(finite, rows, torch.zeros_like(rows))
+
+    def warn(self) -> None:
+        """Say where none was, to the machine's own log alone: it tells of the records."""
+        if self._some is not None and not self._some:
+            _log.warning(
+                "no record of this round had a finite gradient: it released noise alone; "
+                "the biases that it began from are out of range"
+            )

@@ -1,0 +1,183 @@
+"""A model is trained from losses alone only after they have been seen to be each record's own.
+
+The counterpart of ``selfcheck`` where no gradient is asked for: it too runs on public probes,
+and finds the canonical size of a micro-batch, from which on a record's loss, and the output of
+every layer that has one for each record, is the same to the bit, whatever its companions, their
+number and its place among them. Biases train here that have no gradient of one record: of a
+layer used as a function, or whose output does not begin with the record.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpbitfit.engine.batches import deterministic
+from dpbitfit.engine.biases import (
+    NO_OWNER,
+    UNREACHED,
+    BiasLayout,
+    freeze,
+    read_biases,
+    write_biases,
+)
+from dpbitfit.engine.screening import Losses, per_record_layers
+from dpbitfit.engine.selfcheck import (
+    BIAS_SCALES,
+    CANONICAL_ROWS,
+    TOLERANCE,
+    Cuts,
+    compared,
+    log_left_out,
+    moved_biases,
+    not_its_own,
+    require_finite,
+    without,
+)
+from dpbitfit.errors import ModelError
+
+_REACHES = 1e3  # standard deviations by which a bias is moved to see whether a loss notices
+
+
+def check_losses(
+    model: nn.Module, layout: BiasLayout, losses: Losses, lengths: NDArray[np.int64]
+) -> tuple[BiasLayout, int]:
+    """What of ``layout`` trains, and the canonical size of a micro-batch, in rows.
+
+    Arguments and result are as of ``selfcheck.check_gradients``. Taken in are the biases that
+    no layer adds to its output; left out are those of which no loss takes notice.
+
+    Raises ModelError when a weight or loss is not finite, when a loss changes with its
+    companions at every size, when a trained parameter is not in float32 or float64, in which
+    alone a small step is one, and when hardly any bias is left.
+    """
+    require_finite(model)
+    groups = {
+        int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
+    }
+    with deterministic(), torch.no_grad():
+        freeze(model)
+        layout = _taking_in(model, layout)
+        _require_precision(model, layout)
+        layout = without(layout, _unnoticed(model, layout, losses, groups))
+        canonical = _Check(model, layout, losses, groups).run()
+    log_left_out(layout)
+    return layout, canonical
+
+
+def _taking_in(model: nn.Module, layout: BiasLayout) -> BiasLayout:
+    """The layout with the biases that no layer adds to its output."""
+    names = [bias.name for bias in layout.left_out if bias.why == NO_OWNER]
+    shapes = [tuple(model.get_parameter(name).shape) for name in names]
+    rest = tuple(bias for bias in layout.left_out if bias.why != NO_OWNER)
+    return BiasLayout((*layout.names, *names), (*layout.shapes, *shapes), rest)
+
+
+def _require_precision(model: nn.Module, layout: BiasLayout) -> None:
+    for name in layout.names:
+        kind = model.get_parameter(name).dtype
+        if kind not in (torch.float32, torch.float64):
+            raise ModelError(f"{name} is in {kind}, where small steps vanish: load it in float32")
+
+
+def _unnoticed(
+    model: nn.Module, layout: BiasLayout, losses: Losses, groups: Mapping[int, list[int]]
+) -> dict[str, str]:
+    """The parameters of which no probe's loss takes notice, however far they move."""
+    before = {length: losses(group) for length, group in groups.items()}
+    if not all(values.isfinite().all() for values in before.values()):
+        raise ModelError("a loss is not finite: the model's weights are damaged")
+    own, reasons = read_biases(model, layout), {}
+    moves = _REACHES * np.random.default_rng(0).standard_normal(own.size)
+    try:
+        for name, _, place in layout.slices():
+            moved = own.copy()
+            moved[place] += moves[place]
+            write_biases(model, layout, moved)
+            if all(torch.equal(losses(groups[length]), before[length]) for length in groups):
+                reasons[name] = UNREACHED
+    finally:
+        write_biases(model, layout, own)
+    return reasons
+
+
+class _Check:
+    """Compares what a record's loss and layers are among different companions."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: BiasLayout,
+        losses: Losses,
+        groups: Mapping[int, list[int]],
+    ) -> None:
+        self._model, self._layout, self._losses, self._groups = model, layout, losses, groups
+        self._layers = per_record_layers(model, losses, groups.values())
+        self._outputs: dict[str, Tensor] = {}  # of the last forward pass, by layer
+
+    def run(self) -> int:
+        """The canonical size; ModelError where there is none."""
+        layer, mixes = "", False
+        with self._watched():
+            for canonical in CANONICAL_ROWS:
+                for scale in (0.0, *BIAS_SCALES):
+                    layer, mixes = self._differs(canonical, scale)
+                    if layer:
+                        break
+                else:
+                    return canonical
+        raise ModelError(not_its_own("loss", self._model, layer, mixes))
+
+    def _differs(self, canonical: int, scale: float) -> tuple[str, bool]:
+        """The first layer, or the loss, that is not a record's own at biases moved by ``scale``.
+
+        And whether by more than rounding: then records are mixed. Empty where there is none.
+        """
+        with moved_biases(self._model, self._layout, scale):
+            for length, group in self._groups.items():
+                first: dict[int, dict[str, Tensor]] = {}
+                cuts = Cuts(group, canonical, length, few=scale > 0)
+                for batch, rows in compared(self._model, cuts, self._rows):
+                    for place, probe in enumerate(batch):
+                        row = {name: values[place] for name, values in rows.items()}
+                        before = first.setdefault(probe, row)
+                        for name, value in row.items():
+                            if not torch.equal(value, before[name]):
+                                mixes = _apart(value, before[name]) and scale == 0
+                                return name, mixes
+        return "", False
+
+    def _rows(self, batch: Sequence[int]) -> dict[str, Tensor]:
+        """Of every layer, and of the loss, one row for each record [B, ...]."""
+        self._outputs.clear()
+        values = self._losses(batch)
+        if values.shape != (len(batch),):
+            raise ModelError("private training needs one loss for each record, not their mean")
+        rows = {**self._outputs, "the loss": values}
+        return {name: output.nan_to_num(0.0, 0.0, 0.0) for name, output in rows.items()}
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        def keep(path: str) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                first = output[0] if isinstance(output, tuple) else output
+                self._outputs.setdefault(path, first.detach().clone())
+
+            return hook
+
+        modules = dict(self._model.named_modules())
+        handles = [modules[path].register_forward_hook(keep(path)) for path in self._layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _apart(value: Tensor, other: Tensor) -> bool:
+    """Whether two rows differ by more than rounding."""
+    return bool((value - other).float().norm() > TOLERANCE * other.float().norm())

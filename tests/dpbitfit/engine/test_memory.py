@@ -1,0 +1,122 @@
+"""What does not fit a device's memory is cut smaller, and the same is released."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dpbitfit.engine import batches, memory
+from dpbitfit.engine.batches import deterministic
+from dpbitfit.engine.biases import select_biases
+from dpbitfit.engine.clipping import AbadiClipping
+from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.engine.noise import DiscreteGaussian
+from dpbitfit.engine.selfcheck import check_gradients
+from dpbitfit.engine.training import clipped_sum
+from dpbitfit.errors import ModelError
+from dpbitfit.tasks.evaluation import outputs
+
+from ...support import models
+from ...support.devices import limit_memory
+from ...support.tokens import Records
+
+CLIPPER = AbadiClipping(norm=1.0)
+NOISE = DiscreteGaussian(1.0, 1.0)
+LENGTHS = [8 + 4 * (7 * number % 5) for number in range(60)]
+
+
+@pytest.fixture(scope="module")
+def canonical_rows() -> int:
+    """Of a small BERT on this machine."""
+    model, probes = models.build("bert"), Records([8, 8, 8, 20, 20, 20])
+    losses = partial(probes.losses, model)
+    return check_gradients(model, select_biases(model), losses, probes.lengths)[1]
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """Of whose memory nothing is known yet."""
+    return models.build("bert")
+
+
+def integers(model: nn.Module, records: Records) -> NDArray[np.int64]:
+    sample = np.arange(len(records.units))
+    with deterministic(), PerRecordGradients(model, select_biases(model)) as estimator:
+        return clipped_sum(model, estimator, records, sample, CLIPPER, NOISE)
+
+
+def outputs_of(model: nn.Module, records: Records) -> NDArray[np.float32]:
+    values = np.empty((len(records.lengths), models.CLASSES), np.float32)
+    for batch, logits in outputs(model, records, partial(records.logits, model)):
+        values[batch] = logits
+    return values
+
+
+@pytest.mark.parametrize("fits", [250, 130, 97])
+def test_what_runs_out_of_memory_is_cut_smaller_and_adds_up_the_same(
+    model: nn.Module, canonical_rows: int, fits: int
+) -> None:
+    """Records of a unit are added up in one order: in float32, another gives other integers."""
+    records = Records(LENGTHS, people=13, canonical_rows=canonical_rows)
+    wanted, values = integers(model, records), outputs_of(model, records)
+    tried = limit_memory(model, fits)
+    assert np.array_equal(integers(model, records), wanted)
+    assert max(tried) > fits
+    tried.clear()
+    assert np.array_equal(integers(model, records), wanted)
+    assert np.array_equal(outputs_of(model, records), values)
+    assert max(tried) <= fits  # what did not fit is not tried again
+
+
+def test_an_evaluation_that_runs_out_of_memory_goes_on(
+    model: nn.Module, canonical_rows: int
+) -> None:
+    records = Records(LENGTHS, canonical_rows=canonical_rows)
+    wanted = outputs_of(model, records)
+    tried = limit_memory(model, 100)
+    assert np.array_equal(outputs_of(model, records), wanted)
+    assert max(tried) > 100
+
+
+def test_rows_that_could_not_be_clipped_are_computed_again(
+    model: nn.Module, canonical_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records(LENGTHS, canonical_rows=canonical_rows)
+    wanted = integers(model, records)
+    clip, calls = AbadiClipping.clip, []
+
+    def failing(clipper: AbadiClipping, rows: torch.Tensor) -> torch.Tensor:
+        calls.append(rows)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError
+        return clip(clipper, rows)
+
+    monkeypatch.setattr(AbadiClipping, "clip", failing)
+    assert np.array_equal(integers(model, records), wanted)
+
+
+def test_where_the_smallest_micro_batch_does_not_fit_the_error_says_what_to_do() -> None:
+    """And nothing of the records: neither how long they are nor how many."""
+    texts = set()
+    for lengths in ([20] * 9, [24] * 5, [16]):
+        model = models.build("bert")
+        limit_memory(model, 15)
+        with pytest.raises(ModelError, match="choose another device") as caught:
+            integers(model, Records(lengths))
+        assert caught.value.__suppress_context__
+        texts.add(str(caught.value))
+    assert len(texts) == 1
+
+
+def test_a_gpu_has_larger_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(1, 1)
+    assert memory.token_budget(model) == memory.CPU_TOKENS
+    monkeypatch.setattr(batches, "has_few_shapes", lambda _model: True)
+    assert memory.token_budget(model) == memory.GPU_TOKENS
+    memory.halve(model, rows=64, length=100, canonical_rows=4)
+    assert memory.token_budget(model) == 3200
+    memory.halve(model, rows=128, length=100, canonical_rows=4)  # of another length
+    assert memory.token_budget(model) == 3200
