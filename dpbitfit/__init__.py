@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from dpbitfit.engine.biases import select_biases as select_biases
     from dpbitfit.engine.clipping import AbadiClipping as AbadiClipping
     from dpbitfit.engine.clipping import AutomaticClipping as AutomaticClipping
+    from dpbitfit.engine.groups import ByKind as ByKind
+    from dpbitfit.engine.groups import HeadAndBiases as HeadAndBiases
+    from dpbitfit.engine.groups import PerLayer as PerLayer
+    from dpbitfit.engine.groupwise import AdaptiveClipping as AdaptiveClipping
+    from dpbitfit.engine.groupwise import GroupwiseClipping as GroupwiseClipping
     from dpbitfit.engine.optimizers import Adam as Adam
     from dpbitfit.engine.optimizers import Sgd as Sgd
     from dpbitfit.engine.ranks import Ranks as Ranks
@@ -34,14 +39,19 @@ __all__ = [
     "AbadiClipping",
     "AccountingError",
     "Adam",
+    "AdaptiveClipping",
     "AutomaticClipping",
     "BudgetError",
+    "ByKind",
     "DpbitfitError",
+    "GroupwiseClipping",
+    "HeadAndBiases",
     "InputError",
     "Ledger",
     "LedgerError",
     "Mechanism",
     "ModelError",
+    "PerLayer",
     "Prediction",
     "Predictor",
     "PrivateTrainer",
@@ -57,9 +67,14 @@ __all__ = [
 _MODULES = {
     "AbadiClipping": "engine.clipping",
     "Adam": "engine.optimizers",
+    "AdaptiveClipping": "engine.groupwise",
     "AutomaticClipping": "engine.clipping",
+    "ByKind": "engine.groups",
+    "GroupwiseClipping": "engine.groupwise",
+    "HeadAndBiases": "engine.groups",
     "Ledger": "ledger",
     "Mechanism": "accounting.composition",
+    "PerLayer": "engine.groups",
     "Prediction": "predict",
     "Predictor": "predict",
     "PrivateTrainer": "engine.trainer",

@@ -12,7 +12,6 @@ To add a phase: a class here, with a ``kind`` of its own, and its name in ``Phas
 """
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -171,6 +170,7 @@ class SampledPhase(_Phase):
     """
 
     pools: ClassVar[bool] = False
+    sends_rows: ClassVar[bool] = False  # its steps' noised rows, in the place of the change
     kind: str
     rounds: Rounds = 12
     steps_per_round: StepsPerRound = 5
@@ -179,10 +179,6 @@ class SampledPhase(_Phase):
     estimator: Estimator
     clipping: Clipper = Field(AbadiClipping(), description="What bounds a unit's gradient.")
     optimizer: Optimizer
-
-    def released(self, change: Vector, rows: Sequence[Matrix]) -> Vector:
-        """What a site sends of a round: of its change [P], or its steps' noised rows [D]."""
-        return change
 
     def change(self, released: Vector, step: int, directions: Directions, size: int) -> Vector:
         """The change [size] for which a site's message of a round stands.
@@ -223,6 +219,7 @@ class DpZeroPhase(SampledPhase):
     they have no memory but their number. The clipping norm is in the unit of a gradient's.
     """
 
+    sends_rows: ClassVar[bool] = True
     kind: Literal["dp-zero"] = "dp-zero"
     estimator: DirectionalDerivatives = DirectionalDerivatives()
     # A row has no layers and kinds of parameters, by which it could be clipped in groups.
@@ -232,10 +229,6 @@ class DpZeroPhase(SampledPhase):
     def released_size(self, parameters: int) -> int:
         """One value for each direction of each step, however many train."""
         return self.steps_per_round * self.estimator.directions
-
-    def released(self, change: Vector, rows: Sequence[Matrix]) -> Vector:
-        """The steps' noised rows [steps * K]."""
-        return np.concatenate(rows).astype(np.float32)
 
     def change(self, released: Vector, step: int, directions: Directions, size: int) -> Vector:
         """The change [size] to which the steps of a round lead from zero."""

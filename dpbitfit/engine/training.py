@@ -88,7 +88,7 @@ def train_round(
     kind = describe(device).removeprefix(f"{device}: ")  # what its kernels follow from
     count, canonical = len(records.units), records.canonical_rows
     ranks.require_alike(layout.digest, biases.tobytes(), count, canonical, kind)
-    rows = []  # [D] each
+    rows = []  # [D] each, where the phase sends them
     model.eval()  # dropout off
     with deterministic(), phase.estimator.attach(model, layout, directions) as estimator:
         for step in range(phase.steps_per_round):
@@ -99,14 +99,15 @@ def train_round(
             total = ranks.total(partial(add_up, token_budget))
             released = ranks.from_first(partial(noise.release, total))
             row, clipper = clipper.read(released / divisor)
-            rows.append(row)
+            if phase.sends_rows:
+                rows.append(row.astype(np.float32))
             gradient = estimator.gradient(row)
             values, state = phase.optimizer.descend(values, gradient, state, phase.steps)
             if progress is not None:
                 progress(step + 1, phase.steps_per_round)
     write_biases(model, layout, values.astype(np.float32))
-    change = values.astype(np.float32) - biases
-    return phase.released(change, rows), replace(state, norms=clipper.norms)
+    sent = np.concatenate(rows) if rows else values.astype(np.float32) - biases
+    return sent, replace(state, norms=clipper.norms)
 
 
 def clipped_sum(

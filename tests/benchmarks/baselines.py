@@ -19,6 +19,8 @@ from torch.nn import functional
 
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, write_biases
 from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.engine.groups import HeadAndBiases
+from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
 from dpbitfit.engine.optimizers import Adam
 from dpbitfit.engine.training import train_round
 from dpbitfit.phases import BiasPhase, HeadDescent, Phase
@@ -80,6 +82,12 @@ METHODS = {
     "planner": Method("auto"),
     "head": Method("class-sums,head"),
     "biases": Method("biases", head="labels"),
+    "all-phases": Method(_ALL),
+    "per-layer": Method(_ALL, train=lambda _: {"clipping": GroupwiseClipping()}),
+    "adaptive": Method(_ALL, train=lambda _: {"clipping": AdaptiveClipping()}),
+    "two-groups": Method(
+        _ALL, train=lambda _: {"clipping": GroupwiseClipping(groups=HeadAndBiases())}
+    ),
     "lora": Method(_ALL, train=lora),
     "full": Method(_ALL, train=full),
     "no-privacy": Method("auto", private=False),

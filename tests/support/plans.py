@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from typing import Any
 
 from dpbitfit.errors import InputError
@@ -88,10 +89,10 @@ def phase(base: BiasPhase | None = None, /, **changes: Any) -> BiasPhase:
 
 def forged(base: Plan, /, **changes: Any) -> Any:
     """A plan with these settings, whether or not they can be."""
-    try:
-        return plan(base, **changes)
-    except InputError:
-        return Forged(base, **changes)
+    if changes.keys() <= _SETTINGS.keys():
+        with suppress(InputError):
+            return plan(base, **changes)
+    return Forged(base, **changes)
 
 
 class Forged:

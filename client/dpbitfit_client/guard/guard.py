@@ -113,7 +113,7 @@ class Guard:
         ``progress`` is called before each step; what it raises ends the round, which
         stays spent. Raises Refused.
         """
-        return self._round(envelope, TrainRound(progress))
+        return self._round(envelope, TrainRound(progress, self.policy.site.name))
 
     def evaluate(self, envelope: Envelope, progress: Progress = go_on) -> Envelope:
         """A RoundRequest's EvaluateReply: a plan's metrics, noised and charged.
@@ -221,7 +221,6 @@ class Guard:
     ) -> bytes:
         """Do what was reserved, and store its reply in the transaction that commits it."""
         before = self.ledger.last_reply(account, request.run)
-        position = request.plan.locate(request.round).position
         try:
             payload = operation.do(
                 request.plan,
@@ -230,7 +229,7 @@ class Guard:
                 loaded,
                 biases,
                 before.payload if before else None,
-                request.plan.directions(request.run, self.policy.site.name, position),
+                request.run,
             )
         except BaseException:
             # Records may have been touched: however the round ended, it stays spent.

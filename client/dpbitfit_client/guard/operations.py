@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from dpbitfit.accounting.composition import Counts, Mechanism, merged
 from dpbitfit.engine.biases import write_biases
-from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import PolicyError
@@ -50,21 +49,21 @@ class Operation(Protocol):
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
-        directions: Directions | None = None,
+        run: str,
     ) -> bytes:
-        """The payload to store; ``before`` is the run's last, ``directions`` those of the phase."""
+        """The payload to store; ``before`` is the last of the ``run``."""
 
     def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The message of a stored payload, and its content."""
 
 
 class TrainRound:
-    """A round of a plan's phase; ``progress`` is called before each step."""
+    """A round of a plan's phase at a ``site``; ``progress`` is called before each step."""
 
     purpose = TRAIN
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, site: str) -> None:
+        self._progress, self._site = progress, site
 
     def part(self, dataset: Dataset) -> Dataset | Evaluation:
         """The data set's own records."""
@@ -84,7 +83,7 @@ class TrainRound:
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
-        directions: Directions | None = None,
+        run: str,
     ) -> bytes:
         """What the phase releases, and the optimizer's new state."""
         place = plan.locate(number)
@@ -100,7 +99,7 @@ class TrainRound:
             biases,
             state,
             self._progress,
-            directions,
+            plan.directions(run, self._site, place.position),
         )
         return stored_reply.pack(released, state, place.position)
 
@@ -138,7 +137,7 @@ class EvaluateRound:
         loaded: LoadedTask,
         biases: Vector,
         before: bytes | None,
-        directions: Directions | None = None,
+        run: str,
     ) -> bytes:
         """The noised metrics."""
         part = self.part(dataset)

@@ -94,10 +94,9 @@ class Limits(Table):
         """
         for phase in plan.phases:
             _among("phase", phase.kind, self.phases)
-            if isinstance(phase, SampledPhase):
-                _among("clipping", phase.clipping.function, self.clippings)
-            if not phase.pools:  # the others take every unit, once a round
+            if isinstance(phase, SampledPhase):  # the others take every unit, once a round
                 _at_most("sampling_rate", phase.sampling_rate, self.max_sampling_rate)
+                _among("clipping", phase.clipping.function, self.clippings)
             if isinstance(phase, DpZeroPhase):
                 _at_most("directions", phase.estimator.directions, self.max_directions)
             _at_most("steps_per_round", phase.steps_per_round, self.max_steps_per_round)

@@ -21,6 +21,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from dpbitfit.accounting import composition
 from dpbitfit.engine.biases import read_biases
+from dpbitfit.engine.groupwise import AdaptiveClipping
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
@@ -274,6 +275,7 @@ def test_a_plan_that_costs_more_than_the_budget_is_refused_whole(
     assert site.spent() == {"reserved": 0, "committed": 0}
 
 
+ADAPTIVE = json.loads(AdaptiveClipping().encode())
 HOSTILE = [
     ({"sampling_rate": 1.5}, "bad-input"),
     ({"noise_multiplier": float("nan")}, "bad-input"),
@@ -282,6 +284,9 @@ HOSTILE = [
     ({"rounds": -1}, "bad-input"),
     ({"steps_per_round": 10**7}, "bad-input"),
     ({"clipping_norm": float("inf")}, "bad-input"),
+    ({"clipping_part": {**ADAPTIVE, "quantile_cost": 0.0}}, "bad-input"),
+    ({"clipping_part": {**ADAPTIVE, "groups": {"rule": "per-layer", "norm": 1e7}}}, "bad-input"),
+    ({"clipping_part": {**ADAPTIVE, "groups": [[0, 1], [1, 2]]}}, "protocol"),
     ({"delta": 0.0}, "bad-input"),
     ({"noise": "none"}, "bad-input"),
     ({"layout_digest": "x"}, "protocol"),
@@ -410,6 +415,40 @@ def test_optimizer_moments_go_on_within_a_run_only(
     site.coordinator.run = "run-2"
     site.train(plan, biases, key="c" * 16)
     assert step() == 2
+
+
+def test_adaptive_norms_go_on_within_a_run_only_and_cost_nothing_beside_the_steps(
+    site: Site, plan: Plan, biases: np.ndarray
+) -> None:
+    """Also after a kill; and a reply that is asked for again neither moves nor costs anything."""
+    phase = plan.phases[0].changed(clipping=AdaptiveClipping())
+    plan = plan.changed(phases=(phase,))
+
+    def norms() -> np.ndarray:
+        last = site.ledger.last_reply(site.ledger.accounts()[0], site.coordinator.run)
+        assert last is not None
+        stored = stored_reply.state_of(last.payload, 0).norms
+        assert stored is not None
+        return stored
+
+    first = site.train(plan, biases, key="a" * 16)
+    begun = norms()
+    assert len(begun) == 43
+    guard_client._guards.clear()  # as when the process was killed and began anew
+    site.query(plan)
+    assert site.train(plan, biases, key="a" * 16).content == first.content
+    assert (norms() == begun).all()
+    site.train(plan, biases, key="b" * 16)
+    start = 1 / np.sqrt(len(begun))
+    furthest = 0.3 * 0.5 * 2 + 1e-9  # two steps, whatever the noise
+    for before, after in ((start, begun), (begun, norms())):
+        moved = np.abs(np.log(after / before))
+        assert moved.any()
+        assert moved.max() <= furthest
+    assert site.spent() == {"reserved": 0, "committed": 4}
+    site.coordinator.run = "run-2"
+    site.train(plan, biases, key="c" * 16)
+    assert np.abs(np.log(norms() / start)).max() <= furthest
 
 
 def test_an_honest_run_is_nowhere_near_the_farthest_that_biases_may_be(

@@ -31,15 +31,15 @@ def test_a_round_is_charged_and_trained_as_its_own_phase(
         return np.zeros(3, dtype=np.float32), OptimizerState()
 
     monkeypatch.setattr(operations, "site_round", site_round)
-    operation = operations.TrainRound(go_on)
+    operation = operations.TrainRound(go_on, "site")
     once, whole = operation.steps(PLAN, number, DATASET)
     assert dict(once) == {phase.mechanism: phase.steps_per_round}
     assert dict(whole) == {FIRST.mechanism: 2, SECOND.mechanism: 3}
-    operation.do(PLAN, number, DATASET, LOADED, np.zeros(3, dtype=np.float32), None)
+    operation.do(PLAN, number, DATASET, LOADED, np.zeros(3, dtype=np.float32), None, "run")
     assert trained == [phase]
 
 
 @pytest.mark.parametrize("number", [0, 4, 10**6])
 def test_a_round_that_the_plan_does_not_have_is_refused_uncharged(number: int) -> None:
     with pytest.raises(ProtocolError, match="no such round"):
-        operations.TrainRound(go_on).steps(PLAN, number, DATASET)
+        operations.TrainRound(go_on, "site").steps(PLAN, number, DATASET)
