@@ -1,13 +1,18 @@
 """The engine's benchmark: peers compute what they are compared for, and a table outlives a cut."""
 
+import copy
+from argparse import Namespace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertModel
 
-from .benchmarks import engine, measuring, peers
+from .benchmarks import engine, measuring, peers, real_text, shapes
 from .support import models
 
 CPU = torch.device("cpu")
@@ -94,6 +99,82 @@ def test_a_method_that_fails_leaves_the_others_their_figures() -> None:
     times, failed = measuring.in_turn(steps, CPU, repeats=4, until=float("inf"))
     assert failed == {"fails": "out of memory"}
     assert {name: len(taken) for name, taken in times.items()} == {"base": 4}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> shapes.Classifier:
+    """What every name of a model stands for."""
+    torch.manual_seed(0)
+    sizes = {name: value for name, value in models.SHAPE.items() if name != "num_labels"}
+    backbone = BertModel(BertConfig(**sizes, vocab_size=20_000), add_pooling_layer=False)
+    model = shapes.Classifier(backbone).eval()
+    monkeypatch.setattr(shapes, "build", lambda _name, _device: model)
+    return model
+
+
+TOKENS = [[*range(1000, 1003 + 5 * number % 23)] for number in range(20)]
+
+
+def test_every_method_takes_whole_steps_on_texts_of_uneven_length(
+    small: shapes.Classifier,
+) -> None:
+    records = real_text.texts(TOKENS, small)
+    made = real_text.whole_steps(small, records, sampled=9)
+    steps = {name: make() for name, make in made.items()}
+    times, failed = measuring.in_turn(steps, CPU, repeats=1, until=float("inf"))
+    assert set(failed) <= {"torch.func on biases"}  # fails on attention masks of transformers
+    assert {real_text.SORTED, peers.OURS, "DP full, Opacus ghost"} <= set(times)
+    shares = real_text.shares(small, records, sampled=9)
+    assert 0 < shares["padding"] + shares["dummies"] < 1
+
+
+@pytest.mark.parametrize("loader", [real_text.as_they_come, real_text.length_sorted])
+def test_a_loader_gives_each_text_once(loader: Any) -> None:
+    lengths = np.array([3 + 5 * number % 23 for number in range(100)])
+    sample = np.random.default_rng(0).permutation(100)[:70]
+    cut = [*loader(sample, lengths)]
+    assert sorted(chain(*cut)) == sorted(sample)
+    assert max(map(len, cut)) == real_text.USUAL_BATCH
+    if loader is real_text.length_sorted:
+        assert [*lengths[[*chain(*cut)]]] == sorted(lengths[sample])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    "cell",
+    [
+        engine.Cell("batch", "minilm", 4, 8),
+        engine.Cell("texts", "minilm"),
+        engine.Cell("cpu", "bert-base"),
+    ],
+    ids=lambda cell: cell.kind,
+)
+def test_a_cell_has_figures_of_every_method(cell: engine.Cell) -> None:
+    options = Namespace(device=CPU, tokens=TOKENS, sampled=6, repeats=1, cores=1, methods=[""])
+    figures = engine.measure(cell, options, until=float("inf"))
+    engine.show(cell.name, figures)
+    for name, row in figures.items():
+        assert "failed" in row or row["time_ratio"] > 0, name
+    assert "failed" not in figures.get(peers.OURS, {})
+
+
+@pytest.mark.parametrize("name", shapes.NAMES[1:])
+def test_the_large_models_read_what_they_are_given(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shallow = copy.deepcopy(shapes._CONFIGS[name])
+    shallow.num_hidden_layers = 1
+    monkeypatch.setitem(shapes._CONFIGS, name, shallow)
+    model = shapes.build(name, CPU)
+    inputs, labels = shapes.batch(name, 2, 64, CPU)
+    assert peers.losses(model, inputs, labels).shape == (2,)
+    makes = peers.methods(model)
+    sums = []
+    for method in (makes[peers.OURS](), makes["Opacus on biases, hooks"]()):
+        method.add(inputs, labels)
+        sums.append(method.total())
+    for key, value in sums[0].items():
+        assert torch.allclose(sums[1][key].view_as(value).double(), value, atol=1e-4)
 
 
 @pytest.mark.parametrize("most", [0, 1, 7, 8, 100, 1000])

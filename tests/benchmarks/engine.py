@@ -97,7 +97,7 @@ def measure(cell: Cell, options: argparse.Namespace, until: float) -> Figures:
     records = texts(options.tokens, model)
     made = whole_steps(model, records, options.sampled)
     figures = _compare(made, SORTED, options.sampled, options, until)
-    figures[OURS].update(shares(model, records, options.sampled))
+    figures.get(OURS, {}).update(shares(model, records, options.sampled))
     return figures
 
 
@@ -109,6 +109,8 @@ def _compare(
     until: float,
 ) -> Figures:
     """Time for an example and peak of each method, and their ratios to those of ``base``."""
+    wanted = [base, *options.methods]
+    made = {name: make for name, make in made.items() if any(part in name for part in wanted)}
     steps, failed = {}, {}
     for name, make in made.items():
         try:
@@ -209,6 +211,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--cells", nargs="+", default=[""], help="those whose name holds one")
+    parser.add_argument("--methods", nargs="+", default=[""], help="beside the base: the same")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes

@@ -20,7 +20,7 @@ from dpbitfit.data.tables import read_columns
 from dpbitfit.engine import batches
 from dpbitfit.engine.batches import deterministic, padded_length
 from dpbitfit.engine.biases import select_biases
-from dpbitfit.engine.memory import in_micro_batches, token_budget
+from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.engine.training import clipped_sum
 
@@ -126,13 +126,13 @@ def _theirs(
     make: Callable[[], Method],
     records: Texts,
     sampled: int,
-    loader: Callable[[Sample, Sample, int], Iterator[list[int]]],
+    loader: Callable[[Sample, Sample], Iterator[list[int]]],
 ) -> Step:
     method, samples = make(), _samples(len(records.tokens), sampled)
     lengths = np.array([len(ids) for ids in records.tokens])
 
     def step() -> None:
-        for batch in loader(next(samples), lengths, token_budget(method.model)):
+        for batch in loader(next(samples), lengths):
             inputs = records.inputs(batch, int(lengths[batch].max()))
             method.add(inputs, records.labels[batch])
         method.step()
@@ -163,18 +163,12 @@ def _samples(count: int, sampled: int) -> Iterator[Sample]:
         yield generator.choice(count, min(sampled, count), replace=False)
 
 
-def as_they_come(sample: Sample, _lengths: Sample, _budget: int) -> Iterator[list[int]]:
+def as_they_come(sample: Sample, _lengths: Sample) -> Iterator[list[int]]:
     """Batches of the usual size."""
     for start in range(0, len(sample), USUAL_BATCH):
         yield sample[start : start + USUAL_BATCH].tolist()
 
 
-def length_sorted(sample: Sample, lengths: Sample, budget: int) -> Iterator[list[int]]:
-    """Texts by length, as many at once as so many tokens hold at the longest one's length."""
-    batch: list[int] = []
-    for record in sorted(sample.tolist(), key=lambda r: int(lengths[r])):
-        if batch and lengths[record] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(record)
-    yield batch
+def length_sorted(sample: Sample, lengths: Sample) -> Iterator[list[int]]:
+    """The same of texts that are alike in length."""
+    return as_they_come(sample[np.argsort(lengths[sample])], lengths)
