@@ -24,12 +24,12 @@ from dpbitfit.schema import Scalar, build, options
 from dpbitfit.settings import OPTIONS
 
 FACTS = ("labels", "sites", "declared-size", "target-epsilon", "delta", "noise", "ledger")
-NOISE = "noise-multiplier"
+NOISE, DIRECTIONS = "noise-multiplier", "directions"
 BYTES_OF_A_VALUE = 4
 # A step on a record runs through the model three times: forward, and twice as much backward.
 PASSES_OF_A_STEP = 3
 
-_KEYS = {*FACTS, NOISE, "directions", *(option.key for option in options(Choices))}
+_KEYS = {*FACTS, NOISE, DIRECTIONS, *(option.key for option in options(Choices))}
 _OWN = (
     click.Option(["--width"], type=int, default=384, help="Of the embeddings: the model's."),
     click.Option(["--biases"], type=int, default=23_808, help="How many values they have."),

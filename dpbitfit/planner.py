@@ -34,7 +34,7 @@ from dpbitfit.schema import Part
 AUTO, DP_ZERO = "auto", "dp-zero"
 HEAD_ROUNDS, BIAS_ROUNDS, BIAS_STEPS = 20, 12, 60
 SAMPLING_RATE, LEARNING_RATE = 0.15, 1e-2  # of biases and head together
-ZERO_RATE, ZERO_RATE_WITH_HEAD = 0.02, 0.02  # of dp-zero's first step
+ZERO_RATE, ZERO_RATE_WITH_HEAD = 0.02, 0.05  # of dp-zero: a value moves as far as by Adam
 SUMS_SHARE = 0.3  # of the head's mu^2
 HEAD_SHARE_A_LABEL, LARGEST_HEAD_SHARE = 0.05, 0.5  # of the plan's mu^2, beside biases
 UNITS_A_LABEL = 300  # from which on biases gain more than the head loses

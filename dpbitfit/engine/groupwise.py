@@ -8,6 +8,7 @@ is post-processing, so that group g has noise of deviation multiplier * sensitiv
 With adaptive norms a row gets G more values, w/2 for a group that was not clipped and -w/2 for
 one that was: gradient and quantiles are one row of one mechanism with the plan's multiplier. The
 norms of the next step follow from the noised shares (Andrew et al. 2021, arXiv 1905.03871).
+Gradients are those of the layout's own values: no other estimator's rows have groups.
 
 *Formal guarantee*: every row that ``clip`` returns is a function of its own row and public
 numbers alone, to the bit, and has an L2 norm of at most ``sensitivity``. Norms in use are

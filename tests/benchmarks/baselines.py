@@ -135,7 +135,9 @@ class WeightGradients(Part):
 
     kind: Literal["weight-gradients"] = "weight-gradients"
 
-    def attach(self, model: nn.Module, layout: BiasLayout) -> PerRecordGradients:
+    def attach(
+        self, model: nn.Module, layout: BiasLayout, directions: None = None
+    ) -> PerRecordGradients:
         return _WeightGradients(model, layout)
 
 

@@ -9,6 +9,7 @@ import pytest
 from dpbitfit_client import guard_client
 from dpbitfit_server import app, strategy
 
+from dpbitfit.engine.groupwise import AdaptiveClipping
 from dpbitfit.ledger import Ledger
 from dpbitfit.settings import RunSettings
 
@@ -19,6 +20,7 @@ from .test_app import node
 PHASED = {
     **{"phases": "class-sums,head,biases", "head": "trained", "most-rounds": 6, "rounds": 2},
     **{"steps-per-round": 1, "sampling-rate": 0.3, "target-epsilon": 200.0, "learning-rate": 0.0},
+    "clipping": "adaptive",
 }
 ROUNDS = ["class-sums", "head", "head", "head", "biases", "biases"]
 
@@ -65,8 +67,11 @@ def test_every_phase_is_charged_and_reported(config: dict[str, Any]) -> None:
     first, last = report["phases"][0], report["phases"][-1]
     assert first["after"]["accuracy"] > first["before"]["accuracy"]
     assert last["after"] == report["final"]["metrics"]
-    page = (Path(config["out"]) / "report.html").read_text()
-    assert "class-sums, 1 round" in page.replace("\n", " ")
+    assert last["clipping"] == AdaptiveClipping().words
+    assert first["clipping"] is None
+    page = " ".join((Path(config["out"]) / "report.html").read_text().split())
+    assert "class-sums, 1 round" in page
+    assert f"biases, 2 rounds, gradients {last['clipping']}, epsilon" in page
 
 
 @pytest.mark.parametrize("interrupted", [1, 3, 5])
