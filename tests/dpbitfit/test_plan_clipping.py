@@ -9,9 +9,9 @@ from dpbitfit.engine.clipping import CLIPPINGS, Clipper
 from dpbitfit.engine.groups import ByKind, HeadAndBiases, PerLayer
 from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
 from dpbitfit.errors import InputError, ProtocolError
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import BiasPhase, DpZeroPhase
 from dpbitfit.plan import Plan
-from dpbitfit.schema import build
+from dpbitfit.schema import build, canonical
 
 from ..support import plans
 
@@ -90,6 +90,15 @@ def test_options_fill_every_part() -> None:
         build(BiasPhase, {**values, "clipping-groups": "none"})
     with pytest.raises(InputError, match="head-clipping-norm"):
         build(BiasPhase, {**values, "head-clipping-norm": 0.0})
+
+
+@pytest.mark.parametrize("part", [GROUPWISE, ADAPTIVE])
+def test_a_phase_whose_rows_have_no_layers_takes_no_groups(part: dict[str, Any]) -> None:
+    noise = PLAN.phases[0].noise
+    tree = json.loads(PLAN.changed(phases=(DpZeroPhase(noise=noise),)).encode())
+    tree["phases"][0]["clipping"] = part
+    with pytest.raises((InputError, ProtocolError), match="clipping"):
+        Plan.decode(canonical(tree))
 
 
 def test_every_clipping_has_its_name_listed() -> None:
