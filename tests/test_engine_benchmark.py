@@ -177,7 +177,7 @@ def test_the_large_models_read_what_they_are_given(
         assert torch.allclose(sums[1][key].view_as(value).double(), value, atol=1e-4)
 
 
-@pytest.mark.parametrize("most", [0, 1, 7, 8, 100, 1000])
+@pytest.mark.parametrize("most", [0, 1, 7, 100])
 def test_the_largest_batch_is_found_to_an_eighth(most: int) -> None:
     class Method:
         def drop(self) -> None:
