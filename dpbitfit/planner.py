@@ -33,7 +33,9 @@ from dpbitfit.schema import Part
 
 AUTO, DP_ZERO = "auto", "dp-zero"
 HEAD_ROUNDS, BIAS_ROUNDS, BIAS_STEPS = 20, 12, 60
-SAMPLING_RATE, LEARNING_RATE = 0.15, 1e-2  # of biases and head together
+SAMPLING_RATE = 0.15  # of biases and head together
+# Of one site. Adam divides by a site's own noise, of which the mean over sites has less.
+LEARNING_RATE, FASTER_BY_SITES = 1e-2, 2.0
 ZERO_RATE, ZERO_RATE_WITH_HEAD = 0.02, 0.05  # of dp-zero: a value moves as far as by Adam
 SUMS_SHARE = 0.3  # of the head's mu^2
 HEAD_SHARE_A_LABEL, LARGEST_HEAD_SHARE = 0.05, 0.5  # of the plan's mu^2, beside biases
@@ -65,6 +67,10 @@ class Choices(Part):
     learning_rate: Annotated[
         float, _help("Its first learning rate, which falls to 0; 0: the planner's.", ge=0)
     ] = 0.0
+    schedule: Annotated[
+        Literal["", "linear", "warm-up"],
+        _help("How it changes over the steps; empty: the planner's."),
+    ] = ""
     clipping: Annotated[
         Literal["", "abadi", "automatic", "group-wise", "adaptive"],
         _help("Its clipping; empty: the planner's."),
@@ -116,7 +122,7 @@ def propose(
     """
     kinds = _kinds(facts, choices)
     rounds = _rounds(kinds, choices)
-    sampled = _sampled(base, choices, rounds[base.kind], bool(facts.labels))
+    sampled = _sampled(base, choices, rounds[base.kind], facts)
     whole = _mu(epsilon, delta) ** 2
     share = _head_share(facts) if base.kind in kinds else 1.0
     phases: list[Phase] = []
@@ -172,10 +178,11 @@ def _rounds(kinds: list[str], choices: Choices) -> dict[str, int]:
 
 
 def _sampled(
-    base: BiasPhase | DpZeroPhase, choices: Choices, rounds: int, head: bool
+    base: BiasPhase | DpZeroPhase, choices: Choices, rounds: int, facts: PublicFacts
 ) -> BiasPhase | DpZeroPhase:
     """The phase that samples; beside a head that trains along its gradients need other scales."""
     changes: dict[str, Any] = {"rounds": rounds}
+    head = bool(facts.labels)
     if not choices.steps_per_round:
         changes["steps_per_round"] = math.ceil(BIAS_STEPS / rounds)
     if isinstance(base, DpZeroPhase) and not choices.learning_rate:
@@ -184,8 +191,14 @@ def _sampled(
     if head:
         if not choices.sampling_rate:
             changes["sampling_rate"] = SAMPLING_RATE
-        if not choices.learning_rate and isinstance(base, BiasPhase):
-            changes["optimizer"] = base.optimizer.changed(learning_rate=LEARNING_RATE)
+        if isinstance(base, BiasPhase):
+            optimizer: dict[str, Any] = {}
+            if not choices.learning_rate:
+                faster = min(FASTER_BY_SITES, math.sqrt(facts.sites))
+                optimizer["learning_rate"] = LEARNING_RATE * faster
+            if not choices.schedule:
+                optimizer["schedule"] = "warm-up"
+            changes["optimizer"] = base.optimizer.changed(**optimizer)
         if not choices.clipping:
             changes["clipping"] = AutomaticClipping.checked(norm=choices.clipping_norm or 1.0)
     return base.changed(**changes)

@@ -16,6 +16,7 @@ from dpbitfit.validate import LearningRate
 
 # Kingma and Ba 2015, algorithm 1.
 BETA_FIRST, BETA_SECOND, ADAM_EPSILON = 0.9, 0.999, 1e-8
+WARM_UP = 0.25  # of the steps
 
 Vector = NDArray[np.float64]
 
@@ -33,17 +34,28 @@ class OptimizerState:
     norms: Vector | None = None
 
 
-class _LinearDecay(Part):
-    """The learning rate falls linearly to zero, so that the last steps add little noise."""
+class _Scheduled(Part):
+    """The learning rate falls linearly to zero, so that the last steps add little noise.
 
-    schedule: Literal["linear"] = "linear"
+    With ``warm-up`` it rises over the first quarter of the steps: the first of Adam's have
+    moments of a few gradients, and move every value by a whole rate in the noise's direction.
+    """
+
+    schedule: Annotated[
+        Literal["linear", "warm-up"],
+        Field(description="linear: the learning rate falls to 0; warm-up: first it rises."),
+    ] = "linear"
     learning_rate: LearningRate = 2e-2
 
     def _rate(self, step: int, steps: int) -> float:
-        return self.learning_rate * max(0.0, 1 - step / steps)
+        falling = max(0.0, 1 - step / steps)
+        if self.schedule == "linear":
+            return self.learning_rate * falling
+        rising = (step + 1) / (WARM_UP * steps)
+        return self.learning_rate * min(1.0, rising, falling / (1 - WARM_UP))
 
 
-class Adam(_LinearDecay):
+class Adam(_Scheduled):
     """Adam (Kingma and Ba 2015), without weight decay."""
 
     name: Literal["adam"] = "adam"
@@ -71,7 +83,7 @@ class Adam(_LinearDecay):
         return self.learning_rate * math.sqrt(parameters)
 
 
-class Sgd(_LinearDecay):
+class Sgd(_Scheduled):
     """Plain gradient descent."""
 
     name: Literal["sgd"] = "sgd"

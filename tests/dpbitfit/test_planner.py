@@ -83,6 +83,18 @@ def test_what_is_chosen_stays() -> None:
     assert (phase.rounds, phase.steps_per_round) == (3, BASE.steps_per_round)
 
 
+@pytest.mark.parametrize(("sites", "rate"), [(1, 0.01), (2, 0.0141), (4, 0.02), (100, 0.02)])
+def test_biases_move_faster_where_more_sites_average_their_noise(sites: int, rate: float) -> None:
+    facts = PublicFacts(labels=2, width=384, sites=sites, units=2_000 * sites)
+    biases = proposed(facts)[-1]
+    assert isinstance(biases, BiasPhase)
+    assert biases.optimizer.schedule == "warm-up"
+    assert biases.optimizer.learning_rate == pytest.approx(rate, rel=0.01)
+    chosen = proposed(facts, schedule="linear", learning_rate=0.5)[-1]
+    assert isinstance(chosen, BiasPhase)
+    assert chosen.optimizer == BASE.optimizer
+
+
 def test_less_budget_means_smaller_steps_of_the_head() -> None:
     rates = [proposed(MANY, epsilon)[1].optimizer.learning_rate for epsilon in (8.0, 2.0, 0.5)]  # type: ignore[union-attr]
     assert rates == sorted(rates, reverse=True)
