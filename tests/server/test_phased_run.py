@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from dpbitfit_client import guard_client
-from dpbitfit_server import app, strategy
+from dpbitfit_server import strategy
 
 from dpbitfit.engine.groupwise import AdaptiveClipping
 from dpbitfit.ledger import Ledger
-from dpbitfit.settings import RunSettings
 
-from ..support.grids import LocalGrid
-from .test_app import node
+from .test_app import run
 
 # With 120 records only so large a target lets the head learn anything.
 PHASED = {
@@ -35,11 +33,6 @@ def new_process() -> Any:
 @pytest.fixture
 def config(run_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return {**run_config, **PHASED, "out": str(tmp_path)}
-
-
-def run(config: dict[str, Any]) -> dict[str, Any]:
-    grid = LocalGrid({10 + i: node(config, i) for i in range(2)})
-    return app.run(grid, RunSettings.read(config))
 
 
 def steps(config: dict[str, Any]) -> list[list[int]]:

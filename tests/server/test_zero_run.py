@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from dpbitfit_client import guard_client
 from dpbitfit_client.guard import operations
-from dpbitfit_server import app, strategy
+from dpbitfit_server import strategy
 from dpbitfit_server.progress import count_bytes
 
 from dpbitfit.ledger import Ledger
 from dpbitfit.protocol import flower
-from dpbitfit.settings import RunSettings
 from dpbitfit.tasks.rounds import site_round
 
-from ..support.grids import LocalGrid
-from .test_app import node
+from .test_app import run
 
 K, STEPS = 8, 2
 ZERO = {
@@ -38,11 +36,6 @@ def new_process() -> Any:
 @pytest.fixture
 def config(run_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return {**run_config, **ZERO, "out": str(tmp_path)}
-
-
-def run(config: dict[str, Any]) -> dict[str, Any]:
-    grid = LocalGrid({10 + i: node(config, i) for i in range(2)})
-    return app.run(grid, RunSettings.read(config))
 
 
 def test_sites_send_a_few_numbers_from_which_the_coordinator_has_their_changes(
