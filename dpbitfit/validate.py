@@ -107,6 +107,9 @@ Rounds = Annotated[int, whole(1, MOST_STEPS, "Rounds of the plan.")]
 StepsPerRound = Annotated[int, whole(1, MOST_STEPS, "Noisy steps of each round.")]
 Directions = Annotated[int, whole(1, 1024, "Directions of each step of dp-zero.")]
 Evaluations = Annotated[int, whole(0, MOST_STEPS, "How often the sites' metrics are measured.")]
+Layers = Annotated[
+    int, whole(0, 1000, "Train biases of the model's last so many layers only; 0: of all.")
+]
 MaxLength = Annotated[int, whole(1, 10**5, "Tokens kept of each text.")]
 DeclaredSize = Annotated[
     int, whole(1, 10**9, "Public constant that stands for the number of units.")

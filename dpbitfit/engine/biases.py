@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,13 +29,15 @@ _KEY_NAMES = ("key", "k_proj", "k_lin", "key_proj", "k")
 _ROTARY_FIELDS = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_pct", "rotary_dim")
 
 # Why a bias is left out.
+BELOW = "it is below the layers that train"
 SOFTMAX_KEY = "it is a key bias of a softmax attention"
 FROZEN_NORM = "its BatchNorm is frozen"
 NO_OWNER = "no layer adds it to its output"
 NOT_PER_RECORD = "its layer's output does not begin with the record"
 UNREACHED = "no record reaches it"
 NOT_ITS_GRADIENT = "its per-record gradient differs from ordinary autograd's"
-_NO_LOSS = (SOFTMAX_KEY, FROZEN_NORM, UNREACHED)  # such a bias would train nothing
+# Such a bias would train nothing, or is not to.
+_NO_LOSS = (SOFTMAX_KEY, FROZEN_NORM, UNREACHED, BELOW)
 LEAST_SHARE = 0.1  # of the bias values that have an effect
 
 
@@ -129,8 +131,12 @@ class BiasLayout:
         return zip(self.names, self.shapes, strict=True)
 
 
-def select_biases(model: nn.Module, train_also: Sequence[str] = ()) -> BiasLayout:
+def select_biases(
+    model: nn.Module, train_also: Sequence[str] = (), below: Collection[str] = ()
+) -> BiasLayout:
     """The layout of every bias that may train, and of the parameters in ``train_also``.
+
+    Those named in ``below`` do not train, because the layers are not among those that do.
 
     A bias belongs to a layer that adds it to its output, as far as the layer's kind says; the
     others are left out, to be trained from losses alone (``losscheck``). Raises ModelError,
@@ -159,6 +165,7 @@ def select_biases(model: nn.Module, train_also: Sequence[str] = ()) -> BiasLayou
         if is_bias(name) and id(parameter) not in covered:
             layout[name] = tuple(parameter.shape)
             reasons[name] = NO_OWNER
+    reasons |= {name: BELOW for name in layout if name in below}
     for name in train_also:
         if name not in parameters:
             raise ModelError(f"{name}: the model has no such parameter")

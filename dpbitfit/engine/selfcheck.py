@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dpbitfit.engine import batches
 from dpbitfit.engine.batches import deterministic, shapes
 from dpbitfit.engine.biases import (
+    BELOW,
     NOT_ITS_GRADIENT,
     SOFTMAX_KEY,
     BiasLayout,
@@ -84,7 +85,7 @@ def check_gradients(
 def log_left_out(layout: BiasLayout) -> None:
     """Say in the machine's own log which biases do not train, and why."""
     for why, names in layout.left_out_by_reason.items():
-        level = logging.INFO if why == SOFTMAX_KEY else logging.WARNING
+        level = logging.INFO if why in (BELOW, SOFTMAX_KEY) else logging.WARNING
         _log.log(level, "not trained, because %s: %s", why, ", ".join(names))
 
 

@@ -111,6 +111,14 @@ class Task(Declaration, Protocol):
 
 
 @runtime_checkable
+class PreparedRecords(Protocol):
+    """Records of which a task computes something once, for all rounds."""
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        """Compute it, unless that is done. ``check`` is called often, and may end it."""
+
+
+@runtime_checkable
 class LinearTask(Task, Protocol):
     """A task whose model ends in a linear head, which phases of a plan may train alone.
 

@@ -45,6 +45,7 @@ class Method:
 
     phases: str
     head: str = "trained"
+    layers: int = 0
     train: Callable[[Any], dict[str, Any]] = lambda _: {}
     private: bool = True
 
@@ -83,6 +84,8 @@ METHODS = {
     "head": Method("class-sums,head"),
     "biases": Method("biases", head="labels"),
     "all-phases": Method(_ALL),
+    "top-half": Method(_ALL, layers=3),  # of MiniLM's six
+    "top-layer": Method(_ALL, layers=1),
     "per-layer": Method(_ALL, train=lambda _: {"clipping": GroupwiseClipping()}),
     "adaptive": Method(_ALL, train=lambda _: {"clipping": AdaptiveClipping()}),
     "two-groups": Method(

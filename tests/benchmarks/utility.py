@@ -88,7 +88,8 @@ def run(
     Without privacy ``epsilon`` is None.
     """
     method, kind = METHODS[name], resolve(TEXT_CLASSIFICATION, {})
-    task = attach(kind, "minilm", kind.Settings.checked(head=method.head), data.labels)
+    settings = kind.Settings.checked(head=method.head, layers=method.layers)
+    task = attach(kind, "minilm", settings, data.labels)
     changes = method.train(task)
     tables = (
         split(data.training, sites, 0.0, seed)

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from dpbitfit.engine.selfcheck import require_finite
 from dpbitfit.errors import DpbitfitError, InputError, ModelError
 from dpbitfit.tasks.models import check_files, reason, resolve_model
+from dpbitfit.tasks.text_classification.layers import UpperLayers
 from dpbitfit.tasks.text_classification.pooling import Pooling, pool, pooling_of
 from dpbitfit.tasks.text_classification.tokenizer import load_tokenizer
 
@@ -31,17 +32,28 @@ class TextClassifier(nn.Module):
         self.pooling = pooling
         self.logit_scale = logit_scale
         self.head: nn.Linear | None = None
+        self.upper: UpperLayers | None = None  # where not all layers train
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Unit vectors [B, d] for token ids and mask [B, T]."""
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask)[0]  # [B, T, d]
+    def embed(
+        self, input_ids: Tensor, attention_mask: Tensor, below: Tensor | None = None
+    ) -> Tensor:
+        """Unit vectors [B, d] for token ids and mask [B, T].
+
+        ``below`` is what ``upper.states`` made of them [B, T, d], where that is known.
+        """
+        if self.upper is None or below is None:
+            states = self.backbone(input_ids=input_ids, attention_mask=attention_mask)[0]
+        else:
+            states = self.upper.go_on(below, input_ids, attention_mask)  # [B, T, d]
         return functional.normalize(pool(states, attention_mask, self.pooling), dim=-1)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits [B, K]."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, below: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, K], as ``embed``."""
         if self.head is None:
             raise ModelError("the head is not set")
-        logits: Tensor = self.logit_scale * self.head(self.embed(input_ids, attention_mask))
+        logits: Tensor = self.logit_scale * self.head(self.embed(input_ids, attention_mask, below))
         return logits
 
 

@@ -1,6 +1,6 @@
 """Tokenised texts as the training loop sees them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpbitfit.engine.batches import padded_length
+from dpbitfit.tasks.evaluation import outputs
+from dpbitfit.tasks.features import MOST_BYTES
 
 if TYPE_CHECKING:
     from dpbitfit.tasks.text_classification.task import TextClassification
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
 class TextRecords:
     """One site's tokenised records: a ``training.PrivateRecords``.
 
-    ``labels`` [n] are positions in the label set; ``units`` the records of each unit.
+    ``labels`` [n] are positions in the label set; ``units`` the records of each unit. Where
+    ``keeps_states``, what never changes in the model is computed once (``layers``).
     """
+
+    keeps_states = False
 
     def __init__(
         self,
@@ -35,6 +40,7 @@ class TextRecords:
         self.lengths = np.array(
             [padded_length(len(ids), task.positions) for ids in tokens], dtype=np.int64
         )
+        self._states: list[Tensor] = []  # of each record [T, d], when there are any
 
     @property
     def canonical_rows(self) -> int:
@@ -42,8 +48,33 @@ class TextRecords:
         return self._task.canonical_rows
 
     def inputs(self, records: Sequence[int]) -> dict[str, Tensor]:
-        """What the model reads [B, T] of some records of one padded length."""
-        return self._task.pad([self.tokens[i] for i in records])
+        """What the model reads [B, T] of some records of one padded length.
+
+        With it, where they are kept, the states [B, T, d] below the layers that train.
+        """
+        inputs = self._task.pad([self.tokens[i] for i in records])
+        if self._states:
+            below = torch.stack([self._states[i] for i in records])
+            inputs["below"] = below.to(inputs["input_ids"].device)
+        return inputs
+
+    def prepare(self, check: Callable[[], None]) -> None:
+        """Compute the states that are kept, once; those that take too much memory never are.
+
+        Each is a function of its record alone, to the bit. ``check`` may end it.
+        """
+        upper = self._task.model.upper
+        if not self.keeps_states or self._states or upper is None:
+            return
+        if 4 * int(self.lengths.sum()) * upper.width > MOST_BYTES:
+            return
+        states: list[Tensor] = [torch.empty(0)] * len(self.tokens)
+        forward = lambda batch: upper.states(**self.inputs(batch))  # noqa: E731
+        progress = lambda _done, _total: check()  # noqa: E731
+        for batch, rows in outputs(self._task.model, self, forward, progress):
+            for record, row in zip(batch, rows, strict=True):
+                states[record] = row
+        self._states = states
 
     def losses(self, model: nn.Module, records: Sequence[int]) -> Tensor:
         """Cross-entropy [B] of some records of one padded length, one for each."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpbitfit.data.columns import Kind
 from dpbitfit.tasks.base import Metric, TaskSettings
-from dpbitfit.validate import LogitScale, MaxLength
+from dpbitfit.validate import Layers, LogitScale, MaxLength
 
 if TYPE_CHECKING:
     from dpbitfit.tasks.text_classification.task import TextClassification
@@ -29,6 +29,7 @@ class TextSettings(TaskSettings):
     )
     logit_scale: LogitScale = 20.0
     max_length: MaxLength = 128
+    layers: Layers = 0
 
     @property
     def trains_head(self) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -30,6 +30,7 @@ from dpbitfit.tasks.text_classification.backbone import (
     weights_digest,
 )
 from dpbitfit.tasks.text_classification.heads import label_head, stored_head
+from dpbitfit.tasks.text_classification.layers import UpperLayers
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.saved import read_start, read_tensors
 from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
@@ -79,7 +80,7 @@ class TextClassification(TextTask):
         else:
             task.model.head = stored_head(read_tensors(place, saved), len(labels), trains)
             head = weights_digest(task.model.head)
-        task.layout = select_biases(task.model, train_also=(_HEAD_WEIGHT,) if trains else ())
+        task.layout = task._layout()
         freeze(task.model)
         task.pretrained = read_biases(task.model, task.layout)
         shared = [task.base, head, task.model.pooling, [*labels], settings.model_dump()]
@@ -116,6 +117,15 @@ class TextClassification(TextTask):
             positions=positions,
             base=weights_digest(model.backbone),
         )
+
+    def _layout(self) -> BiasLayout:
+        """What may train by the settings."""
+        below: set[str] = set()
+        if self.settings.layers:
+            self.model.upper = UpperLayers(self.model.backbone, self.settings.layers)
+            below = {f"backbone.{name}" for name in self.model.upper.below}
+        head = (_HEAD_WEIGHT,) if self.settings.trains_head else ()
+        return select_biases(self.model, head, below)
 
     def probes(self) -> TextRecords:
         """Public records of a few lengths, some of each, none beginning like another."""
@@ -156,7 +166,9 @@ class TextClassification(TextTask):
     def records(self, table: Table) -> TextRecords:
         """The records, tokenised once."""
         tokens = self.tokens(table.columns["text"])
-        return TextRecords(self, tokens, table.columns["label"], table.unit_records())
+        records = TextRecords(self, tokens, table.columns["label"], table.unit_records())
+        records.keeps_states = self.model.upper is not None and self.model.upper.can_go_on
+        return records
 
     def logits(self, records: TextRecords) -> Tensor:
         """Logits [n, K]."""
@@ -184,8 +196,7 @@ class TextClassification(TextTask):
         self, records: TextRecords, progress: Progress | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Micro-batches of all records, each with its logits [B, K]."""
-        forward = lambda batch: self.model(**records.inputs(batch))  # noqa: E731
-        return outputs(self.model, records, forward, progress)
+        return self._outputs(self.model, records, progress)
 
     @property
     def linear_head(self) -> LinearHead | None:
@@ -211,7 +222,14 @@ class TextClassification(TextTask):
         self, records: TextRecords, progress: Progress | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Micro-batches of all records, each with its embeddings [B, d]."""
-        forward = lambda batch: self.model.embed(**records.inputs(batch))  # noqa: E731
+        return self._outputs(self.model.embed, records, progress)
+
+    def _outputs(
+        self, part: Callable[..., Tensor], records: TextRecords, progress: Progress | None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        check = progress or (lambda _done, _total: None)
+        records.prepare(lambda: check(0, len(records.tokens)))
+        forward = lambda batch: part(**records.inputs(batch))  # noqa: E731
         return outputs(self.model, records, forward, progress)
 
     def classes(self, records: TextRecords) -> NDArray[np.int64]:

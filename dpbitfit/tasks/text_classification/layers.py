@@ -1,0 +1,134 @@
+"""The last layers of a backbone, where only these train: what is below is computed once.
+
+Nothing below has a bias that trains, so that what enters the first of these layers is a
+function of the text alone for as long as a run goes on.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpbitfit.errors import InputError, ModelError
+
+_TEXTS, _TOKENS = 3, 8  # on which it is seen whether a backbone goes on from its layers' input
+
+
+class _Reached(Exception):
+    """The first of the layers is about to be computed, from ``states`` [B, T, d]."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.states = states
+
+
+class UpperLayers:
+    """The last ``count`` layers of a backbone, and whatever comes after them.
+
+    ``below`` are the names of the parameters that are used before them, ``width`` that of
+    the states which enter them, d. Raises InputError
+    where the backbone has fewer layers, ModelError where it is not one stack of layers.
+    """
+
+    def __init__(self, backbone: nn.Module, count: int) -> None:
+        self._backbone = backbone
+        self._owner, self._name, stack = _stack(backbone)
+        if count > len(stack):
+            raise InputError(f"'layers' is {count}, and the model has {len(stack)}")
+        self._lower, self._upper = stack[:-count], stack[-count:]
+        ids = torch.arange(_TEXTS * _TOKENS).reshape(_TEXTS, _TOKENS) % _vocabulary(backbone)
+        mask = torch.ones_like(ids)
+        mask[0, _TOKENS // 2 :] = 0
+        self.below = self._used_below(ids, mask)
+        with torch.no_grad():
+            self.width = self.states(ids, mask).shape[-1]
+        self.can_go_on = self._goes_on(ids, mask)
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What enters the first of the layers [B, T, d], for token ids and mask [B, T]."""
+
+        def stop(_layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            raise _Reached(args[0] if args else named["hidden_states"])
+
+        handle = self._upper[0].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self._backbone(input_ids=input_ids, attention_mask=attention_mask)
+        except _Reached as reached:
+            return reached.states
+        finally:
+            handle.remove()
+        raise ModelError("the model does not compute the layers that 'layers' names")
+
+    def go_on(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last layer's states [B, T, d], from those that enter the first of the layers."""
+
+        def enter(_layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            return (
+                ((states, *args[1:]), named) if args else ((), {**named, "hidden_states": states})
+            )
+
+        handle = self._upper[0].register_forward_pre_hook(enter, with_kwargs=True)
+        try:
+            with self._alone():
+                last = self._backbone(input_ids=input_ids, attention_mask=attention_mask)[0]
+        finally:
+            handle.remove()
+        assert isinstance(last, Tensor)
+        return last
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The backbone without the layers below."""
+        whole = getattr(self._owner, self._name)
+        setattr(self._owner, self._name, self._upper)
+        try:
+            yield
+        finally:
+            setattr(self._owner, self._name, whole)
+
+    def _used_below(self, ids: Tensor, mask: Tensor) -> frozenset[str]:
+        used = {id(parameter) for parameter in self._lower.parameters()}
+
+        def use(module: nn.Module, *_: Any) -> None:
+            used.update(id(parameter) for parameter in module.parameters(recurse=False))
+
+        handles = [part.register_forward_pre_hook(use) for part in self._backbone.modules()]
+        try:
+            with torch.no_grad():
+                self.states(ids, mask)
+        finally:
+            for handle in handles:
+                handle.remove()
+        names = self._backbone.named_parameters(remove_duplicate=False)
+        return frozenset(name for name, parameter in names if id(parameter) in used)
+
+    def _goes_on(self, ids: Tensor, mask: Tensor) -> bool:
+        """Whether going on gives what the whole backbone does, to the bit."""
+        with torch.no_grad():
+            whole = self._backbone(input_ids=ids, attention_mask=mask)[0]
+            try:
+                last = self.go_on(self.states(ids, mask), ids, mask)
+            except (IndexError, RuntimeError, TypeError, ValueError):
+                return False  # its layers ask for each other
+        return torch.equal(whole, last)
+
+
+def _stack(backbone: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
+    """Where the backbone's layers are: the module that has them, and under which name."""
+    stacks = [
+        (owner, name, part)
+        for owner in backbone.modules()
+        for name, part in owner.named_children()
+        if isinstance(part, nn.ModuleList) and len(part) > 1
+    ]
+    inner = {id(part) for *_, stack in stacks for layer in stack for part in layer.modules()}
+    outer = [place for place in stacks if id(place[2]) not in inner]
+    if len(outer) != 1:
+        kind = type(backbone).__name__
+        raise ModelError(f"'layers' needs a model that is one stack of layers, and {kind} is not")
+    return outer[0]
+
+
+def _vocabulary(backbone: Any) -> int:
+    return len(backbone.get_input_embeddings().weight)
