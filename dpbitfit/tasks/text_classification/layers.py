@@ -58,7 +58,7 @@ class UpperLayers:
             return reached.states
         finally:
             handle.remove()
-        raise ModelError("the model does not compute the layers that 'layers' names")
+        raise _unfit(self._backbone)
 
     def go_on(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The last layer's states [B, T, d], from those that enter the first of the layers."""
@@ -107,8 +107,11 @@ class UpperLayers:
         """Whether going on gives what the whole backbone does, to the bit."""
         with torch.no_grad():
             whole = self._backbone(input_ids=ids, attention_mask=mask)[0]
+            states = self.states(ids, mask)
+            if len(states) != len(ids):
+                return False  # they do not begin with the record
             try:
-                last = self.go_on(self.states(ids, mask), ids, mask)
+                last = self.go_on(states, ids, mask)
             except (IndexError, RuntimeError, TypeError, ValueError):
                 return False  # its layers ask for each other
         return torch.equal(whole, last)
@@ -125,9 +128,13 @@ def _stack(backbone: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
     inner = {id(part) for *_, stack in stacks for layer in stack for part in layer.modules()}
     outer = [place for place in stacks if id(place[2]) not in inner]
     if len(outer) != 1:
-        kind = type(backbone).__name__
-        raise ModelError(f"'layers' needs a model that is one stack of layers, and {kind} is not")
+        raise _unfit(backbone)
     return outer[0]
+
+
+def _unfit(backbone: nn.Module) -> ModelError:
+    kind = type(backbone).__name__
+    return ModelError(f"{kind} is not one stack of layers: leave 'layers' at 0")
 
 
 def _vocabulary(backbone: Any) -> int:
