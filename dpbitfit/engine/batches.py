@@ -10,6 +10,7 @@ libraries choose a kernel by shape in ways of their own: there a micro-batch has
 shapes, each of which was checked.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,8 +42,9 @@ def micro_batches(
     canonical_rows: int,
     token_budget: int,
     few_shapes: bool = False,
+    most_rows: int = sys.maxsize,
 ) -> Iterator[list[int]]:
-    """Cut records into batches of one padded length, ascending, with at most so many tokens.
+    """Cut records into batches of one padded length, ascending, of so many tokens and rows at most.
 
     ``lengths`` [n] are padded. A batch may always hold ``canonical_rows`` records. With
     ``few_shapes``, each has one of ``shapes`` when it is filled, of which little is copies.
@@ -52,10 +54,11 @@ def micro_batches(
         by_length.setdefault(int(lengths[record]), []).append(record)
     for length in sorted(by_length):
         left = by_length[length]
+        tokens = min(token_budget, most_rows * length)
         if few_shapes:
-            sizes = shapes(length, canonical_rows, token_budget)
+            sizes = shapes(length, canonical_rows, tokens)
         else:
-            sizes = [max(1, token_budget // (length * canonical_rows)) * canonical_rows]
+            sizes = [max(1, tokens // (length * canonical_rows)) * canonical_rows]
         while left:
             size = _next_size(len(left), sizes)
             yield left[:size]

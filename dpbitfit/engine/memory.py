@@ -5,6 +5,7 @@ when another program took memory, it is cut in halves. What is released stays th
 are those of any checked size (``batches``), and integers add up to the same.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dpbitfit.engine.training import PrivateRecords
 
 CPU_TOKENS, GPU_TOKENS = 4096, 16_384  # a GPU is idle with few
+MOST_VALUES = 1 << 25  # of the rows of a micro-batch, 128 MB of them, where it can be helped
 
 _budgets: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
@@ -51,17 +53,18 @@ def in_micro_batches(
     chosen: Sequence[int],
     compute: Callable[[list[int], list[int]], Result],
     most_tokens: int | None = None,
+    most_rows: int = sys.maxsize,
 ) -> Iterator[tuple[list[int], Result]]:
     """Micro-batches of the chosen records, each with what ``compute`` makes of it.
 
     ``compute`` gets the batch, and the same filled up with copies. Where it runs out of memory
     it must have done nothing: its records come again, in the same order, in smaller batches. None
-    has more than ``most_tokens``. Raises ModelError as ``halve``.
+    has more than ``most_tokens`` or ``most_rows``. Raises ModelError as ``halve``.
     """
     canonical, few, left = records.canonical_rows, batches.has_few_shapes(model), [*chosen]
     while left:
         budget = min(most_tokens or token_budget(model), token_budget(model))
-        cut = [*micro_batches(left, records.lengths, canonical, budget, few)]
+        cut = [*micro_batches(left, records.lengths, canonical, budget, few, most_rows)]
         left = []
         for place, batch in enumerate(cut):
             full = filled(batch, canonical, few)

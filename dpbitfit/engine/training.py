@@ -26,7 +26,7 @@ from dpbitfit.engine.clipping import AttachedClipper
 from dpbitfit.engine.devices import describe
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import AttachedEstimator
-from dpbitfit.engine.memory import in_micro_batches
+from dpbitfit.engine.memory import MOST_VALUES, in_micro_batches
 from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.ranks import Ranks
@@ -132,6 +132,7 @@ def clipped_sum(
         rows = estimator.rows(partial(records.losses, model, full), len(full))
         summed.add(batch, rows[: len(batch)])
 
-    for _ in in_micro_batches(model, records, summed.records, add, token_budget):
+    most_rows = MOST_VALUES // estimator.width
+    for _ in in_micro_batches(model, records, summed.records, add, token_budget, most_rows):
         pass
     return summed.total()

@@ -24,14 +24,13 @@ class TextRecords:
     ``keeps_states``, what never changes in the model is computed once (``layers``).
     """
 
-    keeps_states = False
-
     def __init__(
         self,
         task: "TextClassification",
         tokens: Sequence[Sequence[int]],
         labels: Sequence[int],
         units: Sequence[NDArray[np.int64]],
+        keeps_states: bool = False,
     ) -> None:
         self._task = task
         self.tokens = tokens
@@ -40,6 +39,7 @@ class TextRecords:
         self.lengths = np.array(
             [padded_length(len(ids), task.positions) for ids in tokens], dtype=np.int64
         )
+        self._keeps_states = keeps_states
         self._states: list[Tensor] = []  # of each record [T, d], when there are any
 
     @property
@@ -64,7 +64,7 @@ class TextRecords:
         Each is a function of its record alone, to the bit. ``check`` may end it.
         """
         upper = self._task.model.upper
-        if not self.keeps_states or self._states or upper is None:
+        if not self._keeps_states or self._states or upper is None:
             return
         if 4 * int(self.lengths.sum()) * upper.width > MOST_BYTES:
             return

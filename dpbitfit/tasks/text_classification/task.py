@@ -166,9 +166,8 @@ class TextClassification(TextTask):
     def records(self, table: Table) -> TextRecords:
         """The records, tokenised once."""
         tokens = self.tokens(table.columns["text"])
-        records = TextRecords(self, tokens, table.columns["label"], table.unit_records())
-        records.keeps_states = self.model.upper is not None and self.model.upper.can_go_on
-        return records
+        keeps = self.model.upper is not None and self.model.upper.can_go_on
+        return TextRecords(self, tokens, table.columns["label"], table.unit_records(), keeps)
 
     def logits(self, records: TextRecords) -> Tensor:
         """Logits [n, K]."""

@@ -1,6 +1,7 @@
 """What does not fit a device's memory is cut smaller, and the same is released."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dpbitfit.engine import batches, memory
+from dpbitfit.engine import batches, memory, training
 from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import select_biases
 from dpbitfit.engine.clipping import AbadiClipping
@@ -96,6 +97,25 @@ def test_rows_that_could_not_be_clipped_are_computed_again(
 
     monkeypatch.setattr(AbadiClipping, "clip", failing)
     assert np.array_equal(integers(model, records), wanted)
+
+
+def test_a_micro_batchs_rows_are_few_enough_for_their_width(
+    model: nn.Module, canonical_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short records are: the rows of many biases take more than what makes them."""
+    records = Records(LENGTHS, canonical_rows=canonical_rows)
+    wanted, rows = integers(model, records), []
+    compute = PerRecordGradients.rows
+
+    def counted(gradients: PerRecordGradients, losses: Any, count: int) -> torch.Tensor:
+        rows.append(count)
+        return compute(gradients, losses, count)
+
+    monkeypatch.setattr(PerRecordGradients, "rows", counted)
+    most = 2 * canonical_rows
+    monkeypatch.setattr(training, "MOST_VALUES", most * select_biases(model).size)
+    assert np.array_equal(integers(model, records), wanted)
+    assert max(rows) == most
 
 
 def test_where_the_smallest_micro_batch_does_not_fit_the_error_says_what_to_do() -> None:
