@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from dpbitfit.engine.batches import deterministic, filled, micro_batches, padded_length
 
@@ -46,3 +47,20 @@ def test_deterministic_algorithms_are_on_for_so_long_only() -> None:
     with deterministic():
         assert torch.are_deterministic_algorithms_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_torchs_own_transformer_layers_are_exact_without_gradients_too() -> None:
+    """By themselves they leave out padding, and a record depends on how long the others are."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).eval().requires_grad_(False)
+    texts, tokens = torch.randn(64, 16, 32), torch.arange(64) % 13 + 4
+    padding = torch.arange(16) >= tokens[:, None]  # [B, T]
+
+    def first(batch: list[int]) -> Tensor:
+        states: Tensor = encoder(texts[batch], src_key_padding_mask=padding[batch])
+        return states[0, : tokens[0]]
+
+    for mode in (torch.no_grad, torch.enable_grad):
+        with deterministic(), mode():
+            assert torch.equal(first([0] * 32), first([*range(32)]))
