@@ -1,97 +1,92 @@
 """Memory and time of one step of DPZero, against a forward pass and a gradient of each record.
 
-    python -m tests.benchmarks.zero_order --repeats 5 --json zero_order.json
+    python -m tests.benchmarks.zero_order --json zero_order.json
+    python -m tests.benchmarks.zero_order --models gpt2-large --directions 1 --repeats 2
 
-One process, interleaved, process CPU times; a figure is the median over the repeats. Memory is
-the allocator's peak above the model's own, from the profiler. A step of K directions is 2 K
-forward passes, of which nothing is kept: it should take at most 1.05 of their memory.
+One process, in turn, process CPU times, or a clock's on a GPU; a figure is the median over the
+repeats of the ratio to a forward pass in the same repeat. Memory is the allocator's peak above
+the model's own. A step of K directions is 2 K forward passes, of which nothing is kept: it should
+take at most 1.05 of their memory.
 """
 
 import argparse
-import json
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from dpbitfit.engine import devices
 from dpbitfit.engine.biases import select_biases
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.zero_order import LossDifferences
 
-from .gradients import CLASSES, Classifier, losses, peak
+from . import shapes
+from .engine import Cell, Figures, run
+from .measuring import Step, in_turn, median_ratio, peak
+from .peers import losses
 
 LARGEST_RATIO = 1.05
+BASE, ZERO, GRADIENTS = "forward pass", "DPZero", "bias gradients"
+SIZES = {"minilm": ((32, 32), (16, 128)), "gpt2-large": ((2, 128), (1, 512))}
 
 
-def steps(records: int, tokens: int, directions: int) -> dict[str, Callable[[], object]]:
-    """A forward pass, and one micro-batch of each estimator, on the same records."""
-    ids, labels = torch.randint(1000, 20000, (records, tokens)), torch.randint(CLASSES, (records,))
-    plain, ours, exact = (Classifier().eval() for _ in range(3))
-    layout = select_biases(ours)
-    differences = LossDifferences(ours, layout, Directions(bytes(32)), directions, 1e-3)
-    gradients = PerRecordGradients(exact, layout).__enter__()
+def steps(cell: Cell, directions: int, device: torch.device) -> dict[str, Step]:
+    """A forward pass, and one micro-batch of each estimator, on the same records and weights."""
+    model = shapes.build(cell.model, device)
+    inputs, labels = shapes.batch(cell.model, cell.records, cell.tokens, device)
+    layout = select_biases(model)
+    compute = partial(losses, model, inputs, labels)
 
     def forward() -> None:
         with torch.no_grad():
-            losses(plain, ids, labels)
+            compute()
 
-    return {
-        "forward pass": forward,
-        "DPZero": partial(differences.rows, lambda: losses(ours, ids, labels), records),
-        "bias gradients": partial(gradients.rows, lambda: losses(exact, ids, labels), records),
-    }
+    def zero() -> None:
+        LossDifferences(model, layout, Directions(bytes(32)), directions, 1e-3).rows(
+            compute, cell.records
+        )
+
+    def gradients() -> None:
+        with PerRecordGradients(model, layout) as attached:
+            attached.rows(compute, cell.records)
+
+    return {BASE: forward, ZERO: zero, GRADIENTS: gradients}
 
 
-def measure(
-    records: int, tokens: int, directions: int, repeats: int
-) -> dict[str, dict[str, float]]:
-    """Of each: the peak in megabytes and over that of a forward pass, and so the time."""
-    chosen = steps(records, tokens, directions)
-    times: dict[str, list[float]] = {name: [] for name in chosen}
-    for step in chosen.values():
-        step()
-    for _ in range(repeats):
-        for name, step in chosen.items():
-            began = time.process_time()
-            step()
-            times[name].append(time.process_time() - began)
-    peaks = {name: peak(lambda step=step: step()) for name, step in chosen.items()}  # type: ignore[misc]
-    base = statistics.median(times["forward pass"])
-    return {
-        name: {
+def measure(cell: Cell, options: argparse.Namespace, until: float) -> Figures:
+    """Of each: milliseconds for a record and the peak in megabytes, and both over the base's."""
+    chosen = steps(cell, options.directions, options.device)
+    times, failed = in_turn(chosen, options.device, options.repeats, until)
+    peaks = {name: peak(chosen[name], options.device) for name in times}
+    figures: Figures = {name: {"failed": why} for name, why in failed.items()}
+    for name, taken in times.items():
+        figures[name] = {
+            "milliseconds": 1e3 * statistics.median(taken) / cell.records,
+            "time_ratio": median_ratio(taken, times[BASE]),
             "peak_megabytes": peaks[name] / 1e6,
-            "peak_ratio": peaks[name] / peaks["forward pass"],
-            "time_ratio": statistics.median(times[name]) / base,
+            "peak_ratio": peaks[name] / peaks[BASE],
         }
-        for name in chosen
-    }
+    if peaks[ZERO] > LARGEST_RATIO * peaks[BASE]:
+        raise SystemExit(f"{cell.name}: a step takes over {LARGEST_RATIO} of a forward pass")
+    return figures
 
 
 def main() -> None:
+    """Measure the cells that the file does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=SIZES, default=["minilm"])
+    parser.add_argument("--device", type=devices.choose, default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--directions", type=int, default=4)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = {}
-    for records, tokens in ((32, 32), (16, 128)):
-        cell = f"B{records} T{tokens} K{options.directions}"
-        results[cell] = measure(records, tokens, options.directions, options.repeats)
-        print(f"\n{cell:20}{'MB':>9}{'peak':>8}{'time':>8}")
-        for name, figures in results[cell].items():
-            print(
-                f"{name:20}{figures['peak_megabytes']:9.1f}{figures['peak_ratio']:8.3f}"
-                f"{figures['time_ratio']:8.2f}"
-            )
-        if results[cell]["DPZero"]["peak_ratio"] > LARGEST_RATIO:
-            raise SystemExit(f"{cell}: a step takes more than {LARGEST_RATIO} of a forward pass")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2))
+    cells = [Cell("batch", name, *size) for name in options.models for size in SIZES[name]]
+    machine = f"{devices.describe(options.device)}, K = {options.directions}"
+    run(cells, partial(measure, options=options), machine, time.monotonic() + 1e9, options.json)
 
 
 if __name__ == "__main__":
