@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import log_ndtr, ndtr
 
 from dpbitfit.accounting.calibration import calibrate
 from dpbitfit.accounting.composition import Counts, merged
@@ -242,9 +242,9 @@ def _mu(epsilon: float, delta: float) -> float:
     """The mu of the Gaussian mechanism that is (epsilon, delta)-private (corollary 1)."""
 
     def excess(mu: float) -> float:
-        first = norm.cdf(-epsilon / mu + mu / 2)
+        first = ndtr(-epsilon / mu + mu / 2)
         # In logarithms, because exp(epsilon) may overflow.
-        second = math.exp(min(0.0, epsilon + float(norm.logcdf(-epsilon / mu - mu / 2))))
+        second = math.exp(min(0.0, epsilon + float(log_ndtr(-epsilon / mu - mu / 2))))
         return float(first) - second - delta
 
     low, high = 1e-6, 1.0

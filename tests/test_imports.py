@@ -60,8 +60,10 @@ def test_the_core_imports_no_role_and_no_role_another(package: str) -> None:
             ["dpbitfit.engine", "dpbitfit.accounting", "dpbitfit.tasks", "dpbitfit.data"],
             ["flwr"],
         ),
+        # They take seconds, and most processes compute no epsilon.
+        (["dpbitfit.engine", "dpbitfit.accounting", "dpbitfit.tasks"], ["dp_accounting"]),
     ],
-    ids=["coordinator without torch", "method without flower"],
+    ids=["coordinator without torch", "method without flower", "training without accountants"],
 )
 def test_what_a_package_has_no_need_of_is_not_imported(
     packages: list[str], absent: list[str]

@@ -8,6 +8,9 @@ Three accountants, all upper bounds for adding or removing one unit:
 
 The smallest is published. When PRV's *lower* bound lies above PLD's upper
 bound, one of them is wrong and nothing is published.
+
+The packages behind them take seconds to import. They come with the first figure, because
+most processes count steps and compute none.
 """
 
 import math
@@ -17,14 +20,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import version
-from typing import Any
-
-from dp_accounting import dp_event
-from dp_accounting.pld import PLDAccountant
-from dp_accounting.rdp import RdpAccountant
-from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
+from typing import TYPE_CHECKING, Any
 
 from dpbitfit.errors import AccountingError
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 # Whole orders have a closed form (Mironov, Talwar, Zhang 2019, section 3.3); the series for the
 # others takes seconds and often does not converge.
@@ -175,8 +176,10 @@ def version_of(accountant: str) -> str:
     return f"{package} {version(package)}"
 
 
-def event(mechanism: Mechanism) -> dp_event.DpEvent:
+def event(mechanism: Mechanism) -> "dp_event.DpEvent":
     """One step in dp-accounting's terms."""
+    from dp_accounting import dp_event
+
     return dp_event.PoissonSampledDpEvent(
         mechanism.sampling_rate, dp_event.GaussianDpEvent(mechanism.noise_multiplier)
     )
@@ -196,6 +199,8 @@ def _uppers(counts: Counts, delta: float, fine: bool) -> Mapping[str, float]:
 
 def _pld(counts: Counts, rdp: float, fine: bool) -> Any:
     """PLD's accountant of a composition that costs at most ``rdp``; a ``fine`` one where it can."""
+    from dp_accounting.pld import PLDAccountant
+
     fine = fine and rdp <= LARGEST_FINE_EPSILON
     cell = FINEST_CELL if fine else _cell(counts, rdp)
     return _compose(partial(PLDAccountant, value_discretization_interval=cell), counts)
@@ -221,6 +226,8 @@ def _rdp(counts: Counts, delta: float) -> float:
 
 
 def _rdp_of() -> Any:
+    from dp_accounting.rdp import RdpAccountant
+
     return RdpAccountant(orders=RDP_ORDERS)
 
 
@@ -238,6 +245,8 @@ def _prv(counts: Counts, delta: float, rdp: float) -> tuple[float, float] | None
         return None
     if _steps(counts) > MOST_PRV_STEPS or len(counts) > 8 or rdp > LARGEST_FINE_EPSILON:
         return None
+    from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

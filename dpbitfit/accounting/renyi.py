@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import numpy as np
-from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
@@ -50,6 +49,8 @@ def filter_epsilon(steps: Mapping[Mechanism, int], delta: float, order: int) -> 
     The only figure here that may decide whether to go on after results were
     seen. Raises AccountingError as ``accounting.epsilon`` does.
     """
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon  # see composition
+
     check_delta(delta)
     cost = _composed(checked(steps))[RDP_ORDERS.index(order)]
     return float(compute_epsilon([order], [cost], delta)[0])

@@ -7,8 +7,8 @@ neither ``WeightGradients`` nor ``NoNoise`` nor ``NoClipping`` (``tests/test_bas
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, write_biases
+from dpbitfit.engine.directions import Directions
+from dpbitfit.engine.estimators import DirectionalDerivatives
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.groups import HeadAndBiases
 from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
@@ -33,6 +35,7 @@ LORA_RATE = 1e-3  # Yu et al. 2022, arXiv 2110.06500: their command for DP-LoRA 
 FULL_RATE = 5e-4
 _LARGEST_RESIDUAL = 2.0  # at least the norm of softmax - onehot, which is at most sqrt(2)
 _ALL = "class-sums,head,biases"
+_FEW = {"estimator": DirectionalDerivatives(directions=8)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Method:
     phases: str
     head: str = "trained"
     layers: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of its phase that samples
     train: Callable[[Any], dict[str, Any]] = lambda _: {}
     private: bool = True
 
@@ -86,6 +90,7 @@ METHODS = {
     "all-phases": Method(_ALL),
     "top-half": Method(_ALL, layers=3),  # of MiniLM's six
     "top-layer": Method(_ALL, layers=1),
+    "dp-zero": Method("class-sums,head,dp-zero", layers=1, settings=_FEW),
     "per-layer": Method(_ALL, train=lambda _: {"clipping": GroupwiseClipping()}),
     "adaptive": Method(_ALL, train=lambda _: {"clipping": AdaptiveClipping()}),
     "two-groups": Method(
@@ -176,11 +181,18 @@ class _WeightGradients(PerRecordGradients):
 
 
 def round_of(
-    task: Any, records: Any, cache: Any, phase: Phase, size: int, vector: Any, state: Any
+    task: Any,
+    records: Any,
+    cache: Any,
+    phase: Phase,
+    size: int,
+    vector: Any,
+    state: Any,
+    directions: Directions,
 ) -> tuple[Any, Any]:
     """``site_round``; rows of all weights, which are 42 MB each in MiniLM, come one at a time."""
     if not isinstance(getattr(phase, "estimator", None), WeightGradients):
-        return site_round(task, records, cache, phase, size, vector, state)
+        return site_round(task, records, cache, phase, size, vector, state, directions=directions)
     cache.drop()
     write_biases(task.model, task.layout, vector)
     return train_round(task.model, task.layout, records, phase, size, vector, state, token_budget=1)

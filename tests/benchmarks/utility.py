@@ -5,8 +5,8 @@
 Sites are worked one after the other in this process, with the sampler, clipping, noise and
 aggregation that a federation has, and without Flower, guard and ledger. Each finished run
 is a line of the JSON file, which a next call goes on from: all takes hours. ``--quick``
-leaves the biases out, and takes minutes. Settings are the planner's, those of what it is
-compared with published ones (``baselines.py``): nothing is tuned here.
+leaves the biases out, and takes minutes. Minutes are the process's CPU time, as
+other work may run. Settings are the planner's, those of what it is compared with published ones (``baselines.py``): nothing is tuned here.
 """
 
 import argparse
@@ -30,9 +30,10 @@ from dpbitfit.accounting.composition import epsilon as composed
 from dpbitfit.accounting.composition import merged
 from dpbitfit.data.partition import natural_sites, split
 from dpbitfit.engine.biases import read_biases, write_biases
+from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import OptimizerState
-from dpbitfit.phases import BiasPhase, Phase
+from dpbitfit.phases import Phase
 from dpbitfit.plan import ModelIdentity, Plan
 from dpbitfit.planner import Choices, PublicFacts, propose
 from dpbitfit.tasks.attach import attach
@@ -61,9 +62,9 @@ class Remembering:
         digest = hashlib.sha256(below.tobytes()).digest()
         keys = [(digest, tuple(tokens)) for tokens in records.tokens]
         if any(key not in self._known for key in keys):
-            began = time.monotonic()
+            began = time.process_time()
             rows = self._task.features(records, progress)
-            each = (time.monotonic() - began) / len(keys)
+            each = (time.process_time() - began) / len(keys)
             self._known.update({key: (row, each) for key, row in zip(keys, rows, strict=True)})
         else:
             self.saved += sum(self._known[key][1] for key in keys)
@@ -104,8 +105,9 @@ def run(
     place = linear_head(task)[1] if method.head == "trained" else None
     labels, width = (place.classes, place.width) if place else (0, 0)
     facts = PublicFacts(labels, width, len(tables), sum(sizes))
-    base = BiasPhase(noise=DiscreteGaussianNoise(multiplier=1.0))
-    phases = propose(facts, epsilon or PLENTY, DELTA, Choices(phases=method.phases), base)
+    choices = Choices(phases=method.phases)
+    base = choices.sampled(noise=DiscreteGaussianNoise(multiplier=1.0), **method.settings)
+    phases = propose(facts, epsilon or PLENTY, DELTA, choices, base)
     cost = composed(dict(merged(count for phase in phases for count in phase.counts)), DELTA)
     plan = Plan(
         dataset="",
@@ -116,26 +118,38 @@ def run(
     )
     pooled, vector = PooledSteps(plan, place), task.pretrained
     states = [OptimizerState() for _ in parts]
+    directions = [Directions(os.urandom(32)) for _ in parts]  # of a site's steps of dp-zero
     if place is not None:
         test_cache = FeatureCache(Remembering(task, _KNOWN), test)  # type: ignore[arg-type]
     for number in range(1, plan.rounds + 1):
-        at, began = plan.locate(number), time.monotonic()
+        at, began = plan.locate(number), time.process_time()
         if at.round == 1:
             states = [OptimizerState() for _ in parts]
         released = []
         for site, part in enumerate(parts):
             change, states[site] = round_of(
-                task, part, caches[site], at.phase, sizes[site], vector, states[site]
+                task,
+                part,
+                caches[site],
+                at.phase,
+                sizes[site],
+                vector,
+                states[site],
+                directions[site],
             )
             released.append(change)
         if at.phase.pools:
             vector = pooled.step(at, vector, released, sizes)
         else:
+            places = at.phase.places(len(vector), place)
+            step = (at.round - 1) * at.phase.steps_per_round
+            changes = [
+                at.phase.change(sent, step, own, len(places))
+                for sent, own in zip(released, directions, strict=True)
+            ]
             vector = vector.copy()
-            vector[at.phase.places(len(vector), place)] += np.average(
-                released, axis=0, weights=sizes
-            ).astype(np.float32)
-        seconds, remembering.saved = time.monotonic() - began + remembering.saved, 0.0
+            vector[places] += np.average(changes, axis=0, weights=sizes).astype(np.float32)
+        seconds, remembering.saved = time.process_time() - began + remembering.saved, 0.0
         yield {
             "round": number,
             "phase": at.phase.kind,
@@ -205,7 +219,7 @@ def _print(runs: dict[tuple[Any, ...], list[dict[str, Any]]]) -> None:
     for key, rounds in runs.items():
         groups.setdefault(key[:-1], []).append(rounds)
     titles = ("set", "method", "target", "sites", "epsilon", "accuracy", "after the head")
-    printed = Printed(*titles, "minutes", "kB a site")
+    printed = Printed(*titles, "CPU minutes", "kB a site")
     for (name, method, target, sites), group in groups.items():
         final = [rounds[-1]["accuracy"] for rounds in group]
         error = stdev(final) / math.sqrt(len(final)) if len(final) > 1 else 0.0

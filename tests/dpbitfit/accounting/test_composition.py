@@ -2,6 +2,7 @@
 
 import math
 
+import prv_accountant
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
@@ -161,7 +162,7 @@ def test_what_is_published_of_prv_is_its_upper_bound(monkeypatch: pytest.MonkeyP
         def compute_epsilon(self, **_: object) -> tuple[float, float, float]:
             return 0.1, 0.2, 0.3
 
-    monkeypatch.setattr(composition, "PRVAccountant", Far)
+    monkeypatch.setattr(prv_accountant, "PRVAccountant", Far)
     bound = epsilon({Mechanism(1.3579, 0.0123): 77}, 1e-5)
     assert (bound.accountant, bound.lower, bound.epsilon) == ("PRV", 0.1, 0.3)
 
