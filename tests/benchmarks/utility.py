@@ -5,8 +5,9 @@
 Sites are worked one after the other in this process, with the sampler, clipping, noise and
 aggregation that a federation has, and without Flower, guard and ledger. Each finished run
 is a line of the JSON file, which a next call goes on from: all takes hours. ``--quick``
-leaves the biases out, and takes minutes. Minutes are the process's CPU time, as
-other work may run. Settings are the planner's, those of what it is compared with published ones (``baselines.py``): nothing is tuned here.
+leaves the biases out, and takes minutes. Minutes are the process's CPU time, because other
+work may run. Settings are the planner's, those of what it is compared with published ones
+(``baselines.py``): nothing is tuned here.
 """
 
 import argparse
