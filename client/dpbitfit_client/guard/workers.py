@@ -119,6 +119,7 @@ class _Worker:
         ours, theirs = socket.socketpair()
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # of a message once it has begun
             ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", READ_SECONDS, 0))
+        self._connection = Connection(ours.detach())
         with theirs:
             number = theirs.fileno()
             self.process = subprocess.Popen(
@@ -126,7 +127,6 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[number],
             )
-        self._connection = Connection(ours.detach())
 
     @property
     def has_ended(self) -> bool:

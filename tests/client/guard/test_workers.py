@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.directions import Directions
+from dpbitfit.engine.estimators import DirectionalDerivatives
 from dpbitfit.engine.noise import DiscreteGaussian, DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.sampling import PoissonSampler
@@ -27,12 +28,13 @@ from dpbitfit.tasks.features import FeatureCache
 from dpbitfit.tasks.rounds import site_round
 
 from ...support import plans
+from ...support.saved_models import save_small
 from ...support.sites import LONG, Site, key_of, served
 from ...support.tasks import load_text
+from ...support.workers import LABELS, SECRET, load
 from .test_service import begun, until
 
 COUNT = 30
-LABELS = ("card", "loan")
 TABLE = Table(
     {
         "text": [f"card {'lost ' * (number % 7)}{number}" for number in range(COUNT)],
@@ -40,74 +42,69 @@ TABLE = Table(
     },
     units=[f"person {number % 11}" for number in range(COUNT)],
 )
-SECRET = "what a letter says"
 NOISE = DiscreteGaussianNoise(multiplier=1.0)
 PHASES: dict[str, Phase] = {
     "biases": plans.phase(sampling_rate=0.5, rounds=1, steps_per_round=3, noise_multiplier=1.0),
-    "dp-zero": DpZeroPhase.checked(noise=NOISE, rounds=1, steps_per_round=2, sampling_rate=0.5),
+    "dp-zero": DpZeroPhase.checked(
+        noise=NOISE,
+        rounds=1,
+        steps_per_round=2,
+        sampling_rate=0.5,
+        estimator=DirectionalDerivatives(directions=4),
+    ),
 }
 
 
-def forbidden(*_: Any) -> Any:
-    raise AssertionError("a worker draws")
-
-
-def load(behaviour: Path, device: str) -> Any:
-    """A task in a worker, which cannot draw there, and does what a file says."""
-    PoissonSampler.draw = forbidden  # type: ignore[method-assign]
-    DiscreteGaussian.release = forbidden  # type: ignore[method-assign]
-    if "missing" in behaviour.read_text():
-        raise InputError("there is no such device")
-    task = load_text("minilm", LABELS, "trained", max_length=16)
-    if "other" in behaviour.read_text():
-        task.canonical_rows *= 2
-    records = task.records
-
-    def watched(table: Table) -> Any:
-        made = records(table)
-        losses = made.losses
-
-        def behave(*given: Any) -> Any:
-            if "hangs" in behaviour.read_text():
-                time.sleep(600)
-            if "raises" in behaviour.read_text():
-                raise KeyError(SECRET)
-            return losses(*given)
-
-        made.losses = behave  # type: ignore[method-assign]
-        return made
-
-    task.records = watched  # type: ignore[method-assign]
-    return task
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_small("bert", tmp_path_factory.mktemp("model") / "bert")
 
 
 @pytest.fixture(scope="module")
-def task() -> Any:
-    return load_text("minilm", LABELS, "trained", max_length=16)
-
-
-@pytest.fixture
-def behaviour(tmp_path: Path) -> Path:
-    file = tmp_path / "behaviour"
-    file.write_text("")
-    return file
+def task(model: str) -> Any:
+    return load_text(model, LABELS, "trained", max_length=16)
 
 
 Make = Callable[..., Workers]
 
 
-@pytest.fixture
-def make(behaviour: Path) -> Iterator[Make]:
-    """Workers on CPUs that behave as the file says; a round may take so many seconds."""
+@pytest.fixture(scope="module")
+def behaviour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("behaviour") / "of-workers"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_seconds() -> Iterator[None]:
+    """Less than a guard waits for a worker that is stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "READ_SECONDS", 10)
+        yield
+
+
+@pytest.fixture(scope="module")
+def make(model: str, behaviour: Path) -> Iterator[Make]:
     made = []
 
-    def workers(count: int = 1, seconds: float = 300.0) -> Workers:
-        made.append(Workers(["cpu"] * count, partial(load, behaviour), TABLE, seconds))
+    def workers(count: int) -> Workers:
+        made.append(Workers(["cpu"] * count, partial(load, model, behaviour), TABLE, 300.0))
         return made[-1]
 
     yield workers
     for each in made:
         each.kill()
+
+
+@pytest.fixture(scope="module")
+def shared(make: Make) -> Workers:
+    """One worker; another one after each test that ends it."""
+    return make(1)
+
+
+@pytest.fixture
+def workers(shared: Workers, behaviour: Path, task: Any) -> Workers:
+    behaviour.write_text("")
+    shared.ready(task)
+    return shared
 
 
 def drawn(patch: pytest.MonkeyPatch) -> list[NDArray[np.int64]]:
@@ -143,8 +140,9 @@ def worked(task: Any, phase: Phase, workers: Workers | None = None) -> Any:
 
 
 def test_three_devices_release_the_integers_of_one_and_a_head_phase_needs_the_first_alone(
-    task: Any, make: Make
+    task: Any, make: Make, behaviour: Path
 ) -> None:
+    behaviour.write_text("")
     workers = make(2)
     for phase in PHASES.values():
         released, totals = worked(task, phase, workers)
@@ -157,10 +155,13 @@ def test_three_devices_release_the_integers_of_one_and_a_head_phase_needs_the_fi
         assert np.array_equal(ranks.share(np.arange(5)), np.arange(5))
 
 
+def all_ended(workers: Workers) -> bool:
+    return all(worker.has_ended for worker in workers._workers)
+
+
 def test_a_worker_that_ended_between_rounds_is_replaced_before_the_next(
-    task: Any, make: Make
+    task: Any, workers: Workers
 ) -> None:
-    workers = make()
     first, _ = worked(task, PHASES["biases"], workers)
     (before,) = workers._workers
     before.process.kill()
@@ -177,33 +178,28 @@ def test_a_worker_that_ended_between_rounds_is_replaced_before_the_next(
 )
 def test_a_round_whose_worker_fails_ends_and_says_nothing_of_records(
     task: Any,
-    make: Make,
+    workers: Workers,
     behaviour: Path,
-    capfd: pytest.CaptureFixture[str],
     how: str,
     words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    workers = make(seconds=5.0)
-    workers.ready(task)
+    monkeypatch.setattr(workers, "_round_seconds", 5.0)
     behaviour.write_text(how)
     with pytest.raises(WorkerError, match=words) as failed:
         worked(task, PHASES["biases"], workers)
     assert SECRET not in f"{failed.value}{capfd.readouterr()}"
-    assert all(worker.has_ended for worker in workers._workers)
-    behaviour.write_text("")
-    workers.ready(task)  # others
-    assert not any(worker.has_ended for worker in workers._workers)
+    assert all_ended(workers)
 
 
 def test_what_ends_a_round_here_leaves_no_worker_in_the_middle_of_one(
-    task: Any, make: Make
+    task: Any, workers: Workers
 ) -> None:
-    workers = make()
-    workers.ready(task)
     start = (PHASES["biases"], 26, task.pretrained, OptimizerState())
     with pytest.raises(InterruptedError), workers.round(*start, None):
         raise InterruptedError
-    assert all(worker.has_ended for worker in workers._workers)
+    assert all_ended(workers)
     assert np.array_equal(worked(task, start[0], workers)[0], worked(task, start[0])[0])
 
 
@@ -218,26 +214,22 @@ def test_a_device_that_cannot_take_part_is_refused_before_any_round(
     task: Any, make: Make, behaviour: Path, how: str, error: type[DpbitfitError], words: str
 ) -> None:
     behaviour.write_text(how)
-    workers = make()
+    workers = make(1)
     with pytest.raises(error, match=words):
         workers.ready(task)
-    assert all(worker.has_ended for worker in workers._workers)
+    assert all_ended(workers)
 
 
-def test_a_worker_that_takes_nothing_holds_up_no_guard(
-    task: Any, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped in mid-round, with more to take than a pair of sockets holds."""
-    monkeypatch.setattr(module, "READ_SECONDS", 1)
-    workers = make(seconds=600.0)
-    workers.ready(task)
-    workers._workers[0].process.send_signal(signal.SIGSTOP)
+def test_a_worker_that_takes_nothing_holds_up_no_guard(workers: Workers) -> None:
+    """Stopped, with more to take than a pair of sockets holds."""
+    (worker,) = workers._workers
+    worker.process.send_signal(signal.SIGSTOP)
     with (
         pytest.raises(WorkerError, match="did not answer in time"),
         workers.round(PHASES["biases"], np.zeros(10**7)),
     ):
         pass
-    assert all(worker.has_ended for worker in workers._workers)
+    assert all_ended(workers)
 
 
 def test_that_no_process_can_be_started_is_said(
@@ -248,12 +240,12 @@ def test_that_no_process_can_be_started_is_said(
 
     monkeypatch.setattr(module.subprocess, "Popen", none_left)
     with pytest.raises(WorkerError, match="Resource temporarily unavailable: see"):
-        make().ready(task)
+        make(1).ready(task)
 
 
 # A guard, as a site runs it.
 
-DEVICES = (("site", "device"), ["cpu"] * 3)
+DEVICES = (("site", "device"), ["cpu", "cpu"])
 
 
 def workers_of(site: Site) -> list[psutil.Process]:
@@ -267,17 +259,14 @@ def site(corpus: Path) -> Iterator[Site]:
         yield site
 
 
-def test_a_guard_works_a_round_on_three_devices_and_the_next_where_one_was_killed(
+def test_a_guard_works_a_round_on_two_devices_and_the_next_where_one_was_killed(
     site: Site,
 ) -> None:
     first = workers_of(site)
-    assert len(first) == 2
-    for process in first:
-        assert not [each for each in process.net_connections() if each.status == "LISTEN"]
-        assert all(
-            each.family == socket.AF_UNIX and not each.laddr
-            for each in process.net_connections("all")
-        )
+    assert len(first) == 1
+    for each in first[0].net_connections("all"):
+        assert each.family == socket.AF_UNIX
+        assert not each.laddr  # it has no name: nothing can connect to it
     assert site.train().content
     assert site.readings() == ["train", "evaluate"]  # by the guard alone
     assert workers_of(site) == first
@@ -294,7 +283,7 @@ def test_a_guard_works_a_round_on_three_devices_and_the_next_where_one_was_kille
         site.relay().train(request)
     site.office.run = "run-1"
     assert site.train().content
-    assert len(workers_of(site)) == 2
+    assert len(workers_of(site)) == 1
     assert not {process.pid for process in first} & {process.pid for process in workers_of(site)}
 
 
@@ -304,7 +293,7 @@ def test_no_worker_outlives_its_guard(site: Site, how: signal.Signals) -> None:
     site.office.run = "ended"
     call = begun(site, site.request(site.plan(LONG)))
     processes = workers_of(site)
-    assert len(processes) == 2
+    assert len(processes) == 1
     assert site.end(how) == (0 if how == signal.SIGTERM else -how)
     until(lambda: not any(map(psutil.pid_exists, [process.pid for process in processes])))
     until(call.done)
