@@ -71,14 +71,12 @@ class Ranks:
 
     def _gather(self, compute: Callable[[], Any]) -> list[Any]:
         """What ``compute`` returns in each process, in their order."""
-        error, own = None, None
         try:
             own = compute()
-        except Exception as raised:
-            error = raised
-        results = self._group.gather(("" if error is None else type(error).__name__, own))
-        if error is not None:
-            raise error
+        except Exception as error:
+            self._group.gather((type(error).__name__, None))
+            raise
+        results = self._group.gather(("", own))
         if failures := sorted({failure for failure, _ in results} - {""}):
             raise WorkerError(
                 f"another process of this training failed ({', '.join(failures)}): see what it "

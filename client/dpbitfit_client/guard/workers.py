@@ -31,7 +31,7 @@ from dpbitfit.tasks.base import Task
 from dpbitfit.tasks.features import FeatureCache
 from dpbitfit.tasks.rounds import site_round
 
-LOAD_SECONDS = 900.0  # for a model and its check, which take minutes on a GPU
+LOAD_SECONDS = 3600.0  # for a model and its check, which take minutes on a GPU
 READ_SECONDS = 60  # for a worker to take what it waits for
 END_SECONDS = 10.0  # for one that is killed
 

@@ -284,6 +284,7 @@ def test_a_guard_works_a_round_on_two_devices_and_the_next_where_one_was_killed(
     site.office.run = "run-1"
     assert site.train().content
     assert len(workers_of(site)) == 1
+    assert site.readings() == ["train", "evaluate"]  # a file that changed since is not read
     assert not {process.pid for process in first} & {process.pid for process in workers_of(site)}
 
 
