@@ -26,6 +26,8 @@ def load(model: str, behaviour: Path, device: str) -> Any:
     records = task.records
 
     def watched(table: Table) -> Any:
+        if behaviour.read_text() == "cannot read":
+            raise KeyError(SECRET)
         made = records(table)
         losses = made.losses
 

@@ -174,7 +174,11 @@ def test_a_worker_that_ended_between_rounds_is_replaced_before_the_next(
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("raises", "failed .KeyError."), ("hangs", "device cpu did not answer in time")],
+    [
+        ("raises", "failed .KeyError."),
+        ("cannot read", "failed .KeyError."),  # by a worker that has not worked a round yet
+        ("hangs", "device cpu did not answer in time"),
+    ],
 )
 def test_a_round_whose_worker_fails_ends_and_says_nothing_of_records(
     task: Any,
