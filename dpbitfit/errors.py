@@ -3,6 +3,7 @@
     DpbitfitError
     ├── InputError       a file, a column, a label or a setting is not usable
     ├── ModelError       the model cannot be trained privately as it is
+    │   └── WorkerError      another process of the same training failed
     ├── AccountingError  a privacy figure cannot be given truthfully
     ├── BudgetError      the work asked for would pass a privacy budget
     ├── LedgerError      the ledger is unreadable, corrupt or cannot be written
@@ -47,6 +48,12 @@ class ModelError(DpbitfitError):
     """The model cannot be trained privately as it is."""
 
     code = "bad-model"
+
+
+class WorkerError(ModelError):
+    """Another process of the same training failed. Says which, and quotes no record."""
+
+    code = "worker"
 
 
 class AccountingError(DpbitfitError):

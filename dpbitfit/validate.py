@@ -115,15 +115,6 @@ DeclaredSize = Annotated[
     int, whole(1, 10**9, "Public constant that stands for the number of units.")
 ]
 
-Device = Annotated[
-    str,
-    text("Where models compute: cpu, cuda, cuda:N, or auto, a GPU where there is one."),
-    Form(
-        "'cpu', 'auto', 'cuda' or 'cuda:N'",
-        lambda value: re.fullmatch(r"cpu|auto|cuda(:(0|[1-9][0-9]?))?", value) is not None,
-    ),
-]
-
 Name = Annotated[
     str,
     text("A name, as the ledger keeps it."),

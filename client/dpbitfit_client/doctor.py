@@ -188,7 +188,11 @@ def _persons(dataset: Dataset, tables: Sequence[Table]) -> Iterator[Finding]:
 
 
 def _device(policy: Policy) -> str:
-    return devices.describe(devices.choose(policy.site.device))
+    chosen = [devices.choose(name) for name in policy.site.devices]
+    words = "; ".join(map(devices.describe, chosen))
+    if len(set(map(devices.kind_of, chosen))) > 1:
+        raise InputError(f"{words}: these round differently: name devices of one kind")
+    return words
 
 
 def _ledger(policy: Policy) -> str:

@@ -55,7 +55,11 @@ def _load(
 
     kind, labels = resolve(dataset.task, policy.tasks), read_labels(dataset.labels)
     folder = policy.folder(model)
-    return attach(kind, folder, settings, labels, policy.site.device, needs_gradients)
+    tasks = [
+        attach(kind, folder, settings, labels, device, needs_gradients)
+        for device in dict.fromkeys(policy.site.devices)
+    ]
+    return tasks[0]
 
 
 def _seconds_per_record(task: Task) -> float:

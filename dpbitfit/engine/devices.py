@@ -60,6 +60,11 @@ def require_working(device: "torch.device") -> None:
         raise ModelError(f"{device} computes wrongly: use another device")
 
 
+def kind_of(device: "torch.device") -> str:
+    """What its kernels follow from: its description, whichever of several it is."""
+    return describe(device).removeprefix(f"{device}: ")
+
+
 def describe(device: "torch.device") -> str:
     """A device in words: its name, memory and capability."""
     import torch

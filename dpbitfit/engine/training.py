@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import AttachedClipper
-from dpbitfit.engine.devices import describe
+from dpbitfit.engine.devices import kind_of
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import AttachedEstimator
 from dpbitfit.engine.memory import MOST_VALUES, in_micro_batches
@@ -84,8 +84,7 @@ def train_round(
     divisor = phase.sampling_rate * declared_size
     values = biases.astype(np.float64)  # [P]
     ranks = ranks or Ranks()
-    device = next(model.parameters()).device
-    kind = describe(device).removeprefix(f"{device}: ")  # what its kernels follow from
+    kind = kind_of(next(model.parameters()).device)
     count, canonical = len(records.units), records.canonical_rows
     ranks.require_alike(layout.digest, biases.tobytes(), count, canonical, kind)
     rows = []  # [D] each, where the phase sends them

@@ -10,6 +10,7 @@ from dpbitfit.engine import linear_head
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.optimizers import OptimizerState
+from dpbitfit.engine.ranks import Ranks
 from dpbitfit.engine.training import train_round
 from dpbitfit.phases import ClassSums, HeadDescent, Phase, SampledPhase
 from dpbitfit.tasks import features
@@ -28,12 +29,14 @@ def site_round(
     state: OptimizerState,
     progress: Progress | None = None,
     directions: Directions | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[Vector, OptimizerState]:
     """Work one round from the packed ``vector`` [P].
 
     Returns what the phase releases of its places, in float32: the noised sum, the change, or
     the noised rows along ``directions``.
-    ``progress`` is called before and after each step, and may end the round. Raises
+    ``progress`` is called before and after each step, and may end the round. ``ranks`` are the
+    processes that share the sampled units, each with the same arguments. Raises
     InputError as ``train_round``, and where a task without a linear head is to train one.
     """
     if not isinstance(phase, SampledPhase):
@@ -58,6 +61,7 @@ def site_round(
         state,
         progress=progress,
         directions=directions,
+        ranks=ranks,
     )
 
 

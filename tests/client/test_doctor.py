@@ -28,6 +28,7 @@ from dpbitfit_client.policy.policy import Policy
 from dpbitfit_client.policy.prose import explain
 from typer.testing import CliRunner
 
+from dpbitfit.engine import devices
 from dpbitfit.errors import DpbitfitError, InputError
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.tasks.models import model_digest, resolve_model
@@ -284,6 +285,19 @@ def test_the_command_says_the_same_and_fails_where_something_is_wrong(policy: Pa
     findings = {each["what"]: each["state"] for each in json.loads(done.stdout)}
     assert findings["policy"] == "ok"
     assert findings["guard"] == "wrong"
+
+
+def test_each_of_several_devices_is_there_and_they_are_of_one_kind(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = policy.read_text().replace("[site]\n", '[site]\ndevice = ["cpu", "cpu"]\n')
+    policy.write_text(text)
+    check = dict(doctor.needs(Policy.read(policy)))["device"]
+    assert check().count("CPU") == 2
+    kinds = iter(["an H100", "an A100"])
+    monkeypatch.setattr(devices, "kind_of", lambda _: next(kinds))
+    with pytest.raises(InputError, match="name devices of one kind"):
+        check()
 
 
 def test_a_device_that_is_not_there_is_wrong_before_a_record_is_read(

@@ -74,13 +74,15 @@ class Guard:
         self.records = Records(policy, read)
         self._accounts = Accounts(policy)
         self.ledger = self._accounts.ledger
-        load = load_task or partial(attach, device=policy.site.device)
-        self.tasks = TaskCache(policy.folder, self.records, load, policy.tasks)
+        load = load_task or partial(attach, device=policy.site.devices[0])
+        further, seconds = policy.site.devices[1:], policy.site.round_seconds
+        self.tasks = TaskCache(policy.folder, self.records, load, policy.tasks, further, seconds)
         self._slot = ReplySlot(policy.site.reply_slot_seconds)
 
     def close(self) -> None:
-        """Let no call begin any more, and hold no reply back."""
+        """Let no call begin any more, hold no reply back, and end the workers."""
         self._slot.close()
+        self.tasks.close()
 
     def describe(self, envelope: Envelope) -> Envelope:
         """A Question's Description: public constants only. Raises Refused."""
@@ -201,7 +203,7 @@ class Guard:
         loaded: LoadedTask,
     ) -> tuple[NDArray[np.float32], Counts]:
         """Charge a round that fits; the biases [P] that it starts from, and what it costs."""
-        loaded.check(request.plan)
+        operation.check(request.plan, request.round, loaded)
         limits = self.policy.limits(dataset.name, request.coordinator)
         distance = limits.bias_distance(request.plan, dataset.declared_size)
         biases = loaded.biases(request.biases, distance)

@@ -17,7 +17,7 @@ from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import PolicyError
-from dpbitfit.phases import DpZeroPhase
+from dpbitfit.phases import DpZeroPhase, SampledPhase
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.messages import EVALUATE, TRAIN, EvaluateReply, RoundReply, TrainReply
 from dpbitfit.tasks.base import Metric, Progress
@@ -40,6 +40,9 @@ class Operation(Protocol):
 
     def steps(self, plan: Plan, number: int, dataset: Dataset) -> tuple[Counts, Counts]:
         """What round ``number`` costs, and the whole plan; PolicyError where it may not."""
+
+    def check(self, plan: Plan, number: int, loaded: LoadedTask) -> None:
+        """Raise, before anything is charged, where round ``number`` could not be worked."""
 
     def do(
         self,
@@ -75,6 +78,12 @@ class TrainRound:
         self._progress(0, phase.steps_per_round)  # the caller may be gone, and nothing is spent
         return phase.round_counts, plan.counts
 
+    def check(self, plan: Plan, number: int, loaded: LoadedTask) -> None:
+        """The plan is for this very task; where the phase samples, all devices are ready."""
+        loaded.check(plan)
+        if isinstance(plan.phase(number), SampledPhase):
+            loaded.workers.ready(loaded.task)
+
     def do(
         self,
         plan: Plan,
@@ -90,17 +99,18 @@ class TrainRound:
         state = stored_reply.state_of(before, place.position)
         if isinstance(place.phase, DpZeroPhase):  # whose steps the coordinator takes again
             state = OptimizerState(place.step)
-        released, state = site_round(
-            loaded.task,
-            loaded.records(dataset),
-            loaded.features(dataset),
-            place.phase,
-            dataset.declared_size,
-            biases,
-            state,
-            self._progress,
-            plan.directions(run, self._site, place.position),
-        )
+        start = (place.phase, dataset.declared_size, biases, state)
+        directions = plan.directions(run, self._site, place.position)
+        with loaded.workers.round(*start, directions) as ranks:
+            released, state = site_round(
+                loaded.task,
+                loaded.records(dataset),
+                loaded.features(dataset),
+                *start,
+                self._progress,
+                directions,
+                ranks,
+            )
         return stored_reply.pack(released, state, place.position)
 
     def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
@@ -128,6 +138,10 @@ class EvaluateRound:
         mechanisms = [Mechanism(sigma, 1.0) for sigma in _chosen(plan, dataset).values()]
         times = plan.site_metrics.evaluations
         return merged((m, 1) for m in mechanisms), merged((m, times) for m in mechanisms)
+
+    def check(self, plan: Plan, number: int, loaded: LoadedTask) -> None:
+        """The plan is for this very task."""
+        loaded.check(plan)
 
     def do(
         self,

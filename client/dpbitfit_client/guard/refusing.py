@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dpbitfit.errors import DpbitfitError, LedgerError, PolicyError
+from dpbitfit.errors import DpbitfitError, LedgerError, PolicyError, WorkerError
 from dpbitfit.protocol.messages import Refusal
 from dpbitfit_client.message import Refused
+
+PUBLIC = (PolicyError, LedgerError, WorkerError)  # whose texts hold nothing of a record
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def refusing(refusal: Callable[[str], Refusal], touches_records: bool = False) -
     except Refused:
         raise
     except DpbitfitError as error:
-        public = not touches_records or isinstance(error, (PolicyError, LedgerError))
+        public = not touches_records or isinstance(error, PUBLIC)
         reason = str(error) if public else ""
         raise Refused(refusal(error.code).encode(), error.code, reason) from error
     except Exception as error:

@@ -32,6 +32,7 @@ from dpbitfit.errors import (
     ModelError,
     PolicyError,
     ProtocolError,
+    WorkerError,
 )
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import Refusal
@@ -56,6 +57,7 @@ STATUS = {
     BudgetError.code: grpc.StatusCode.RESOURCE_EXHAUSTED,
     InputError.code: grpc.StatusCode.INVALID_ARGUMENT,
     ModelError.code: grpc.StatusCode.FAILED_PRECONDITION,
+    WorkerError.code: grpc.StatusCode.ABORTED,
     AccountingError.code: grpc.StatusCode.INVALID_ARGUMENT,
     LedgerError.code: grpc.StatusCode.FAILED_PRECONDITION,
     LedgerBusy.code: grpc.StatusCode.ABORTED,

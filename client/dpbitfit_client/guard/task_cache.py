@@ -5,8 +5,10 @@ in a round that has been charged for them, and not before: a failure on a record
 no free answer.
 """
 
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,10 +19,12 @@ from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
+from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 from dpbitfit.tasks.features import FeatureCache, linear_head
 from dpbitfit.tasks.registry import read_settings, resolve
 from dpbitfit_client.guard.records import Records
+from dpbitfit_client.guard.workers import Workers
 from dpbitfit_client.policy.policy import Dataset, Evaluation
 
 MOST_TASKS = 2  # each holds a model
@@ -42,10 +46,14 @@ class Load(Protocol):
 
 
 class LoadedTask:
-    """A task, and what of its data set's records was prepared so far."""
+    """A task, and what of its data set's records was prepared so far.
 
-    def __init__(self, task: Task, site_records: Records) -> None:
+    ``workers`` hold the same on the site's further devices.
+    """
+
+    def __init__(self, task: Task, site_records: Records, workers: Workers) -> None:
         self.task = task
+        self.workers = workers
         self._site_records = site_records
         self._records: dict[str, PrivateRecords] = {}
         self._features: dict[str, FeatureCache] = {}
@@ -99,16 +107,20 @@ class TaskCache:
         records: Records,
         load: Load,
         site_tasks: Mapping[str, str] | None = None,
+        further_devices: Sequence[str] = (),
+        round_seconds: float = math.inf,
     ) -> None:
         """``folder`` says where a model of some name lies.
 
         ``load`` gives a checked task, as ``attach``; ``site_tasks`` is the ``module:Class`` of
-        each task that is the site's own.
+        each task that is the site's own. ``further_devices`` have workers, which take part in a
+        round for at most ``round_seconds``.
         """
         self._folder = folder
         self._records = records
         self._site_tasks = site_tasks or {}
         self._load_task = load
+        self._further_devices, self._round_seconds = further_devices, round_seconds
         self._loaded: OrderedDict[tuple[str, ...], LoadedTask] = OrderedDict()
 
     def find(self, dataset: Dataset, plan: Plan) -> LoadedTask:
@@ -119,14 +131,19 @@ class TaskCache:
     def load(
         self, dataset: Dataset, model: str, settings: TaskSettings, needs_gradients: bool
     ) -> LoadedTask:
-        """The task of these settings; raises as ``find``."""
+        """The task of these settings, on every device; raises as ``find``."""
         key = (dataset.name, model, settings.model_dump_json(), str(needs_gradients))
         loaded = self._loaded.pop(key, None)
         while len(self._loaded) >= MOST_TASKS:  # first: a third model may not fit
-            self._loaded.popitem(last=False)
+            self._loaded.popitem(last=False)[1].workers.kill()
         loaded = loaded or self._load(dataset, model, settings, needs_gradients)
         self._loaded[key] = loaded
         return loaded
+
+    def close(self) -> None:
+        """End all workers."""
+        for loaded in [*self._loaded.values()]:
+            loaded.workers.kill()
 
     def settings(self, dataset: Dataset, plan: Plan) -> TaskSettings:
         """A plan's settings for its task, with the task's defaults; InputError for a fault."""
@@ -138,5 +155,14 @@ class TaskCache:
         kind = resolve(dataset.task, self._site_tasks)
         labels = self._records.labels(dataset)
         folder = self._folder(model)
-        task = self._load_task(kind, folder, settings, labels, needs_gradients=needs_gradients)
-        return LoadedTask(task, self._records)
+        again = partial(attach, kind, folder, settings, labels, needs_gradients=needs_gradients)
+        table = self._records.table(dataset)
+        workers = Workers(self._further_devices, again, table, self._round_seconds)
+        try:
+            workers.start()
+            task = self._load_task(kind, folder, settings, labels, needs_gradients=needs_gradients)
+            workers.ready(task)
+        except BaseException:
+            workers.kill()
+            raise
+        return LoadedTask(task, self._records, workers)

@@ -13,7 +13,7 @@ from dpbitfit.errors import InputError, PolicyError
 from dpbitfit.ledger.heads import default_folder
 from dpbitfit.tasks.models import model_digest, resolve_model
 from dpbitfit.tasks.registry import TASKS
-from dpbitfit.validate import Device, Digest, PlainName, real
+from dpbitfit.validate import Digest, PlainName, real
 from dpbitfit_client.policy.consistency import (
     foreign_accounts,
     refuse,
@@ -25,6 +25,7 @@ from dpbitfit_client.policy.dataset import Dataset, Evaluation, MetricNoise
 from dpbitfit_client.policy.document import Document, Table
 from dpbitfit_client.policy.limits import Limits
 from dpbitfit_client.policy.value_types import (
+    Devices,
     Folder,
     Group,
     LedgerLocation,
@@ -61,8 +62,8 @@ class SiteRules(Table):
     heads, by which a lost or restored one is noticed; ``group`` is the only Unix group that
     may connect to ``socket``. A reply leaves at a whole multiple of
     ``reply_slot_seconds`` after its request (0: when it is ready); one request
-    may work for at most ``round_seconds``. ``device`` is where models compute: with an
-    update none starts to use what the site has not named.
+    may work for at most ``round_seconds``. ``devices`` are where models compute,
+    together where there are several: with an update none starts to use what the site has not named.
     """
 
     name: PlainName
@@ -71,7 +72,7 @@ class SiteRules(Table):
     group: Group
     reply_slot_seconds: Annotated[float, real(0, 86_400, "Replies leave at multiples of this.")] = 0
     round_seconds: Annotated[float, real(1, 604_800, "The longest that a request may work.")] = 3600
-    device: Device = "cpu"
+    devices: Annotated[Devices, Field(alias="device")] = ("cpu",)
     # A PostgreSQL ledger has no folder beside it: there the policy must name one.
     state_directory: Folder = Field(default_factory=_beside_the_ledger, validate_default=True)
 

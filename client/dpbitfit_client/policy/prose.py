@@ -46,8 +46,17 @@ def _site_words(facts: dict[str, Any]) -> str:
         f"{facts['group']} reach the guard, at {facts['socket']}; every request is recorded "
         f"in {facts['ledger']} before a record is touched, and may work for at most "
         f"{facts['round_seconds']:g} seconds. By what it keeps in {facts['state_directory']} "
-        "the guard notices that this ledger was lost or restored, and stops. Models compute on the "
-        f"device {facts['device']!r}, whatever a coordinator asks."
+        "the guard notices that this ledger was lost or restored, and stops. Models compute on "
+        f"{_device_words(facts['device'])}, whatever a coordinator asks."
+    )
+
+
+def _device_words(device: str) -> str:
+    if "," not in device:
+        return f"the device {device!r}"
+    return (
+        f"the devices {device}, which share the records of each step that samples: on all but the "
+        "first a process of the guard's own, which holds the records too and listens nowhere"
     )
 
 

@@ -27,6 +27,7 @@ def describe(policy: Policy) -> dict[str, Any]:
     site = policy.site.model_dump(mode="json")
     return {
         "site": site.pop("name"),
+        "device": ", ".join(site.pop("devices")),
         **site,
         "ledger": _ledger(policy.site),
         "coordinators": {name: known.public_key for name, known in policy.coordinators.items()},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from pydantic import Field, GetCoreSchemaHandler, ValidationInfo
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dpbitfit.data.labels import is_label_file
@@ -63,6 +63,13 @@ def _is_group(value: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", value) is not None
 
 
+def _are_devices(names: tuple[str, ...]) -> bool:
+    if len(names) == 1 and names[0] in ("auto", "cuda"):
+        return True
+    gpus = [name for name in names if re.fullmatch(r"cuda:(0|[1-9][0-9]?)", name)]
+    return bool(names) and (set(names) == {"cpu"} or len(set(gpus)) == len(names))
+
+
 Column = Annotated[
     str,
     text("A column of the records."),
@@ -77,6 +84,15 @@ UnitColumn = Annotated[
     Form(
         "a column's name without '/'; 'record' is the unit where no column is given",
         lambda value: is_name(value) and value != "record",
+    ),
+]
+Devices = Annotated[
+    tuple[str, ...],
+    Field(description="Where models compute: on one device, or on several together."),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    Form(
+        "'cpu', 'auto', 'cuda' or 'cuda:N', or a list of GPUs that differ, each 'cuda:N'",
+        _are_devices,
     ),
 ]
 LedgerLocation = Annotated[

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from dpbitfit_client.guard import operations
 from dpbitfit_client.guard.guard import go_on
+from dpbitfit_client.guard.workers import Workers
 
 from dpbitfit.engine.optimizers import OptimizerState
-from dpbitfit.errors import ProtocolError
+from dpbitfit.errors import ProtocolError, WorkerError
+from dpbitfit.phases import HeadDescent
 
 from ...support import plans
 
@@ -17,7 +19,8 @@ FIRST = plans.phase(rounds=2, steps_per_round=1, noise_multiplier=4.0)
 SECOND = plans.phase(rounds=1, steps_per_round=3, noise_multiplier=1.0)
 PLAN = plans.plan().changed(phases=(FIRST, SECOND))
 DATASET = cast(Any, SimpleNamespace(declared_size=10))
-LOADED = cast(Any, SimpleNamespace(task=None, records=id, features=id))
+ALONE = Workers((), cast(Any, None), cast(Any, None), 1.0)
+LOADED = cast(Any, SimpleNamespace(task=None, records=id, features=id, workers=ALONE))
 
 
 @pytest.mark.parametrize(("number", "phase"), [(1, FIRST), (2, FIRST), (3, SECOND)])
@@ -43,3 +46,19 @@ def test_a_round_is_charged_and_trained_as_its_own_phase(
 def test_a_round_that_the_plan_does_not_have_is_refused_uncharged(number: int) -> None:
     with pytest.raises(ProtocolError, match="no such round"):
         operations.TrainRound(go_on, "site").steps(PLAN, number, DATASET)
+
+
+def test_a_device_that_cannot_take_part_matters_before_a_round_that_samples_is_charged() -> None:
+    """And before no other: a phase of the head, like a measurement, computes on the first alone."""
+
+    def broken(_task: Any) -> None:
+        raise WorkerError("the process for the device cuda:1 ended")
+
+    loaded = cast(Any, SimpleNamespace(check=id, task=None, workers=SimpleNamespace(ready=broken)))
+    head = HeadDescent(noise=FIRST.noise, rounds=1)
+    plan = plans.plan(head="trained").changed(phases=(head, FIRST))
+    train, evaluate = operations.TrainRound(go_on, "site"), operations.EvaluateRound(go_on)
+    train.check(plan, 1, loaded)
+    evaluate.check(plan, 2, loaded)
+    with pytest.raises(WorkerError):
+        train.check(plan, 2, loaded)

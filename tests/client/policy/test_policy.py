@@ -71,7 +71,7 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     ),
     ("site", "reply-slot-seconds"): lambda policy: policy.site.reply_slot_seconds == 0,
     ("site", "round-seconds"): lambda policy: policy.site.round_seconds == 3600,
-    ("site", "device"): lambda policy: policy.site.device == "cpu",
+    ("site", "device"): lambda policy: policy.site.devices == ("cpu",),
     (*LETTERS, "text-column"): lambda policy: letters(policy).text_column == "text",
     (*LETTERS, "label-column"): lambda policy: letters(policy).label_column == "label",
     (*LETTERS, "unit-column"): lambda policy: letters(policy).unit == "record",
@@ -114,6 +114,16 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
         "cuda:0,1",
         "mps",
         "meta",
+        [],
+        ["cuda:0", "cuda:0"],
+        ["cuda:0", "cuda"],
+        ["auto", "auto"],
+        ["cuda:0", "auto"],
+        ["cpu", "cuda:0"],
+        ["cuda:0", "cuda:01"],
+        ["cuda:0", "mps"],
+        ["cuda:0", 1],
+        [["cuda:0"]],
     ],
     ("coordinators", "trial-office", "public-key"): ["", "ab" * 31, "xy" * 32, "ab" * 33],
     ("models", "minilm", "path"): ["", "org/model", "model", "/a\0"],
@@ -209,6 +219,20 @@ def test_every_key_is_read(file: Path) -> None:
 def test_what_may_be_left_out_has_its_default(file: Path, key: Key) -> None:
     assert OPTIONAL[key](read(file, changed(key, ...)))
     assert not OPTIONAL[key](read(file))
+
+
+@pytest.mark.parametrize(
+    ("value", "devices"),
+    [
+        ("cuda", ("cuda",)),
+        ("cuda:3", ("cuda:3",)),
+        (["cuda:1"], ("cuda:1",)),
+        (["cuda:1", "cuda:0", "cuda:10"], ("cuda:1", "cuda:0", "cuda:10")),
+        (["cpu", "cpu"], ("cpu", "cpu")),
+    ],
+)
+def test_a_device_is_one_name_or_a_list(file: Path, value: Any, devices: tuple[str, ...]) -> None:
+    assert read(file, changed(("site", "device"), value)).site.devices == devices
 
 
 @pytest.mark.parametrize("key", list(OUT_OF_RANGE), ids=named)

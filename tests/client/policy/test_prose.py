@@ -33,6 +33,19 @@ def letters(policy: Policy) -> dict[str, Any]:
     return dataset
 
 
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("cuda:1", "Models compute on the device 'cuda:1', whatever a coordinator asks."),
+        (["cuda:0", "cuda:1"], "Models compute on the devices cuda:0, cuda:1, which share"),
+    ],
+)
+def test_devices_are_named(file: Path, value: Any, sentence: str) -> None:
+    policy = read(file, changed(("site", "device"), value))
+    assert sentence in words(policy)
+    assert describe(policy)["device"] == ("cuda:1" if value == "cuda:1" else "cuda:0, cuda:1")
+
+
 def test_everything_that_decides_is_explained(file: Path) -> None:
     text = words(read(file))
     for fact in (

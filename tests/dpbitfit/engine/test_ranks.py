@@ -117,7 +117,9 @@ def test_two_processes_add_up_what_one_does_and_draw_once(both: Any) -> None:
 
 def test_where_one_process_fails_all_end_and_nothing_is_released(both: Any) -> None:
     first, second = both("broken")
-    assert first["error"].startswith("ModelError: another process")
+    assert first["error"].startswith("WorkerError: another process")
+    assert "RuntimeError" in first["error"]
+    assert "a fault of" not in first["error"]
     assert second["error"] == "RuntimeError: a fault of this process"
     assert first["released"] == second["released"] == []
 
