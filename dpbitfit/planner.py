@@ -40,6 +40,9 @@ ZERO_RATE, ZERO_RATE_WITH_HEAD = 0.02, 0.05  # of dp-zero: a value moves as far 
 SUMS_SHARE = 0.3  # of the head's mu^2
 HEAD_SHARE_A_LABEL, LARGEST_HEAD_SHARE = 0.05, 0.5  # of the plan's mu^2, beside biases
 UNITS_A_LABEL = 300  # from which on biases gain more than the head loses
+# Of a mean over all sites' units that the whole budget buys, in clipping norms: with more noise
+# the biases gain less than the head loses.
+LARGEST_NOISE = 5e-4
 ROW_NOISE = 0.6  # norm of the noise that all steps together leave in a row of the head
 LARGEST_RATE = 32.0
 
@@ -120,10 +123,10 @@ def propose(
     calibrated. Raises InputError for phases that cannot be, AccountingError for a target that
     no noise reaches.
     """
-    kinds = _kinds(facts, choices)
+    mu = _mu(epsilon, delta)
+    kinds = _kinds(facts, choices, mu)
     rounds = _rounds(kinds, choices)
     sampled = _sampled(base, choices, rounds[base.kind], facts)
-    whole = _mu(epsilon, delta) ** 2
     share = _head_share(facts) if base.kind in kinds else 1.0
     phases: list[Phase] = []
     for number, kind in enumerate(kinds):
@@ -131,14 +134,14 @@ def propose(
         if kind == base.kind:
             phases.append(sampled)
         else:
-            mu_squared = share * whole * _part(kind, kinds)
+            mu_squared = share * mu**2 * _part(kind, kinds)
             phases.append(_head_phase(kind, facts, mu_squared, rounds[kind], base.noise))
         if last and not (kind == base.kind and noise_multiplier):
             phases[-1] = _calibrated(phases, epsilon, delta)
     return tuple(phases)
 
 
-def _kinds(facts: PublicFacts, choices: Choices) -> list[str]:
+def _kinds(facts: PublicFacts, choices: Choices, mu: float) -> list[str]:
     if choices.phases != AUTO:
         kinds = choices.kinds
         unknown = [kind for kind in kinds if kind not in PHASES]
@@ -155,7 +158,8 @@ def _kinds(facts: PublicFacts, choices: Choices) -> list[str]:
     if not facts.labels:
         return ["biases"]
     many = facts.units >= UNITS_A_LABEL * facts.labels
-    return ["class-sums", "head", *(["biases"] if many else [])]
+    clear = math.sqrt(facts.sites) <= LARGEST_NOISE * mu * facts.units
+    return ["class-sums", "head", *(["biases"] if many and clear else [])]
 
 
 def _rounds(kinds: list[str], choices: Choices) -> dict[str, int]:
