@@ -26,9 +26,9 @@ class _Reached(Exception):
 class UpperLayers:
     """The last ``count`` layers of a backbone, and whatever comes after them.
 
-    ``below`` are the names of the parameters that are used before them, ``width`` that of
-    the states which enter them, d. Raises InputError
-    where the backbone has fewer layers, ModelError where it is not one stack of layers.
+    ``below`` are the names of the parameters that are used before them, ``width`` is that of
+    the states which enter them, d. Raises InputError where the backbone has fewer layers,
+    ModelError where it is not one stack of layers.
     """
 
     def __init__(self, backbone: nn.Module, count: int) -> None:
