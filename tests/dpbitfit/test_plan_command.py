@@ -28,10 +28,11 @@ def plan(*arguments: str) -> Result:
 
 
 def test_it_says_what_each_phase_costs_and_buys() -> None:
-    printed = " ".join(plan(*FEW).output.split())
+    all_phases = (*FEW, "--phases", "class-sums,head,biases")
+    printed = " ".join(plan(*all_phases).output.split())
     for words in ("class-sums", "head", "biases", "together epsilon ", "moves the features"):
         assert words in printed
-    figures = json.loads(plan(*FEW, "--json").output)
+    figures = json.loads(plan(*all_phases, "--json").output)
     assert [row["phase"] for row in figures["phases"]] == ["class-sums", "head", "biases"]
     assert max(row["epsilon_alone"] for row in figures["phases"]) < figures["epsilon"] <= 1.0
     assert figures["phases"][0]["bytes_up"] == 4 * 2 * 384

@@ -93,7 +93,8 @@ class UpperLayers:
         def use(module: nn.Module, *_: Any) -> None:
             used.update(id(parameter) for parameter in module.parameters(recurse=False))
 
-        handles = [part.register_forward_pre_hook(use) for part in self._backbone.modules()]
+        before = (part for part in self._backbone.modules() if part is not self._upper[0])
+        handles = [part.register_forward_pre_hook(use) for part in before]
         try:
             with torch.no_grad():
                 self.states(ids, mask)
