@@ -19,7 +19,7 @@ from dpbitfit.ledger.cli.terminal import bound_text
 from dpbitfit.ledger.forecast import Forecast, forecast
 from dpbitfit.ledger.reader import Reader
 from dpbitfit.phases import DpZeroPhase, HeadDescent, Phase, SampledPhase
-from dpbitfit.planner import Choices, PublicFacts, propose
+from dpbitfit.planner import Choices, PublicFacts, propose, why_no_biases
 from dpbitfit.schema import Scalar, build, options
 from dpbitfit.settings import OPTIONS
 
@@ -79,7 +79,13 @@ def plan(
     whole = composition.epsilon(dict(counts), config["delta"])
     forecasts = _on_accounts(config["ledger"], account, phases) if config["ledger"] else []
     accounts = [_described(each) for each in forecasts]
-    result = {"phases": rows, "epsilon": whole.epsilon, "accounts": accounts}
+    no_biases = why_no_biases(facts, *target, choices)
+    result = {
+        "phases": rows,
+        "no_biases": no_biases,
+        "epsilon": whole.epsilon,
+        "accounts": accounts,
+    }
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
@@ -226,6 +232,8 @@ def _print(
     console.print(printed)
     for row in result["phases"]:
         console.print(f"{row['phase']}: {row['buys']}", highlight=False)
+    if result["no_biases"]:
+        console.print(f"no biases: {result['no_biases']}", highlight=False)
     for each in forecasts:
         for line in _in_words(each, result["phases"][-1]["phase"]):
             console.print(line, highlight=False, markup=False)

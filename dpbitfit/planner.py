@@ -105,6 +105,13 @@ class PublicFacts:
     units: int
 
 
+def why_no_biases(facts: PublicFacts, epsilon: float, delta: float, choices: Choices) -> str:
+    """Why the planner leaves biases out; empty where it does not, or does not choose."""
+    if choices.phases != AUTO or not facts.labels:
+        return ""
+    return _why_no_biases(facts, _mu(epsilon, delta))
+
+
 NO_HEAD = PublicFacts(labels=0, width=0, sites=1, units=0)
 
 
@@ -157,9 +164,15 @@ def _kinds(facts: PublicFacts, choices: Choices, mu: float) -> list[str]:
         return kinds
     if not facts.labels:
         return ["biases"]
-    many = facts.units >= UNITS_A_LABEL * facts.labels
-    clear = math.sqrt(facts.sites) <= LARGEST_NOISE * mu * facts.units
-    return ["class-sums", "head", *(["biases"] if many and clear else [])]
+    return ["class-sums", "head", *([] if _why_no_biases(facts, mu) else ["biases"])]
+
+
+def _why_no_biases(facts: PublicFacts, mu: float) -> str:
+    if facts.units < UNITS_A_LABEL * facts.labels:
+        return f"the sites declare fewer than {UNITS_A_LABEL} units a label"
+    if math.sqrt(facts.sites) > LARGEST_NOISE * mu * facts.units:
+        return "with so much noise on so few units they would lose more than they learn"
+    return ""
 
 
 def _rounds(kinds: list[str], choices: Choices) -> dict[str, int]:

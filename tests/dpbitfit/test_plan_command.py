@@ -38,6 +38,14 @@ def test_it_says_what_each_phase_costs_and_buys() -> None:
     assert figures["phases"][0]["bytes_up"] == 4 * 2 * 384
 
 
+def test_it_says_why_it_has_no_biases() -> None:
+    assert "no biases: with so much noise" in " ".join(plan(*FEW).output.split())
+    many = plan("--labels", "90", *FEW[2:], "--json").output
+    assert "fewer than 300 units a label" in json.loads(many)["no_biases"]
+    for without_a_word in (("--phases", "class-sums,head"), ("--target-epsilon", "8")):
+        assert "no biases" not in plan(*FEW, *without_a_word).output
+
+
 def test_dp_zero_sends_little_and_reads_much() -> None:
     zero = (*FEW, "--phases", "dp-zero", "--rounds", "3", "--steps-per-round", "5", "--json")
     (row,) = json.loads(plan(*zero).output)["phases"]
