@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import LEDConfig, LEDModel
+from transformers import LEDModel
 
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.biases import BELOW, read_biases, write_biases
@@ -24,7 +24,7 @@ from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support.backbones import backbone
 from ...support.tasks import load_text, text_table
-from .test_text_classification import LABELS, SMALL, WORDS, save
+from .test_text_classification import LABELS, WORDS, save
 
 # With layers that are alike, that have positions of their own, that pad, that flatten.
 NAMES = ("bert", "deberta", "esm", "longformer", "mobilebert", "opt")
@@ -156,19 +156,9 @@ def test_more_layers_than_there_are_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_no_stack_of_layers_is_refused(tmp_path: Path) -> None:
-    config = LEDConfig(
-        **{name: size for name, size in SMALL.items() if name == "vocab_size"},
-        d_model=16,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=24,
-        decoder_ffn_dim=24,
-        attention_window=8,
-        max_encoder_position_embeddings=64,
-        max_decoder_position_embeddings=64,
-    )
+    config = backbone("led").config
+    config.encoder_layers = config.decoder_layers = 2
+    config.attention_window = [8, 8]
     model = save(LEDModel(config), tmp_path)
     with pytest.raises(ModelError, match="not one stack of layers: leave"):
         load_text(model, LABELS, "trained", layers=1)
