@@ -19,7 +19,7 @@ from dpbitfit.ledger.cli.terminal import bound_text
 from dpbitfit.ledger.forecast import Forecast, forecast
 from dpbitfit.ledger.reader import Reader
 from dpbitfit.phases import DpZeroPhase, HeadDescent, Phase, SampledPhase
-from dpbitfit.planner import Choices, PublicFacts, propose, why_no_biases
+from dpbitfit.planner import AUTO, Choices, PublicFacts, gaussian_mu, propose, why_no_biases
 from dpbitfit.schema import Scalar, build, options
 from dpbitfit.settings import OPTIONS
 
@@ -79,7 +79,8 @@ def plan(
     whole = composition.epsilon(dict(counts), config["delta"])
     forecasts = _on_accounts(config["ledger"], account, phases) if config["ledger"] else []
     accounts = [_described(each) for each in forecasts]
-    no_biases = why_no_biases(facts, *target, choices)
+    by_itself = choices.phases == AUTO and labels
+    no_biases = why_no_biases(facts, gaussian_mu(*target)) if by_itself else ""
     result = {
         "phases": rows,
         "no_biases": no_biases,

@@ -105,13 +105,6 @@ class PublicFacts:
     units: int
 
 
-def why_no_biases(facts: PublicFacts, epsilon: float, delta: float, choices: Choices) -> str:
-    """Why the planner leaves biases out; empty where it does not, or does not choose."""
-    if choices.phases != AUTO or not facts.labels:
-        return ""
-    return _why_no_biases(facts, _mu(epsilon, delta))
-
-
 NO_HEAD = PublicFacts(labels=0, width=0, sites=1, units=0)
 
 
@@ -130,7 +123,7 @@ def propose(
     calibrated. Raises InputError for phases that cannot be, AccountingError for a target that
     no noise reaches.
     """
-    mu = _mu(epsilon, delta)
+    mu = gaussian_mu(epsilon, delta)
     kinds = _kinds(facts, choices, mu)
     rounds = _rounds(kinds, choices)
     sampled = _sampled(base, choices, rounds[base.kind], facts)
@@ -146,6 +139,15 @@ def propose(
         if last and not (kind == base.kind and noise_multiplier):
             phases[-1] = _calibrated(phases, epsilon, delta)
     return tuple(phases)
+
+
+def why_no_biases(facts: PublicFacts, mu: float) -> str:
+    """Why biases would gain less than the head loses, in a plan that takes ``mu``; else empty."""
+    if facts.units < UNITS_A_LABEL * facts.labels:
+        return f"the sites declare fewer than {UNITS_A_LABEL} units a label"
+    if math.sqrt(facts.sites) > LARGEST_NOISE * mu * facts.units:
+        return "with so much noise on so few units they would lose more than they learn"
+    return ""
 
 
 def _kinds(facts: PublicFacts, choices: Choices, mu: float) -> list[str]:
@@ -164,15 +166,7 @@ def _kinds(facts: PublicFacts, choices: Choices, mu: float) -> list[str]:
         return kinds
     if not facts.labels:
         return ["biases"]
-    return ["class-sums", "head", *([] if _why_no_biases(facts, mu) else ["biases"])]
-
-
-def _why_no_biases(facts: PublicFacts, mu: float) -> str:
-    if facts.units < UNITS_A_LABEL * facts.labels:
-        return f"the sites declare fewer than {UNITS_A_LABEL} units a label"
-    if math.sqrt(facts.sites) > LARGEST_NOISE * mu * facts.units:
-        return "with so much noise on so few units they would lose more than they learn"
-    return ""
+    return ["class-sums", "head", *([] if why_no_biases(facts, mu) else ["biases"])]
 
 
 def _rounds(kinds: list[str], choices: Choices) -> dict[str, int]:
@@ -255,7 +249,7 @@ def _calibrated(phases: list[Phase], epsilon: float, delta: float) -> Phase:
     return last.changed(noise=last.noise.changed(multiplier=sigma))
 
 
-def _mu(epsilon: float, delta: float) -> float:
+def gaussian_mu(epsilon: float, delta: float) -> float:
     """The mu of the Gaussian mechanism that is (epsilon, delta)-private (corollary 1)."""
 
     def excess(mu: float) -> float:

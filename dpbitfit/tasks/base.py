@@ -114,8 +114,8 @@ class Task(Declaration, Protocol):
 class PreparedRecords(Protocol):
     """Records of which a task computes something once, for all rounds."""
 
-    def prepare(self, check: Callable[[], None]) -> None:
-        """Compute it, unless that is done. ``check`` is called often, and may end it."""
+    def prepare(self, progress: Progress | None = None) -> None:
+        """Compute it, unless that is done. ``progress`` is called with 0, often, and may end it."""
 
 
 @runtime_checkable

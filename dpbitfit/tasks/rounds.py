@@ -1,6 +1,5 @@
 """A site's part of one round, whatever its phase: what it releases, and the optimizer's state."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def site_round(
         return _noised_sum(task, records, cache, phase, vector, progress), state
     cache.drop()
     if isinstance(records, PreparedRecords):
-        records.prepare(partial(progress or _unchecked, 0, phase.steps_per_round))
+        records.prepare(progress)
     head = task.linear_head if isinstance(task, LinearTask) else None
     places = phase.places(task.layout.size, head)
     layout = task.layout
@@ -76,7 +75,7 @@ def _noised_sum(
     """The noised sum [K * d] over all units: one Gaussian mechanism at sampling rate 1."""
     _, head = features.linear_head(task)
     seen = cache.find(vector, progress)
-    check = progress or _unchecked
+    check = progress or (lambda _done, _total: None)
     check(0, 1)  # features that are cached take no time, and the sums of many records do
     if isinstance(phase, ClassSums):
         coefficients = linear_head.one_hot(seen.classes, head.classes)
@@ -85,7 +84,3 @@ def _noised_sum(
     check(0, 1)
     total = linear_head.outer_sum(coefficients, seen.rows, records.units, phase.norm)
     return phase.source().release(total).astype(np.float32)
-
-
-def _unchecked(_done: int, _total: int) -> None:
-    """Progress that is not told to anyone."""

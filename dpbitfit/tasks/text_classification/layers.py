@@ -26,18 +26,19 @@ class _Reached(Exception):
 class UpperLayers:
     """The last ``count`` layers of a backbone, and whatever comes after them.
 
-    ``below`` are the names of the parameters that are used before them, ``width`` is that of
-    the states which enter them, d. Raises InputError where the backbone has fewer layers,
-    ModelError where it is not one stack of layers.
+    The backbone is not frozen yet. ``below`` are the names of the parameters that are used
+    before the layers, ``width`` is that of the states which enter them, d. Raises InputError
+    where the backbone has fewer layers, ModelError where it is not one stack of layers.
     """
 
-    def __init__(self, backbone: nn.Module, count: int) -> None:
+    def __init__(self, backbone: Any, count: int) -> None:
         self._backbone = backbone
+        vocabulary = len(backbone.get_input_embeddings().weight)
         self._owner, self._name, stack = _stack(backbone)
         if count > len(stack):
             raise InputError(f"'layers' is {count}, and the model has {len(stack)}")
         self._lower, self._upper = stack[:-count], stack[-count:]
-        ids = torch.arange(_TEXTS * _TOKENS).reshape(_TEXTS, _TOKENS) % _vocabulary(backbone)
+        ids = torch.arange(_TEXTS * _TOKENS).reshape(_TEXTS, _TOKENS) % vocabulary
         mask = torch.ones_like(ids)
         mask[0, _TOKENS // 2 :] = 0
         self.below = self._used_below(ids, mask)
@@ -88,21 +89,17 @@ class UpperLayers:
             setattr(self._owner, self._name, whole)
 
     def _used_below(self, ids: Tensor, mask: Tensor) -> frozenset[str]:
-        used = {id(parameter) for parameter in self._lower.parameters()}
-
-        def use(module: nn.Module, *_: Any) -> None:
-            used.update(id(parameter) for parameter in module.parameters(recurse=False))
-
-        before = (part for part in self._backbone.modules() if part is not self._upper[0])
-        handles = [part.register_forward_pre_hook(use) for part in before]
-        try:
-            with torch.no_grad():
-                self.states(ids, mask)
-        finally:
-            for handle in handles:
-                handle.remove()
-        names = self._backbone.named_parameters(remove_duplicate=False)
-        return frozenset(name for name, parameter in names if id(parameter) in used)
+        """Those on which the states depend, however they are used; and all of the layers below."""
+        parameters = dict(self._backbone.named_parameters(remove_duplicate=False))
+        with torch.enable_grad():
+            total = self.states(ids, mask).sum()
+        reached = torch.autograd.grad(total, [*parameters.values()], allow_unused=True)
+        lower = {id(parameter) for parameter in self._lower.parameters()}
+        return frozenset(
+            name
+            for (name, parameter), gradient in zip(parameters.items(), reached, strict=True)
+            if gradient is not None or id(parameter) in lower
+        )
 
     def _goes_on(self, ids: Tensor, mask: Tensor) -> bool:
         """Whether going on gives what the whole backbone does, to the bit."""
@@ -136,7 +133,3 @@ def _stack(backbone: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
 def _unfit(backbone: nn.Module) -> ModelError:
     kind = type(backbone).__name__
     return ModelError(f"{kind} is not one stack of layers: leave 'layers' at 0")
-
-
-def _vocabulary(backbone: Any) -> int:
-    return len(backbone.get_input_embeddings().weight)

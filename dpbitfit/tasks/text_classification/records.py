@@ -1,6 +1,6 @@
 """Tokenised texts as the training loop sees them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpbitfit.engine.batches import padded_length
+from dpbitfit.tasks.base import Progress
 from dpbitfit.tasks.evaluation import outputs
 from dpbitfit.tasks.features import MOST_BYTES
 
@@ -58,10 +59,10 @@ class TextRecords:
             inputs["below"] = below.to(inputs["input_ids"].device)
         return inputs
 
-    def prepare(self, check: Callable[[], None]) -> None:
+    def prepare(self, progress: Progress | None = None) -> None:
         """Compute the states that are kept, once; those that take too much memory never are.
 
-        Each is a function of its record alone, to the bit. ``check`` may end it.
+        Each is a function of its record alone, to the bit. ``progress`` may end it.
         """
         upper = self._task.model.upper
         if not self._keeps_states or self._states or upper is None:
@@ -70,8 +71,8 @@ class TextRecords:
             return
         states: list[Tensor] = [torch.empty(0)] * len(self.tokens)
         forward = lambda batch: upper.states(**self.inputs(batch))  # noqa: E731
-        progress = lambda _done, _total: check()  # noqa: E731
-        for batch, rows in outputs(self._task.model, self, forward, progress):
+        not_begun = progress and (lambda _done, _total: progress(0, 1))
+        for batch, rows in outputs(self._task.model, self, forward, not_begun):
             for record, row in zip(batch, rows, strict=True):
                 states[record] = row
         self._states = states

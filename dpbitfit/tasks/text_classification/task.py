@@ -226,8 +226,7 @@ class TextClassification(TextTask):
     def _outputs(
         self, part: Callable[..., Tensor], records: TextRecords, progress: Progress | None
     ) -> Iterator[tuple[list[int], Tensor]]:
-        check = progress or (lambda _done, _total: None)
-        records.prepare(lambda: check(0, len(records.tokens)))
+        records.prepare(progress)
         forward = lambda batch: part(**records.inputs(batch))  # noqa: E731
         return outputs(self.model, records, forward, progress)
 

@@ -81,7 +81,7 @@ def integer_sum(
     clipper = phase.clipping.attach(task.model, task.layout)
     noise = phase.noise.source(clipper.sensitivity)
     sample = np.array(units, dtype=np.int64)
-    records.prepare(lambda: None)
+    records.prepare()
     with phase.estimator.attach(task.model, task.layout) as estimator:
         return clipped_sum(task.model, estimator, records, sample, clipper, noise, 200)
 

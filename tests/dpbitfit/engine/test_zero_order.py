@@ -21,7 +21,7 @@ from dpbitfit.engine.optimizers import OptimizerState, Sgd
 from dpbitfit.engine.training import clipped_sum, train_round
 from dpbitfit.errors import InputError, ModelError
 from dpbitfit.phases import DpZeroPhase
-from dpbitfit.planner import _mu
+from dpbitfit.planner import gaussian_mu
 
 from ...support.models import MODELS, RECORDS, build, losses
 from .test_training import WIDTH, OneBias, Records, random_records
@@ -279,7 +279,7 @@ def measured_epsilon(phase: DpZeroPhase, draws: int, delta: float) -> float:
 
 
 def _epsilon_of_mu(mu: float, delta: float) -> float:
-    return float(brentq(lambda value: _mu(value, delta) - mu, 1e-3, 60.0))
+    return float(brentq(lambda value: gaussian_mu(value, delta) - mu, 1e-3, 60.0))
 
 
 def test_an_audit_stays_below_the_claim_and_rises_above_it_when_noise_is_halved() -> None:

@@ -59,7 +59,7 @@ def test_gradients_and_answers_are_those_of_the_whole_model(name: str, tmp_path:
     expected = rows(whole, whole.records(table()))
     part = upper.records(table())
     anew = rows(upper, part)
-    part.prepare(lambda: None)
+    part.prepare()
     kept = rows(upper, part)
     assert "below" in part.inputs([0])
     assert upper.layout.size < whole.layout.size
@@ -75,15 +75,31 @@ def test_gradients_and_answers_are_those_of_the_whole_model(name: str, tmp_path:
 def test_no_bias_trains_on_which_what_is_kept_depends(name: str, tmp_path: Path) -> None:
     task = load(name, tmp_path, 1)
     part = task.records(table())
-    part.prepare(lambda: None)
+    part.prepare()
     before = part.inputs([0])["below"]
     write_biases(task.model, task.layout, task.pretrained + 1)
     again = task.records(table())
-    again.prepare(lambda: None)
+    again.prepare()
     assert (again.inputs([0])["below"] == before).all()
     below = " ".join(bias.name for bias in task.layout.left_out if bias.why == BELOW)
     assert re.search(r"layers?\.0\.", below)
     assert not re.search(r"layers?\.1\.", below)
+
+
+def test_a_bias_below_is_known_however_it_is_used() -> None:
+    """Not by its own layer's call alone: else it would train, and what is kept go stale."""
+    model = backbone("bert")
+    embed = model.embeddings.forward
+
+    def moved(**inputs: Any) -> torch.Tensor:
+        states: torch.Tensor = embed(**inputs) + model.extra_bias
+        return states
+
+    model.extra_bias = torch.nn.Parameter(torch.zeros(16))
+    model.embeddings.forward = moved
+    below = layers.UpperLayers(model.eval(), 1).below
+    assert {"extra_bias", "embeddings.LayerNorm.bias"} <= below
+    assert not any(name.startswith("encoder.layer.1.") for name in below)
 
 
 def test_what_is_below_is_computed_once_in_all_phases(tmp_path: Path) -> None:
@@ -106,9 +122,9 @@ def test_records_that_take_too_much_memory_are_computed_anew(
 ) -> None:
     task = load("bert", tmp_path, 1)
     kept, anew = task.records(table()), task.records(table())
-    kept.prepare(lambda: None)
+    kept.prepare()
     monkeypatch.setattr(records, "MOST_BYTES", 100)
-    anew.prepare(lambda: None)
+    anew.prepare()
     assert "below" in kept.inputs([0])
     assert "below" not in anew.inputs([0])
     assert (rows(task, kept) == rows(task, anew)).all()
