@@ -29,11 +29,12 @@ from dpbitfit.data.corpus import write_corpus
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.fold import Allotment
 from dpbitfit.settings import RunSettings
-from dpbitfit.tasks.models import model_digest, resolve_model
+from dpbitfit.tasks.models import model_digest
 
 from ..support.federation import Federation, Guard, federation, living_in
 from ..support.grids import LocalGrid
 from ..support.policies import written
+from ..support.shallow import shallow_minilm
 
 SITES = ("hospital-1", "hospital-2")
 RECORDS, TEST_RECORDS = 60, 100
@@ -61,6 +62,7 @@ class Field:
         write_records(folder / "messages.csv", folder / "test.csv", self.mark)
         self.config = {
             **project_config,
+            "model": shallow_minilm(),
             **PLAN,
             "data": str(folder / "messages.csv"),
             "site-column": "site",
@@ -154,7 +156,7 @@ def write_policy(folder: Path, site: str, coordinator: str) -> Path:
         },
         "coordinators": {"office": {"public-key": coordinator}},
         "models": {
-            "minilm": {"path": "minilm", "digest": model_digest(Path(resolve_model("minilm")))}
+            "minilm": {"path": shallow_minilm(), "digest": model_digest(Path(shallow_minilm()))}
         },
         "datasets": {"letters": dataset},
     }
@@ -270,7 +272,7 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
     before = {name: set(field.held(field.coordinator, name)) for name in SITES}
     hidden = second.socket.with_name("hidden")
     replies = []
-    steps = 20  # long enough to be caught at it
+    steps = 60  # long enough to be caught at it
     run = field.run("second-run", **{"rounds": 4, "steps-per-round": steps, "sampling-rate": 0.1})
     for line in run:
         if "round" not in line:

@@ -20,10 +20,11 @@ from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.flower import pack, to_arrays, unpack
-from dpbitfit.tasks.models import model_digest, resolve_model
+from dpbitfit.tasks.models import model_digest
 
 from ..support import plans
 from ..support.grids import LocalGrid
+from ..support.shallow import shallow_minilm
 from ..support.tasks import load_text
 
 POLICY = """\
@@ -35,7 +36,7 @@ group = "nogroup"
 [coordinators.office]
 public-key = "{key}"
 [models.minilm]
-path = "minilm"
+path = "{model}"
 digest = "{digest}"
 [datasets.messages]
 path = "{folder}/train.csv"
@@ -89,8 +90,9 @@ def labels(corpus: Path, tmp_path: Path) -> Path:
 
 def guard(name: str, coordinator: Ledger, labels: Path, epsilon: float = 4.0) -> Guard:
     folder = Path(str(coordinator.database)).parent
-    digest = model_digest(Path(resolve_model("minilm")))
-    values = {"name": name, "folder": folder, "key": coordinator.id, "digest": digest}
+    model = shallow_minilm()
+    values = {"name": name, "folder": folder, "key": coordinator.id, "model": model}
+    values["digest"] = model_digest(Path(model))
     text = POLICY.format(**values, labels=labels, evaluation_epsilon=epsilon)
     file = folder / f"{name}.toml"
     file.write_text(text)
@@ -115,7 +117,7 @@ def node(site: Guard) -> Callable[[Message], RecordDict]:
 def strategy(
     coordinator: Ledger, labels: Path, folder: Path, plan: Plan = PLAN
 ) -> tuple[PrivateStrategy, np.ndarray]:
-    task = load_text("minilm", read_labels(str(labels)), "labels", max_length=24)
+    task = load_text(shallow_minilm(), read_labels(str(labels)), "labels", max_length=24)
     plan = plans.plan(plan, layout_digest=task.layout.digest, model_digest=task.digest)
     made = PrivateStrategy(FedAvg(), plan, task.layout.size, 8.0, folder, coordinator)
     return made, read_biases(task.model, task.layout)

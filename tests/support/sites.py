@@ -26,12 +26,12 @@ from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import Description, Facts, Refusal, RoundRequest
-from dpbitfit.tasks.models import resolve_model
 
 from ..conftest import ROOT
 from . import plans, warm
 from .coordinators import Coordinator
 from .policies import changed, written
+from .shallow import shallow_minilm
 from .tasks import load_text
 
 SERVE = "from dpbitfit_client.cli import app; app()"
@@ -58,7 +58,7 @@ def fresh_key() -> str:
 @functools.cache
 def pretrained() -> np.ndarray:
     """Where a run begins: the packed biases of the model, whatever its labels."""
-    return load_text("minilm", ("a", "b"), "labels").pretrained
+    return load_text(shallow_minilm(), ("a", "b"), "labels").pretrained
 
 
 def key_of(request: Envelope) -> str:
@@ -222,7 +222,7 @@ def policy(site: Site, corpus: Path) -> dict[str, Any]:
             "other": {"public-key": site.other.ledger.id},
         },
         "models": {
-            "minilm": {"path": "minilm", "digest": model_digest(Path(resolve_model("minilm")))}
+            "minilm": {"path": shallow_minilm(), "digest": model_digest(Path(shallow_minilm()))}
         },
         "datasets": {
             "letters": {

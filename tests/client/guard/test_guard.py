@@ -34,6 +34,7 @@ from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
 from ...support.coordinators import Coordinator, changed
+from ...support.shallow import PARAMETERS
 
 
 class Site:
@@ -155,7 +156,7 @@ def test_a_description_holds_public_constants_only(site: Site) -> None:
     assert set(description["head"]) == HEAD
     assert description["evaluation"] is None
     assert description["facts"]["site"] == "site-1"
-    assert description["facts"]["parameters"] == 23_424
+    assert description["facts"]["parameters"] == PARAMETERS
     # Half the records to one digit, never the count.
     assert description["facts"]["declared_size"] == 50
 

@@ -22,6 +22,7 @@ from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
 from ...support.hostile_biases import cancelling, overflowing_at_padding
+from ...support.shallow import shallow_minilm
 from ...support.sites import Site, served
 from ...support.tasks import load_text, text_table
 
@@ -103,7 +104,7 @@ def test_a_canary_moves_what_a_guard_releases_by_no_more_than_its_own_row(
     corpus: Path, tmp_path: Path
 ) -> None:
     labels = read_labels(str(corpus.with_suffix(".labels.txt")))
-    task = load_text("minilm", labels, max_length=PLAN.task.settings["max_length"])
+    task = load_text(shallow_minilm(), labels, max_length=PLAN.task.settings["max_length"])
     attacks = {"overflow": overflowing_at_padding(task, TEXTS), "cancelling": cancelling(task, 1e4)}
     with (
         site(corpus, tmp_path, TEXTS) as without,
