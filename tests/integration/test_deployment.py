@@ -29,12 +29,11 @@ from dpbitfit.data.corpus import write_corpus
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.fold import Allotment
 from dpbitfit.settings import RunSettings
-from dpbitfit.tasks.models import model_digest
+from dpbitfit.tasks.models import model_digest, resolve_model
 
 from ..support.federation import Federation, Guard, federation, living_in
 from ..support.grids import LocalGrid
 from ..support.policies import written
-from ..support.shallow import shallow_minilm
 
 SITES = ("hospital-1", "hospital-2")
 RECORDS, TEST_RECORDS = 60, 100
@@ -53,7 +52,9 @@ SPREAD = 0.075
 class Field:
     """A federation with both sites, and the data that went into it."""
 
-    def __init__(self, running: Federation, project_config: dict[str, Any]) -> None:
+    def __init__(
+        self, running: Federation, project_config: dict[str, Any], model: str = "minilm"
+    ) -> None:
         self.running = running
         self.coordinator = Ledger(str(running.home / "coordinator.sqlite"), create=True)
         folder = running.home / "sites"
@@ -62,8 +63,8 @@ class Field:
         write_records(folder / "messages.csv", folder / "test.csv", self.mark)
         self.config = {
             **project_config,
-            "model": shallow_minilm(),
             **PLAN,
+            "model": model,
             "data": str(folder / "messages.csv"),
             "site-column": "site",
             "test-data": str(folder / "test.csv"),
@@ -71,7 +72,7 @@ class Field:
         }
         self.ledgers: dict[str, Ledger] = {}
         for name in SITES:
-            policy = write_policy(folder, name, self.coordinator.id)
+            policy = write_policy(folder, name, self.coordinator.id, model)
             Ledger(str(folder / f"{name}.sqlite"), create=True).database.close()
             running.add_site(name, policy, folder / f"{name}.sock")
             self.ledgers[name] = Ledger(str(folder / f"{name}.sqlite"), readonly=True)
@@ -139,7 +140,7 @@ def write_table(path: Path, columns: str, rows: list[Any]) -> None:
         csv.writer(file).writerows([columns.split(), *rows])
 
 
-def write_policy(folder: Path, site: str, coordinator: str) -> Path:
+def write_policy(folder: Path, site: str, coordinator: str, model: str) -> Path:
     limits = {
         **{"min-noise-multiplier": 0.6, "max-sampling-rate": 0.5, "max-steps-per-round": 100},
         **{"max-rounds": 10, "models": ["minilm"], "max-length": 24},
@@ -155,9 +156,7 @@ def write_policy(folder: Path, site: str, coordinator: str) -> Path:
             **{"socket": str(folder / f"{site}.sock"), "group": grp.getgrgid(os.getgid()).gr_name},
         },
         "coordinators": {"office": {"public-key": coordinator}},
-        "models": {
-            "minilm": {"path": shallow_minilm(), "digest": model_digest(Path(shallow_minilm()))}
-        },
+        "models": {"minilm": {"path": model, "digest": model_digest(Path(resolve_model(model)))}},
         "datasets": {"letters": dataset},
     }
     policy = folder / f"{site}.toml"
@@ -272,7 +271,7 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
     before = {name: set(field.held(field.coordinator, name)) for name in SITES}
     hidden = second.socket.with_name("hidden")
     replies = []
-    steps = 60  # long enough to be caught at it
+    steps = 20  # long enough to be caught at it
     run = field.run("second-run", **{"rounds": 4, "steps-per-round": steps, "sampling-rate": 0.1})
     for line in run:
         if "round" not in line:
