@@ -32,6 +32,7 @@ from .certificates import Authority
 
 START_SECONDS = 120
 POLL_SECONDS = 0.1
+WATCH_SECONDS = 0.5
 _STARTED: list["subprocess.Popen[bytes]"] = []  # by this process, to be waited for
 
 # Every process of a SuperNode says that it began, and whether it ever tried to import these.
@@ -190,7 +191,7 @@ class Federation:
             yield from lines[seen:]
             seen = len(lines)
             between()
-            time.sleep(POLL_SECONDS)
+            time.sleep(WATCH_SECONDS)
         yield from _lines(out / "progress.jsonl")[seen:]
         assert run.returncode == 0, self.told.read_text()
         yield json.loads((out / "report.json").read_text())
