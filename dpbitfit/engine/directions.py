@@ -5,8 +5,8 @@ a Gaussian, and its L2 norm is always sqrt(P). The signs are the bits of AES-256
 so that no library's rounding or version changes them; and sums of directions are taken in one
 order in float64, so that both sides compute the same values. Imports without torch.
 
-*Formal guarantee*: nothing here is secret, and privacy does not rest on it. Whoever knows the
-seed knows every direction, and so noise never comes from here (``noise.RandomSource``).
+*Formal guarantee*: nothing here is secret, and privacy does not rest on it. The seed's
+holder knows every direction, and so noise never comes from here (``noise.RandomSource``).
 """
 
 import math

@@ -197,7 +197,7 @@ def plain_sentence(view: AccountView) -> str:
     """One account in words: unit, adjacency, delta, accountant, and what is not covered."""
     name, accrued, bound = view.name, view.accrued, view.guaranteed.bound
     return (
-        f"Whoever sees all that was released from {name.site}'s data set {name.dataset} learns "
+        f"All that was released from {name.site}'s data set {name.dataset} tells an observer "
         f"little about any one unit ({name.unit}): the loss for adding or removing one unit, that "
         f"is all of its records, is at most epsilon {bound.epsilon:.3f} at delta {view.delta:g}, "
         f"by {bound.accountant} ({bound.version}): {view.guaranteed.basis}. "

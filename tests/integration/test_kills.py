@@ -77,7 +77,7 @@ def kill_one(run: "subprocess.Popen[str]", victim: str, dice: random.Random, out
     with suppress(psutil.NoSuchProcess):
         dice.choice(family).send_signal(signal.SIGKILL)
     if victim == VICTIMS[1]:
-        # Flower waits a minute and more for a server that is gone; whoever sees it does not.
+        # Flower waits a minute and more for a server that is gone; a user who sees it does not.
         run.send_signal(signal.SIGINT)
         run.wait(120)
     return True

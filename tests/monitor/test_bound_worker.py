@@ -1,4 +1,4 @@
-"""The smallest bounds are made by another process; what becomes of that one harms nobody."""
+"""The smallest bounds are made by another process; what becomes of it harms no page."""
 
 import os
 import queue
@@ -86,7 +86,7 @@ def wait(questions: Connection) -> None:
     questions.recv()
 
 
-def test_nobody_waits_at_the_end_for_a_bound_that_takes_long(
+def test_the_end_does_not_wait_for_a_bound_that_takes_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(bound_worker, "_serve", wait)

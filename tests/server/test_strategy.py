@@ -354,7 +354,7 @@ def test_two_nodes_of_one_name_are_one_site(tmp_path: Path) -> None:
     assert spent(private) == {"a": 6}
 
 
-def test_nobody_at_all_is_an_error_that_says_why(
+def test_no_site_at_all_is_an_error_that_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "SECONDS_FOR_NODES", 0.0)

@@ -66,7 +66,7 @@ def key_of(request: Envelope) -> str:
 
 
 class Site:
-    """A folder with policy, ledger and socket, the guard's process, and who asks it."""
+    """A folder with policy, ledger and socket, the guard's process, and two coordinators."""
 
     def __init__(self, folder: Path, corpus: Path, code: str = SERVE, fresh: bool = False) -> None:
         self.folder = folder
@@ -193,7 +193,7 @@ class Site:
 
 
 def begin(path: Path) -> None:
-    """A new ledger, of whoever owns its folder."""
+    """A new ledger, of its folder's owner."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     Ledger(str(path), create=True).database.close()
     owner = path.parent.stat()

@@ -113,7 +113,7 @@ while True:
 
 
 def front_command(user: str, front: Path, behind: Path) -> list[str]:
-    """Whoever connects to ``front`` comes to ``behind`` as this user."""
+    """Connections to ``front`` come to ``behind`` as this user's."""
     names = f"FRONT, BEHIND = {str(front)!r}, {str(behind)!r}\n"
     return command(user, _PASS_ON, needed=names + _FRONT)
 

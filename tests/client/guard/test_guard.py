@@ -380,7 +380,7 @@ def test_an_unexpected_failure_leaves_as_a_code_only(
     reply = site.train(plan, biases)
     assert refusal(reply) == "internal"
     assert fields(reply)["untouched"] == ""
-    # The attempt was charged before it began: nobody knows how far it came.
+    # The attempt was charged before it began: how far it came is not known.
     assert site.spent() == {"reserved": 0, "committed": 2}
 
 

@@ -234,7 +234,7 @@ def test_a_replayed_key_is_the_same_bytes_or_nothing(site: Site) -> None:
     assert site.spent() == {"committed": before["committed"] + 1}
 
 
-def test_nobody_spends_or_reads_on_another_coordinators_account(site: Site) -> None:
+def test_no_coordinator_spends_or_reads_on_anothers_account(site: Site) -> None:
     """A run belongs to whom it was approved for: else one would spend the other's share."""
     site.train()
     before = site.spent()
@@ -263,7 +263,7 @@ def test_a_coordinator_spends_no_more_than_its_share(site: Site) -> None:
 
 
 def test_a_given_up_key_that_is_replayed_late_does_not_stop_the_account(site: Site) -> None:
-    """Else whoever carries the messages could make two honest ledgers seem to disagree."""
+    """Else the relay could make two honest ledgers seem to disagree."""
     old = site.request(plans.plan(site.plan(), noise_multiplier=0.5))
     with pytest.raises(Refused, match="policy"):
         site.relay().train(old)

@@ -1,5 +1,5 @@
 """A listed coordinator with chosen biases, against a guard's process: a canary moves no more than
-its own clipped row, whoever else is in the batch.
+its own clipped row, whatever else is in the batch.
 
 Version 0.1 let it move the sum by 9 to 127 clipping norms; this reads what a guard releases, with
 noise, over twenty rounds with the canary and twenty without.

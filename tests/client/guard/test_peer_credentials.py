@@ -73,7 +73,7 @@ def test_only_the_group_may_open_it(folder: Path, behind: socket.socket) -> None
     made.close()
 
 
-def test_nobody_may_open_it_before_it_has_its_group(
+def test_no_user_may_open_it_before_it_has_its_group(
     folder: Path, behind: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes = []
@@ -105,14 +105,14 @@ def test_the_kernel_is_asked_who_comes(
 def test_members_and_this_user_may_enter(folder: Path, behind: socket.socket) -> None:
     made = opened(folder)
     assert made.may_enter(os.geteuid())
-    assert not made.may_enter(2**31 - 7)  # a user that nobody knows
+    assert not made.may_enter(2**31 - 7)  # no such user
     made.close()
 
 
 def test_connections_that_are_held_open_end_with_their_holder(
     folder: Path, behind: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past the most, nobody else is let in; when they go, the next one is."""
+    """Past the most, no other is let in; when they go, the next one is."""
     monkeypatch.setattr(peer_credentials, "MOST_CONNECTIONS", 4)
     made = opened(folder)
     held = [enter(folder) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Whoever is told of progress may end the work: for nothing before it, for all of it within."""
+"""A caller may end work that it is told of: for nothing before it, for all of it within."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -40,7 +40,7 @@ def test_work_that_fails_is_held_back_like_any_other() -> None:
     assert time.monotonic() - began >= SLOT
 
 
-def test_whoever_waits_begins_after_the_others_slot() -> None:
+def test_a_waiting_caller_begins_after_the_others_slot() -> None:
     """Else the wait would tell how long the other's work was; and until then it is busy."""
     slot, at_work = ReplySlot(SLOT), threading.Event()
     began = time.monotonic()

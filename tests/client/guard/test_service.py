@@ -147,7 +147,7 @@ def test_a_guard_that_is_killed_in_a_round_has_spent_it(mortal: Site) -> None:
     site.end(signal.SIGKILL)
     until(call.done)
     assert call.code() is grpc.StatusCode.UNAVAILABLE
-    assert site.socket.is_socket()  # nobody took it away
+    assert site.socket.is_socket()  # it was not taken away
     request = site.request(site.plan())
     unavailable = Envelope(Refusal(code="guard-unavailable").encode())
     assert relayed(site, request) == unavailable
@@ -186,7 +186,7 @@ def test_a_second_guard_on_the_socket_is_refused(site: Site, corpus: Path) -> No
 
 
 def test_replies_leave_at_whole_slots_and_the_status_tells_nothing_in_between(corpus: Path) -> None:
-    """Not before the slot, good or bad; meanwhile busy, and whoever waits begins after it."""
+    """Not before the slot, good or bad; meanwhile busy, and a caller that waits begins after it."""
     with served(corpus, (SLOT, 2.0)) as site:
         site.plan()  # the model is loaded
         good, bad = site.request(site.plan()), site.request(plans.plan(site.plan(), delta=0.5))

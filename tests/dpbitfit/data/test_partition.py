@@ -1,4 +1,4 @@
-"""Every record goes to one site; a person is never split; nobody moves when another comes."""
+"""Every record goes to one site; a person is never split; no person moves when another comes."""
 
 from collections import Counter
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Directions are the same numbers everywhere: whoever knows public values computes them."""
+"""Directions are the same numbers everywhere: all who know public values compute them."""
 
 import hashlib
 

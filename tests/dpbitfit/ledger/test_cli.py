@@ -438,7 +438,7 @@ def test_nothing_fits_an_account_whose_ledger_is_lost(
     least = steps(1, Mechanism(1e6, 1e-9))
     with pytest.raises(BudgetError):
         made.allot(NAME, "next", "plan", least)
-    made.set_budget(NAME, 3 * epsilon, "whoever answers for the records")
+    made.set_budget(NAME, 3 * epsilon, "the data controller")
     assert made.allot(NAME, "next", "plan", least) is not None
     assert run("verify").code == 0
 

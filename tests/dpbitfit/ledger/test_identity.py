@@ -1,4 +1,4 @@
-"""The ledger's key: its public half for all who read, its seed for who signs and nobody else."""
+"""The ledger's key: its public half for all who read, its seed for the signer alone."""
 
 import sqlite3
 from collections.abc import Callable

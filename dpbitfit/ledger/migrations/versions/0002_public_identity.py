@@ -1,6 +1,6 @@
 """The public key is read without the seed, which moves into a table of its own.
 
-``identity`` stays the table that it is: whoever was granted it reads the public key now.
+``identity`` stays the table that it is: a user who was granted it reads the public key now.
 """
 
 import sqlalchemy as sa
