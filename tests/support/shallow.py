@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from dpbitfit.tasks.models import resolve_model
 
-LAYERS, PARAMETERS = 2, 8_064  # of which the latter are biases that train
+LAYERS = 2
+TENSORS, PARAMETERS = 15, 8_064  # biases that train
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
