@@ -1,6 +1,7 @@
 """A model is trained from losses alone only after they have been seen to be each record's own.
 
-The counterpart of ``selfcheck`` where no gradient is asked for: it too runs on public probes,
+The counterpart of ``selfcheck`` where no gradient is asked for, as in features, evaluations and
+DPZero, whose kernels and ways through a model may be others: it too runs on public probes,
 and finds the canonical size of a micro-batch, from which on a record's loss, and the output of
 every layer that has one for each record, is the same to the bit, whatever its companions, their
 number and its place among them. Biases train here that have no gradient of one record: of a
@@ -31,6 +32,7 @@ from dpbitfit.engine.selfcheck import (
     CANONICAL_ROWS,
     TOLERANCE,
     Cuts,
+    by_length,
     compared,
     log_left_out,
     moved_biases,
@@ -56,17 +58,29 @@ def check_losses(
     alone a small step is one, and when hardly any bias is left.
     """
     require_finite(model)
-    groups = {
-        int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
-    }
     with deterministic(), torch.no_grad():
         freeze(model)
         layout = _taking_in(model, layout)
         _require_precision(model, layout)
-        layout = without(layout, _unnoticed(model, layout, losses, groups))
-        canonical = _Check(model, layout, losses, groups).run()
+        layout = without(layout, _unnoticed(model, layout, losses, by_length(lengths)))
     log_left_out(layout)
-    return layout, canonical
+    return layout, canonical_rows(model, layout, losses, lengths)
+
+
+def canonical_rows(
+    model: nn.Module,
+    layout: BiasLayout,
+    losses: Losses,
+    lengths: NDArray[np.int64],
+    least: int = 1,
+) -> int:
+    """The canonical size of a micro-batch without gradients, of at ``least`` so many rows.
+
+    Other arguments are as of ``check_losses``. Raises ModelError when a record's loss or a layer's
+    output for it changes with its companions at every size.
+    """
+    with deterministic(), torch.no_grad():
+        return _Check(model, layout, losses, by_length(lengths)).run(least)
 
 
 def _taking_in(model: nn.Module, layout: BiasLayout) -> BiasLayout:
@@ -119,11 +133,11 @@ class _Check:
         self._layers = per_record_layers(model, losses, groups.values())
         self._outputs: dict[str, Tensor] = {}  # of the last forward pass, by layer
 
-    def run(self) -> int:
-        """The canonical size; ModelError where there is none."""
+    def run(self, least: int) -> int:
+        """The canonical size, from ``least`` on; ModelError where there is none."""
         layer, mixes = "", False
         with self._watched():
-            for canonical in CANONICAL_ROWS:
+            for canonical in (rows for rows in CANONICAL_ROWS if rows >= least):
                 for scale in (0.0, *BIAS_SCALES):
                     layer, mixes = self._differs(canonical, scale)
                     if layer:

@@ -63,9 +63,7 @@ def check_gradients(
     on the batch), when hardly any bias is left, or when what cannot be trained is no bias.
     """
     require_finite(model)
-    groups = {  # the probes, by padded length
-        int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
-    }
+    groups = by_length(lengths)
     with deterministic():
         freeze(model)
         layout = without(layout, not_per_record(model, layout, losses, groups.values()))
@@ -80,6 +78,13 @@ def check_gradients(
             layout = without(layout, wrong)
     log_left_out(layout)
     return layout, canonical
+
+
+def by_length(lengths: NDArray[np.int64]) -> dict[int, list[int]]:
+    """The probes of each padded length."""
+    return {
+        int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
+    }
 
 
 def log_left_out(layout: BiasLayout) -> None:

@@ -1,10 +1,11 @@
 """Loading a task, and the check that its model can be trained privately here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from dpbitfit.engine import devices
-from dpbitfit.engine.biases import BiasLayout, read_biases
-from dpbitfit.engine.losscheck import check_losses
+from dpbitfit.engine.biases import read_biases
+from dpbitfit.engine.losscheck import canonical_rows, check_losses
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.errors import DpbitfitError, ModelError
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
@@ -21,8 +22,9 @@ def attach(
 ) -> Task:
     """Load a task, built-in or a site's own, and check it on its public probes.
 
-    It computes on ``device``, as ``devices.choose`` names it. Where the plan
-    ``needs_gradients``, those of single records are checked, and otherwise their losses.
+    It computes on ``device``, as ``devices.choose`` names it. Losses of single records are
+    checked, from which features and evaluations follow, and where the plan
+    ``needs_gradients``, those too.
     Biases that cannot be trained soundly leave its layout. Raises InputError when it cannot be
     loaded or the device is not there, ModelError when it cannot be trained privately on it.
     Nothing here sees a private record, so that what a library raises may be quoted.
@@ -33,7 +35,7 @@ def attach(
         if task is None:
             raise ModelError("the task's load returned nothing")
         task.model.to(place)
-        _check(task, check_gradients if needs_gradients else check_losses)
+        _check(task, needs_gradients)
     except DpbitfitError:
         raise
     except Exception as error:
@@ -41,13 +43,13 @@ def attach(
     return task
 
 
-def _check(task: Task, check: Callable[..., tuple[BiasLayout, int]]) -> None:
-    task.model.eval()  # dropout off
+def _check(task: Task, needs_gradients: bool) -> None:
+    model = task.model.eval()  # dropout off
     probes = task.probes()
-    task.layout, task.canonical_rows = check(
-        task.model,
-        task.layout,
-        lambda chosen: probes.losses(task.model, chosen),
-        probes.lengths,
-    )
+    on_probes = partial(probes.losses, model), probes.lengths
+    if needs_gradients:
+        task.layout, rows = check_gradients(model, task.layout, *on_probes)
+        task.canonical_rows = canonical_rows(model, task.layout, *on_probes, least=rows)
+    else:
+        task.layout, task.canonical_rows = check_losses(model, task.layout, *on_probes)
     task.pretrained = read_biases(task.model, task.layout)

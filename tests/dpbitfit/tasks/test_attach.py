@@ -1,0 +1,54 @@
+"""Features and evaluations come without gradients: a model may go another way there."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpbitfit.errors import ModelError
+from dpbitfit.tasks.attach import attach
+
+from ...support.slope import Slope, SlopeSettings
+
+Way = Callable[[Tensor], Tensor]
+
+
+class TwoWays(nn.Module):
+    """What follows ``without`` where no gradient is asked for."""
+
+    def __init__(self, below: nn.Module, without: Way) -> None:
+        super().__init__()
+        self.below, self._without = below, without
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        output: Tensor = self.below(numbers)
+        return output if torch.is_grad_enabled() else self._without(output)
+
+
+class TwoWaysSlope(Slope):
+    without: ClassVar[Way]
+
+    @classmethod
+    def load(cls, folder: str, settings: SlopeSettings, labels: Sequence[str]) -> Self:
+        whole = Slope.load(folder, settings, labels).model
+        return cls(nn.Sequential(TwoWays(whole[:2], cls.without), whole[2]), settings.units)
+
+
+class Mixing(TwoWaysSlope):
+    without = staticmethod(lambda output: output + output.mean(dim=0))
+
+
+class OtherForFewRows(TwoWaysSlope):
+    without = staticmethod(lambda output: output * (1 + 1e-6 * (len(output) < 16)))
+
+
+def test_a_model_that_mixes_records_only_without_gradients_is_refused() -> None:
+    with pytest.raises(ModelError, match="a record's loss changes with the other records"):
+        attach(Mixing, "", SlopeSettings(), ())
+
+
+def test_a_micro_batch_has_as_many_rows_as_either_way_needs() -> None:
+    assert attach(Slope, "", SlopeSettings(), ()).canonical_rows < 16
+    assert attach(OtherForFewRows, "", SlopeSettings(), ()).canonical_rows == 16
