@@ -64,7 +64,7 @@ def test_each_mutant_gets_its_verdict(tmp_path: Path) -> None:
     assert {one.why: one.verdict for one in results} == {
         why: verdict for why, (*_, verdict) in CASES.items()
     }
-    assert results[0].said == "test_double"
+    assert results[0].reason == "test_double"
     assert (root / "code_here.py").read_text() == CODE
 
 
@@ -79,4 +79,4 @@ def test_a_trial_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         (result,) = [one.result() for one in trials.start([endless])]
     finally:
         trials.stop()
-    assert (result.verdict, result.said) == (NO_VERDICT, "not done after 20 seconds")
+    assert (result.verdict, result.reason) == (NO_VERDICT, "not done after 20 seconds")

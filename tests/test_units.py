@@ -39,15 +39,15 @@ def analyze(*words: str | Path) -> "subprocess.CompletedProcess[str]":
 
 @each_unit
 def test_systemd_knows_every_setting(unit: Path) -> None:
-    said = analyze("verify", unit).stderr.splitlines()
+    message = analyze("verify", unit).stderr.splitlines()
     elsewhere = "is not executable: No such file or directory"  # the programs are at a site
-    assert [line for line in said if not line.endswith(elsewhere)] == []
+    assert [line for line in message if not line.endswith(elsewhere)] == []
 
 
 @each_unit
 def test_a_process_sees_and_may_do_only_its_own(unit: Path) -> None:
     done = analyze("security", "--offline=true", "--json=short", unit)
-    kept = {one["name"] for one in json.loads(done.stdout) if one["set"]}
+    kept = {each["name"] for each in json.loads(done.stdout) if each["set"]}
     assert KEPT - kept == set()
     assert ("PrivateNetwork=" in kept) == (unit.stem == "dpbitfit-guard")
 
@@ -63,18 +63,18 @@ def known_options(words: list[str]) -> set[str]:
     """What the program says that it takes."""
     program = Path(words[0]).name
     if program != "dpbitfit":
-        told = subprocess.run(
+        output = subprocess.run(
             [Path(sys.executable).with_name(program), "--help"], capture_output=True, text=True
         )
-        return set(re.findall(r"--[\w-]+", told.stdout))
+        return set(re.findall(r"--[\w-]+", output.stdout))
     command: click.Command = typer.main.get_command(app)
     context = click.Context(command)
     for word in words[1:]:
         if not isinstance(command, click.Group):
             break
-        found = command.get_command(context, word)
-        assert found is not None, f"there is no command {word}"
-        command, context = found, click.Context(found, parent=context)
+        result = command.get_command(context, word)
+        assert result is not None, f"there is no command {word}"
+        command, context = result, click.Context(result, parent=context)
     return {name for parameter in command.params for name in parameter.opts}
 
 

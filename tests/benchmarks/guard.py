@@ -155,14 +155,16 @@ def measure(records: int, steps: int, rounds: int) -> dict[str, float]:
         }
         with served(site) as start:
             times = [{way: seconds(work) for way, work in ways.items()} for _ in range(1 + rounds)]
-    found = {"guard's start": start}
+    result = {"guard's start": start}
     for way in ways:
         if way != "socket":  # when it is first asked, the relay has warmed the guard
-            found[f"first round, {way}"] = times[0][way]
-        found[f"later rounds, {way}"] = statistics.median(one[way] for one in times[1:])
-    found["first round, times faster"] = found["first round, peer"] / found["first round, relay"]
-    found["later rounds, times faster"] = found["later rounds, peer"] / found["later rounds, relay"]
-    return found
+            result[f"first round, {way}"] = times[0][way]
+        result[f"later rounds, {way}"] = statistics.median(each[way] for each in times[1:])
+    result["first round, times faster"] = result["first round, peer"] / result["first round, relay"]
+    result["later rounds, times faster"] = (
+        result["later rounds, peer"] / result["later rounds, relay"]
+    )
+    return result
 
 
 def main() -> None:
@@ -179,7 +181,7 @@ def main() -> None:
     }
     print(f"{'seconds, or times':32}" + "".join(f"{name:>12}" for name in results))
     for name in next(iter(results.values())):
-        print(f"{name:32}" + "".join(f"{found[name]:12.3g}" for found in results.values()))
+        print(f"{name:32}" + "".join(f"{result[name]:12.3g}" for result in results.values()))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 

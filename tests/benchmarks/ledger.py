@@ -137,15 +137,15 @@ def spent(ledger: Ledger, ids: list[int]) -> list[Counts]:
 def queries(ledger: Ledger, accounts: list[Account]) -> dict[str, float]:
     """Seconds until every account's epsilon is known, and dp-accounting's for the same."""
     ids = [one.id for one in accounts]
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for name in ("shared plan", "distinct plans"):
         if name == "distinct plans":
             own_mechanisms(ledger, accounts)
         divergences.cache_clear()
-        found[f"read, {name}"] = seconds(lambda: spent(ledger, ids))
+        result[f"read, {name}"] = seconds(lambda: spent(ledger, ids))
         bags = spent(ledger, ids)
-        found[f"epsilon, {name}"] = seconds(lambda: quick_epsilons(bags, DELTA))  # noqa: B023
-        found[f"epsilon again, {name}"] = seconds(lambda: quick_epsilons(bags, DELTA))  # noqa: B023
+        result[f"epsilon, {name}"] = seconds(lambda: quick_epsilons(bags, DELTA))  # noqa: B023
+        result[f"epsilon again, {name}"] = seconds(lambda: quick_epsilons(bags, DELTA))  # noqa: B023
 
         def peer() -> None:
             for bag in bags[:SAMPLE]:  # noqa: B023
@@ -154,8 +154,8 @@ def queries(ledger: Ledger, accounts: list[Account]) -> dict[str, float]:
                     accountant.compose(event(mechanism), steps)
                 accountant.get_epsilon(DELTA)
 
-        found[f"dp-accounting, {name}"] = seconds(peer) * len(ids) / min(SAMPLE, len(ids))
-    return found
+        result[f"dp-accounting, {name}"] = seconds(peer) * len(ids) / min(SAMPLE, len(ids))
+    return result
 
 
 def one_account() -> dict[str, float]:
@@ -179,18 +179,18 @@ def measure(accounts: int, repeats: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         ledger = opened(Path(folder), accounts)
         everyone = ledger.accounts()
-        found = rounds(ledger, everyone, repeats)
+        result = rounds(ledger, everyone, repeats)
         table = schema.allotment
         with ledger.database.write() as connection:  # the rounds that were not played
             connection.execute(sa.update(table).values(committed=5 * ROUNDS, reserved=0))
-        found |= queries(ledger, everyone) | one_account()
+        result |= queries(ledger, everyone) | one_account()
         ledger.database.close()
-    found["reserve, times faster"] = found["reserve singly"] / found["reserve"]
-    found["commit, times faster"] = found["commit singly"] / found["commit"]
+    result["reserve, times faster"] = result["reserve singly"] / result["reserve"]
+    result["commit, times faster"] = result["commit singly"] / result["commit"]
     for name in ("shared plan", "distinct plans"):
-        ratio = found[f"dp-accounting, {name}"] / found[f"epsilon, {name}"]
-        found[f"epsilon, {name}, times faster"] = ratio
-    return found
+        ratio = result[f"dp-accounting, {name}"] / result[f"epsilon, {name}"]
+        result[f"epsilon, {name}, times faster"] = ratio
+    return result
 
 
 def main() -> None:
@@ -203,7 +203,7 @@ def main() -> None:
     columns = "".join(f"{name:>12}" for name in results)
     print(f"{'seconds, or times':40}{columns}")
     for name in next(iter(results.values())):
-        figures = "".join(f"{found[name]:12.4g}" for found in results.values())
+        figures = "".join(f"{result[name]:12.4g}" for result in results.values())
         print(f"{name:40}{figures}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))

@@ -127,10 +127,10 @@ def asked(of: Served, repeats: int, when: str = "") -> dict[str, float]:
         for name, ask in of.questions().items():
             time.sleep(PAUSE_SECONDS)
             times.setdefault(f"{name}{when}", []).append(milliseconds(ask))
-    found = {}
+    result = {}
     for name, values in times.items():
-        found[f"{name}, median"], found[f"{name}, worst"] = statistics.median(values), max(values)
-    return found
+        result[f"{name}, median"], result[f"{name}, worst"] = statistics.median(values), max(values)
+    return result
 
 
 def write_rounds(url: str, out: Path, first: int, stop: Event) -> None:
@@ -152,17 +152,17 @@ def line_of(number: int) -> dict[str, object]:
 
 
 def soak(of: Served, minutes: int) -> dict[str, float]:
-    found = {}
+    result = {}
     for minute in range(1, minutes + 1):
         end, used = time.monotonic() + 60, []
         while time.monotonic() < end:
             asked(of, 1)
             used.append(of.memory(f"in minute {minute}, most"))
         most = {name: max(one[name] for one in used) for name in used[0]}
-        found |= most
-        told = " and ".join(f"{value:.0f}" for value in most.values())
-        print(f"{minute} of {minutes}: {told} MB at most", file=sys.stderr)
-    return found
+        result |= most
+        output = " and ".join(f"{value:.0f}" for value in most.values())
+        print(f"{minute} of {minutes}: {output} MB at most", file=sys.stderr)
+    return result
 
 
 def measure(
@@ -171,31 +171,31 @@ def measure(
     ledger = crowd(url, accounts, rounds, ahead=10_000)
     traffic = {str(name_of(number)): [10**6, 10**5] for number in range(accounts)}
     out = folder(scratch / "out", *map(line_of, range(rounds)), "", traffic=traffic)
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     began = time.perf_counter()
     with ExitStack() as stack:
         of = stack.enter_context(served(url, out))
-        found["start to first answer, s"] = time.perf_counter() - began
+        result["start to first answer, s"] = time.perf_counter() - began
         time.sleep(15)  # for the smallest bounds
-        found |= of.memory("at first")
+        result |= of.memory("at first")
         for _ in range(STREAMS):
             threading.Thread(target=lambda: _drain(of.client), daemon=True).start()
-        found |= asked(of, repeats)
-        found |= of.memory("with 50 streams")
+        result |= asked(of, repeats)
+        result |= of.memory("with 50 streams")
         context = multiprocessing.get_context("spawn")
         stop = context.Event()
         writer = context.Process(target=write_rounds, args=(url, out, rounds, stop))
         writer.start()
-        found |= asked(of, repeats, ", while a run writes")
-        found |= of.memory("at last")
-        found |= soak(of, minutes)
+        result |= asked(of, repeats, ", while a run writes")
+        result |= of.memory("at last")
+        result |= soak(of, minutes)
         stop.set()
         writer.join()
-    found["peer: all standings anew"] = statistics.median(
+    result["peer: all standings anew"] = statistics.median(
         milliseconds(lambda: status.budget_statuses(ledger)) for _ in range(3)
     )
     ledger.database.close()
-    return found
+    return result
 
 
 def _drain(client: MonitorClient) -> None:
@@ -227,7 +227,7 @@ def main() -> None:
     columns = "".join(f"{name:>12}" for name in results)
     print(f"{'milliseconds, or as it says':50}{columns}")
     for name in next(iter(results.values())):
-        print(f"{name:50}" + "".join(f"{found[name]:12.1f}" for found in results.values()))
+        print(f"{name:50}" + "".join(f"{result[name]:12.1f}" for result in results.values()))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 

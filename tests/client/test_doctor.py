@@ -172,11 +172,11 @@ def test_a_guard_does_not_start_where_the_doctor_says_wrong_and_says_the_same(
         name = corpus if fault == "records" else corpus.with_suffix(".labels.txt")
         policy.write_text(text.replace(f'"{name}"', f'"{tmp_path}/gone{name.suffix}"'))
     wrong = [text for state, text in findings_of(policy).values() if state == "wrong"]
-    told, guard = wrong
+    printed, guard = wrong
     assert "no guard listens" in guard
     with pytest.raises(DpbitfitError) as refused, serving(Policy.read(policy)):
         pass
-    assert told in str(refused.value)
+    assert printed in str(refused.value)
 
 
 @pytest.mark.parametrize(("delta", "size", "promises"), [(9e-3, 100, True), (1e-2, 100, False)])

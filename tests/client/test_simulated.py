@@ -18,12 +18,12 @@ from ..support import plans
 
 
 def sites(config: dict[str, Any], count: int) -> dict[str, tuple[Dataset, Table]]:
-    found = {}
+    result = {}
     for index in range(count):
         policy, examples = simulated_site(config, {"partition-id": index})
         (dataset,) = policy.datasets.values()
-        found[policy.site.name] = (dataset, examples)
-    return found
+        result[policy.site.name] = (dataset, examples)
+    return result
 
 
 def test_simulated_sites_share_the_records_that_are_not_held_out(

@@ -34,8 +34,8 @@ def test_an_error_is_one_line_whatever_it_quotes(
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(SystemExit, match="2"):
         cli.main()
-    said = capsys.readouterr().err.splitlines()
-    assert said == ["error: the model cannot be loaded: no connection. See the documentation."]
+    message = capsys.readouterr().err.splitlines()
+    assert message == ["error: the model cannot be loaded: no connection. See the documentation."]
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             self.name = name
 
         def load(self) -> Any:
-            found = commands[self.name]
-            if isinstance(found, Exception):
-                raise found
-            return found
+            result = commands[self.name]
+            if isinstance(result, Exception):
+                raise result
+            return result
 
     def entry_points(group: str, name: str | None = None) -> EntryPoints:
         assert group == cli.COMMANDS
@@ -82,8 +82,8 @@ def test_a_role_offers_functions_and_groups(offered: dict[str, Any]) -> None:
     assert run(cli.app, ["keep", "serve", "7"]).output == "serving at 7\n"
     assert run(cli.app, ["look", "north"]).output == "looking at north\n"
     listed = run(cli.app, ["--help"]).output
-    for said in ("A group of commands.", "Look at one.", "simulate", "ledger"):
-        assert said in listed
+    for message in ("A group of commands.", "Look at one.", "simulate", "ledger"):
+        assert message in listed
     assert "absent" not in listed
     assert "No such command" in run(cli.app, ["absent"]).output
     assert "No such command" in run(cli.app, ["never"]).output

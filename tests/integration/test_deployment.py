@@ -107,15 +107,17 @@ class Field:
     def leaks(self) -> set[str]:
         """Which of the things looked for stand in what is not the sites' alone."""
         home = self.running.home
-        found = set()
+        result = set()
         # ``os.walk`` and not ``rglob``: Flower's temporary folders go while one looks.
         logs = [Path(folder) for folder, *_ in os.walk(home) if folder.endswith("/logs")]
         logs = [path for folder in logs for path in folder.glob("*.log")]
         for path in (*home.glob("state.db*"), *logs, *home.glob("*-run/*.*")):
             with suppress(FileNotFoundError, IsADirectoryError):
                 content = path.read_bytes()
-                found |= {word for word in (self.mark, "layout_digest") if word.encode() in content}
-        return found
+                result |= {
+                    word for word in (self.mark, "layout_digest") if word.encode() in content
+                }
+        return result
 
 
 def write_records(messages: Path, test: Path, mark: str) -> None:
@@ -259,9 +261,9 @@ def test_no_text_of_a_record_is_in_a_message_a_log_or_a_result(field: Field) -> 
 
 @pytest.mark.usefixtures("report")
 def test_flowers_processes_at_a_site_need_no_torch(field: Field) -> None:
-    said = field.running.watched.read_text().splitlines()
-    assert said.count("starts flwr-clientapp") == len(SITES) * (1 + ROUNDS)
-    assert not [line for line in said if line.startswith("imports-")]
+    words = field.running.watched.read_text().splitlines()
+    assert words.count("starts flwr-clientapp") == len(SITES) * (1 + ROUNDS)
+    assert not [line for line in words if line.startswith("imports-")]
 
 
 @pytest.mark.usefixtures("report")
@@ -300,9 +302,9 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
     assert [site["rounds"] for site in line["sites"]] == [3, 3]
     outcomes = {}
     for name in SITES:
-        told = (field.running.logs / f"{name}.log").read_text()
-        assert told.count("refused: guard-unavailable") == told.count("refused: ") == 1
-        assert "Traceback" not in told
+        output = (field.running.logs / f"{name}.log").read_text()
+        assert output.count("refused: guard-unavailable") == output.count("refused: ") == 1
+        assert "Traceback" not in output
         mine = field.held(field.ledgers[name], name)
         theirs = field.held(field.coordinator, name)
         (place,) = set(theirs) - before[name]  # the coordinator charges what it cannot know

@@ -153,5 +153,5 @@ def check_figures(report: dict[str, Any], folder: Path) -> None:
                 mechanism.sampling_rate, dp_event.GaussianDpEvent(mechanism.noise_multiplier)
             )
             accountant.compose(step, at_server.committed)
-        told = next(s for s in report["sites"] if s["name"] == account.name.site)
-        assert told["accrued"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.05)
+        output = next(s for s in report["sites"] if s["name"] == account.name.site)
+        assert output["accrued"] == pytest.approx(accountant.get_epsilon(1e-5), abs=0.05)

@@ -128,7 +128,7 @@ def test_sites_measure_what_their_policies_list_and_both_ledgers_hold_it(
 ) -> None:
     guards = [guard(name, coordinator, labels) for name in ("north", "south")]
     run, start = strategy(coordinator, labels, tmp_path / "run")
-    grid = LocalGrid({number: node(one) for number, one in enumerate(guards)})
+    grid = LocalGrid({number: node(each) for number, each in enumerate(guards)})
     run.start(grid, to_arrays(start))
     assert run.stopped == ""
     assert not run.registry.refused
@@ -140,9 +140,9 @@ def test_sites_measure_what_their_policies_list_and_both_ledgers_hold_it(
     ]
     assert 0 <= run.history[-1]["site_metrics"]["accuracy"] <= 1
     charged = {Mechanism(5.0, 1.0): 1, Mechanism(10.0, 1.0): 1}
-    for one in guards:
-        name = AccountName(one.policy.site.name, "messages:evaluation", "record")
-        for ledger in (one.ledger, coordinator):
+    for each in guards:
+        name = AccountName(each.policy.site.name, "messages:evaluation", "record")
+        for ledger in (each.ledger, coordinator):
             account = ledger.account(name)
             assert account.budget == 4.0
             held = ledger.allotments([account.id])[account.id]
@@ -155,9 +155,9 @@ def test_a_site_without_budget_for_it_trains_and_does_not_measure(
 ) -> None:
     guards = [guard("north", coordinator, labels), guard("south", coordinator, labels, 0.1)]
     run, start = strategy(coordinator, labels, tmp_path / "run")
-    grid = LocalGrid({number: node(one) for number, one in enumerate(guards)})
+    grid = LocalGrid({number: node(each) for number, each in enumerate(guards)})
     run.start(grid, to_arrays(start))
     assert not run.registry.refused
     assert [line["replies"] for line in run.history[1:]] == [2, 2]
     assert set(run.history[-1]["site_metrics"]) == {"accuracy", "loss"}
-    assert [len(one.ledger.reservations(state="committed")) for one in guards] == [3, 2]
+    assert [len(each.ledger.reservations(state="committed")) for each in guards] == [3, 2]

@@ -73,12 +73,12 @@ class Operated(Field):
         """What ``settle --rebase`` has done, by the command that the errors name."""
         if side:
             self.running.guards[side].stop()
-        told = self.type(
+        output = self.type(
             *("ledger", "settle", "--rebase", "--json", "--ledger", str(self.path(side))),
             *("--reason", "a backup was restored", *words),
         )
         self.type("ledger", "verify", "--ledger", str(self.path(side)))
-        return json.loads(told)
+        return json.loads(output)
 
     def settle_by_statements(self, *sites: str) -> None:
         """Both sides' operators hand each other what their ledgers hold."""
@@ -107,9 +107,9 @@ class Operated(Field):
         ledger = Ledger(str(self.path(side)), readonly=True)
         (account,) = [one for one in ledger.accounts() if one.name.site == SITE]
         with ledger.database.read() as connection:
-            found = dict(peers.runs_of(connection, account.id, self.coordinator.id))
+            result = dict(peers.runs_of(connection, account.id, self.coordinator.id))
         ledger.database.close()
-        return found
+        return result
 
     def check_nothing_is_missing(self, real: dict[str, Counts]) -> None:
         """Both records hold every run's real steps."""
@@ -138,8 +138,8 @@ def test_a_backup_that_was_restored_at_the_site(field: Operated) -> None:
     assert not field.try_run("turned-away")
     assert [one["rebased"] for one in field.rebase("")] == [True]
     assert not field.try_run("turned-away-too")  # the coordinator alone clears nothing
-    (told,) = field.rebase(SITE)
-    assert [(run["run"], run["steps"][0]["steps"]) for run in told["runs"]] == [
+    (output,) = field.rebase(SITE)
+    assert [(run["run"], run["steps"][0]["steps"]) for run in output["runs"]] == [
         (run, STEPS) for run in real.keys() - first
     ]
     field.running.guards[SITE].start()
@@ -156,8 +156,8 @@ def test_a_backup_that_was_restored_at_the_coordinator(field: Operated) -> None:
     field.settle_by_statements(OTHER)
     assert not field.try_run("turned-away-again")
     assert [one["rebased"] for one in field.rebase(SITE)] == [True]
-    (told,) = field.rebase("")
-    assert [run["steps"][0]["steps"] for run in told["runs"]] == [STEPS]
+    (output,) = field.rebase("")
+    assert [run["steps"][0]["steps"] for run in output["runs"]] == [STEPS]
     field.running.guards[SITE].start()
     assert field.try_run("fourth")
     field.check_nothing_is_missing(real)
@@ -168,9 +168,9 @@ def test_backups_that_were_restored_at_both(field: Operated) -> None:
     field.put_back(SITE, field.running.home / "site.copy")
     field.put_back("", field.running.home / "coordinator.copy")
     assert "backup was restored" in field.refuses_to_start()
-    (told,) = field.rebase(SITE)  # the site knows by what it keeps beside its ledger
+    (output,) = field.rebase(SITE)  # the site knows by what it keeps beside its ledger
     assert not peers.lacking(real, field.counts(SITE))
-    assert len(told["runs"]) == 4
+    assert len(output["runs"]) == 4
     field.settle_by_statements(SITE, OTHER)
     assert field.try_run("fifth")
     field.check_nothing_is_missing(real)

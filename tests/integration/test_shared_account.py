@@ -21,14 +21,14 @@ ACCOUNT = AccountName("north", "people", "record")
 
 def with_two(policy: Path, *accounts: str) -> Policy:
     """The policy with ``messages`` and its twin ``notes``, each with an account, "" for its own."""
-    site, found, dataset = policy.read_text().partition("[datasets.messages]\n")
-    twin = (found + dataset).replace("datasets.messages", "datasets.notes")
+    site, result, dataset = policy.read_text().partition("[datasets.messages]\n")
+    twin = (result + dataset).replace("datasets.messages", "datasets.notes")
     twin = twin.replace("train.csv", "train-2.csv").replace("kept.csv", "kept-2.csv")
     for name in ("train", "kept"):
         copy = policy.parent / f"{name}-2.csv"
         copy.write_text((policy.parent / f"{name}.csv").read_text())
     both = []
-    for text, account in zip((found + dataset, twin), accounts, strict=True):
+    for text, account in zip((result + dataset, twin), accounts, strict=True):
         key = f'account = "{account}"\n' if account else ""
         both.append(text.replace("declared-size = 100\n", f"declared-size = 100\n{key}"))
     policy.write_text(site + "".join(both))

@@ -92,10 +92,10 @@ def test_two_runs_compose_and_a_third_is_refused_before_any_training(
     assert [run.returncode for run in runs] == [0, 0, 3], [run.stderr[-2000:] for run in runs]
     first, second = (json.loads(run.stdout)["sites"][0] for run in runs[:2])
     assert 2.9 < first["guaranteed"] <= 3 < second["accrued"] <= second["guaranteed"] == 4.7
-    said = runs[2].stderr
+    message = runs[2].stderr
     named = r"account site-\d/messages-\w+/record: with this plan epsilon would be 4\.9"
-    assert re.search(named, said)
-    assert "above its budget of 4.7; 2 steps at rate 0.2 fit with noise multiplier" in said
+    assert re.search(named, message)
+    assert "above its budget of 4.7; 2 steps at rate 0.2 fit with noise multiplier" in message
     ledgers = [tmp_path / "ledger" / "coordinator.sqlite"]
     ledgers += (tmp_path / "ledger" / "sites").glob("*.sqlite")
     assert len(ledgers) == 4
@@ -124,8 +124,8 @@ def test_the_model_loads_with_from_pretrained_and_holds_the_biases(out: Path) ->
     biases = {name: value for name, value in adapter.items() if name.startswith("backbone.")}
     assert biases
     for name, value in biases.items():
-        found = [p for n, p in parameters.items() if name.endswith(n)]
-        assert any((p.detach().numpy() == value).all() for p in found if p.shape == value.shape)
+        result = [p for n, p in parameters.items() if name.endswith(n)]
+        assert any((p.detach().numpy() == value).all() for p in result if p.shape == value.shape)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -123,8 +123,8 @@ def test_a_run_is_told_line_by_line_and_resumed(deployed: Machine) -> None:
 def test_a_run_that_fails_ends_so(deployed: Machine) -> None:
     words, *_ = commands("A run")
     too_much = changed(words, ("--sites 2", PLAN.replace("1.0", "0.1")), ("4000", PATIENTS))
-    told = deployed.run(f"({too_much}) 2>&1 && echo no failure || true")
-    assert told.splitlines()[-1].startswith("error: the plan costs epsilon ")
+    output = deployed.run(f"({too_much}) 2>&1 && echo no failure || true")
+    assert output.splitlines()[-1].startswith("error: the plan costs epsilon ")
 
 
 @pytest.mark.usefixtures("report")
@@ -144,17 +144,17 @@ def test_a_run_goes_through_every_unit(deployed: Machine, report: dict[str, Any]
     (site,) = report["sites"]
     for user, folder in LEDGERS.items():
         ask = f"dpbitfit ledger accounts --tight --json --ledger {folder}/ledger.sqlite"
-        told = json.loads(deployed.run(f"runuser -u {user} -- {ask}"))
-        (spent,) = [one["accrued"]["epsilon"] for one in told if one["accrued"]["epsilon"]]
+        output = json.loads(deployed.run(f"runuser -u {user} -- {ask}"))
+        (spent,) = [one["accrued"]["epsilon"] for one in output if one["accrued"]["epsilon"]]
         assert spent == site["accrued"] > 0
 
 
 def test_the_monitor_tells_it_to_whom_it_should(deployed: Machine, report: dict[str, Any]) -> None:
     ask = f"curl -s --cacert ca.crt {MONITOR}"
     token = "$(cat /etc/dpbitfit-monitor/metrics.token)"
-    told = deployed.run(f'{ask}/metrics -H "Authorization: Bearer {token}"')
+    output = deployed.run(f'{ask}/metrics -H "Authorization: Bearer {token}"')
     name = 'dpbitfit_client_epsilon_accrued{client="hospital-1/letters/patient",delta="1e-05"}'
-    assert f"{name} {report['sites'][0]['accrued']}\n" in told
+    assert f"{name} {report['sites'][0]['accrued']}\n" in output
     status = "-o /dev/null -w '%{http_code}'"
     assert deployed.run(f"{ask}/metrics {status}") == "401"
     (hers,) = re.findall(r"for Dr. Jensen alone: (\S+)", (deployed.given / "told.txt").read_text())
@@ -209,8 +209,8 @@ def test_sites_reach_nothing_but_the_fleet(deployed: Machine) -> None:
 def test_the_doctor_finds_nothing_wrong(deployed: Machine) -> None:
     *_, doctor = commands("A site, once")
     deployed.until("test -S /run/dpbitfit/guard.sock")
-    told = deployed.run(changed(doctor, NAME))
-    assert {line.split()[0] for line in told.splitlines()} == {"ok"}
+    output = deployed.run(changed(doctor, NAME))
+    assert {line.split()[0] for line in output.splitlines()} == {"ok"}
 
 
 @pytest.mark.usefixtures("report")

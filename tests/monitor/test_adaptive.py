@@ -68,20 +68,20 @@ def test_its_page(path: str, account: Account, accrued: float, page: TestClient)
 
 @pytest.mark.parametrize("path", ["/export", f"{NORTH}/export"])
 def test_its_files(path: str, account: Account, accrued: float, page: TestClient) -> None:
-    told = page.get(f"{path}.json").json()
-    assert {accrued, ADAPTIVE_BUDGET} <= set(numbers(told))
-    assert no_bound() not in numbers(told)
+    output = page.get(f"{path}.json").json()
+    assert {accrued, ADAPTIVE_BUDGET} <= set(numbers(output))
+    assert no_bound() not in numbers(output)
     assert status.ACCRUED in page.get(f"{path}.json").text
     assert str(no_bound()) not in page.get(f"{path}.csv").text
 
 
 def test_its_metrics(account: Account, accrued: float, reader: Viewer) -> None:
-    told = exposition(Monitor(reader)).decode()
+    output = exposition(Monitor(reader)).decode()
     labels = f'{{client="{NAME}",delta="1e-05"}}'
-    assert f"dpbitfit_client_epsilon_accrued{labels} {accrued}\n" in told
-    assert f"dpbitfit_client_epsilon_guaranteed{labels} {ADAPTIVE_BUDGET}\n" in told
-    assert str(no_bound()) not in told
-    helped = {line.split()[2]: line for line in told.splitlines() if line.startswith("# HELP")}
+    assert f"dpbitfit_client_epsilon_accrued{labels} {accrued}\n" in output
+    assert f"dpbitfit_client_epsilon_guaranteed{labels} {ADAPTIVE_BUDGET}\n" in output
+    assert str(no_bound()) not in output
+    helped = {line.split()[2]: line for line in output.splitlines() if line.startswith("# HELP")}
     assert status.INFORMATIVE in helped["dpbitfit_client_epsilon_accrued"]
     called = [name for name, line in helped.items() if "bound" in line.replace("not a bound", "")]
     assert called == ["dpbitfit_client_epsilon_guaranteed"]
@@ -89,11 +89,11 @@ def test_its_metrics(account: Account, accrued: float, reader: Viewer) -> None:
 
 def test_its_messages(account: Account, accrued: float, reader: Viewer) -> None:
     with served(Monitor(reader)) as at, MonitorClient(str(at.grpc)) as client:
-        found = client.account(NAME)
-    one = found.account
+        result = client.account(NAME)
+    one = result.account
     assert (one.guaranteed.epsilon, one.accrued.epsilon) == (ADAPTIVE_BUDGET, accrued)
-    assert found.series[-1].accrued.epsilon == accrued
-    assert no_bound() not in numbers(MessageToDict(found))
+    assert result.series[-1].accrued.epsilon == accrued
+    assert no_bound() not in numbers(MessageToDict(result))
     assert f"at most epsilon {ADAPTIVE_BUDGET:.3f}" in one.sentence
     assert f"{accrued:.3f}, by RDP filter of order {account.filter_order}" in one.sentence
     assert status.ACCRUED in one.sentence
@@ -111,16 +111,16 @@ def test_its_table_in_the_terminal(
         monkeypatch.setattr(sys, "argv", ["dpbitfit", "budget", "--ledger", url, *more])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr().out
+        message = capsys.readouterr().out
         assert not ended.value.code
-        assert status.INFORMATIVE in " ".join(said.split())
+        assert status.INFORMATIVE in " ".join(message.split())
         if more == ("--json",):
-            assert {accrued, ADAPTIVE_BUDGET} <= set(numbers(json.loads(said)))
-            assert no_bound() not in numbers(json.loads(said))
+            assert {accrued, ADAPTIVE_BUDGET} <= set(numbers(json.loads(message)))
+            assert no_bound() not in numbers(json.loads(message))
         else:
-            assert f"{accrued:.3f}" in said
-            assert f"{ADAPTIVE_BUDGET:.3f}" in said
-            assert f"{no_bound():.3f}" not in said
+            assert f"{accrued:.3f}" in message
+            assert f"{ADAPTIVE_BUDGET:.3f}" in message
+            assert f"{no_bound():.3f}" not in message
 
 
 def test_a_run_of_an_older_version_shows_no_epsilon(page: TestClient, out: Path) -> None:

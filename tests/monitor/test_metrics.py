@@ -91,9 +91,9 @@ def test_names_and_labels_are_those_agreed_upon(
     north: Account, monitor: Monitor, refined: Callable[[Viewer], Viewer]
 ) -> None:
     refined(monitor.reader)
-    found = labels(monitor)
-    assert {name: found[name] for name in AGREED} == AGREED
-    assert all(name.startswith("dpbitfit_") for name in found)
+    result = labels(monitor)
+    assert {name: result[name] for name in AGREED} == AGREED
+    assert all(name.startswith("dpbitfit_") for name in result)
 
 
 def test_a_site_that_is_missing_is_named_while_its_run_goes_on(

@@ -169,8 +169,8 @@ def test_a_round_names_the_sites_that_are_missing(
 ) -> None:
     missing = {"hospital-2": "no reply in time", SCRIPT: "offline"}
     folder(out, LINE, {**LINE, "round": 1, "missing": missing})
-    told = f"hospital-2 (no reply in time), {SCRIPT} (offline)"
-    assert told in words(page, "/runs/r1")
+    output = f"hospital-2 (no reply in time), {SCRIPT} (offline)"
+    assert output in words(page, "/runs/r1")
     (first, second) = table(page, "/runs/r1/export.csv")
     assert first["missing"] == ""
     assert second["missing"] == f"hospital-2: no reply in time; {SCRIPT}: offline"

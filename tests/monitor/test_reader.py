@@ -100,9 +100,9 @@ def test_a_round_without_an_end_is_an_orphan(north: Account, reader: Viewer, clo
 def test_ledgers_that_disagree(north: Account, reader: Viewer, ledger: Ledger) -> None:
     assert view(reader).state == State.OK
     peer = {"ledger": "b" * 64, "coordinator": "b" * 64, "sequence": 9, "head": "d" * 64}
-    told = {**peer, "spent": counts_to_text(steps(30)), "drift": "a backup was restored"}
+    output = {**peer, "spent": counts_to_text(steps(30)), "drift": "a backup was restored"}
     with ledger.database.write() as connection:
-        connection.execute(sa.insert(schema.peer).values(account_id=north.id, **told))
+        connection.execute(sa.insert(schema.peer).values(account_id=north.id, **output))
     assert view(reader).drift == reader.account(NAME).view.drift == "a backup was restored"
     assert view(reader).state == State.DRIFTED
 
@@ -117,10 +117,10 @@ def test_a_budget_that_runs_out(
     spent = composition.epsilon({STEP: 40}, DELTA).epsilon
     ledger.set_budget(NAME, spent / part, "for the test")
     assert view(reader).state == State.OK  # by a quick bound nothing is spent
-    found = view(refined(reader))
-    assert found.state == state
-    assert found.used_ratio == pytest.approx(part)
-    assert found.reached == threshold(part)
+    result = view(refined(reader))
+    assert result.state == state
+    assert result.used_ratio == pytest.approx(part)
+    assert result.reached == threshold(part)
 
 
 def test_what_is_guaranteed_is_not_taken_for_what_is_spent(
@@ -138,12 +138,12 @@ def test_what_is_guaranteed_is_not_taken_for_what_is_spent(
         return [replace(whole, epsilon=99.0, accountant=QUICK) for _ in bags]
 
     monkeypatch.setattr("dpbitfit_monitor.bounds.quick_bounds", far_too_high)
-    for found in (view(reader), reader.account(NAME).view):
-        assert found.accrued.bound == whole
-        assert (found.accrued_is_exact, found.reached, found.state) == (False, 0, State.OK)
-    found = view(refined(reader))
-    assert found.accrued.bound == composition.epsilon({STEP: 40}, DELTA)
-    assert (found.accrued_is_exact, found.reached) == (True, threshold(found.used_ratio))
+    for result in (view(reader), reader.account(NAME).view):
+        assert result.accrued.bound == whole
+        assert (result.accrued_is_exact, result.reached, result.state) == (False, 0, State.OK)
+    result = view(refined(reader))
+    assert result.accrued.bound == composition.epsilon({STEP: 40}, DELTA)
+    assert (result.accrued_is_exact, result.reached) == (True, threshold(result.used_ratio))
 
 
 def test_what_is_reached_is_what_is_read() -> None:
@@ -166,15 +166,15 @@ def test_all_about_an_account(
     north: Account, reader: Viewer, refined: Refined, ledger: Ledger
 ) -> None:
     reader.account(NAME)
-    found = refined(reader).account(NAME)
-    assert found.view == view(reader)
-    assert [point.rounds for point in found.series] == [1, 2, 3]
+    result = refined(reader).account(NAME)
+    assert result.view == view(reader)
+    assert [point.rounds for point in result.series] == [1, 2, 3]
     wanted = [composition.epsilon({STEP: n}, DELTA) for n in (10, 20, 30)]
-    assert [point.bound for point in found.series] == wanted
-    assert list(found.curve) == status.stored_curve(ledger, ledger.account(NAME))
-    assert [run.run for run in found.runs] == ["one"]
-    for said in ("person", "adding or removing one unit", "1e-05", "PLD", "Not covered"):
-        assert said in found.sentence
+    assert [point.bound for point in result.series] == wanted
+    assert list(result.curve) == status.stored_curve(ledger, ledger.account(NAME))
+    assert [run.run for run in result.runs] == ["one"]
+    for message in ("person", "adding or removing one unit", "1e-05", "PLD", "Not covered"):
+        assert message in result.sentence
     with pytest.raises(UnknownAccount):
         reader.account(NAME._replace(unit="nobody"))
 
@@ -200,10 +200,10 @@ def test_the_sentence_of_an_adaptive_account_promises_the_budget(
     north: Account, reader: Viewer, ledger: Ledger
 ) -> None:
     ledger.allot(NAME, "two", "plan", steps(10))
-    found = view(reader)
-    assert found.promised == found.budget == 8
-    assert "at most epsilon 8.000" in plain_sentence(found)
-    assert status.FILTERED in plain_sentence(found)
+    result = view(reader)
+    assert result.promised == result.budget == 8
+    assert "at most epsilon 8.000" in plain_sentence(result)
+    assert status.FILTERED in plain_sentence(result)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +242,9 @@ def test_a_corrupt_account_shows_no_figure(
             )
     for one in (reader, Viewer(url)):
         for _ in range(2):
-            found = one.overview(fresh=True)
-            assert [view.name for view in found.accounts] == [OTHER]
-            assert [lost.name for lost in found.unreadable] == [NAME]
+            result = one.overview(fresh=True)
+            assert [view.name for view in result.accounts] == [OTHER]
+            assert [lost.name for lost in result.unreadable] == [NAME]
         with pytest.raises(LedgerError):
             one.account(NAME)
 
@@ -270,9 +270,9 @@ def test_what_is_changed_behind_everybodys_back_is_noticed_in_time(
         connection.execute(sa.update(table).where(table.c.account_id == north.id).values(**values))
     for _ in range(2):
         reader.verify_next()
-    found = reader.overview(fresh=True)
-    assert [lost.name for lost in found.unreadable] == [NAME]
-    assert [view.name for view in found.accounts] == [OTHER]
+    result = reader.overview(fresh=True)
+    assert [lost.name for lost in result.unreadable] == [NAME]
+    assert [view.name for view in result.accounts] == [OTHER]
 
 
 def test_what_is_mended_is_shown_again(north: Account, reader: Viewer, ledger: Ledger) -> None:
@@ -294,9 +294,9 @@ def test_a_figure_that_no_accountant_gives_is_not_shown(
 
     monkeypatch.setattr(composition, "epsilon", contradict)
     refined(reader)
-    found = reader.overview(fresh=True)
-    assert not found.accounts
-    assert "contradict" in found.unreadable[0].problem
+    result = reader.overview(fresh=True)
+    assert not result.accounts
+    assert "contradict" in result.unreadable[0].problem
     with pytest.raises(LedgerError, match="contradict"):
         reader.account(NAME)
 

@@ -48,8 +48,8 @@ class Mutant:
         """Damage the file in a copy of the tree; DoesNotApply unless it can be done once."""
         path = tree / self.file
         text = path.read_text() if path.is_file() else ""
-        if (found := text.count(self.old)) != 1:
-            raise DoesNotApply(f"its text stands in {self.file} {found} times")
+        if (result := text.count(self.old)) != 1:
+            raise DoesNotApply(f"its text stands in {self.file} {result} times")
         damaged = text.replace(self.old, self.new)
         try:
             compile(damaged, self.file, "exec")

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _line(result: Result) -> str:
-    return f"{result.verdict:15} {result.name:36} {result.seconds:5.0f} s  {result.said}"
+    return f"{result.verdict:15} {result.name:36} {result.seconds:5.0f} s  {result.reason}"
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "out", "
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a mutant; ``said`` names the test that killed it, or what was wrong."""
+    """What became of a mutant; ``reason`` names the test that killed it, or what was wrong."""
 
     name: str
     why: str
     verdict: str
-    said: str
+    reason: str
     seconds: float
 
 
@@ -69,8 +69,8 @@ class Trials:
     def _try(self, mutant: Mutant) -> Result:
         began = time.monotonic()
 
-        def result(verdict: str, said: str) -> Result:
-            return Result(mutant.name, mutant.why, verdict, said, time.monotonic() - began)
+        def result(verdict: str, reason: str) -> Result:
+            return Result(mutant.name, mutant.why, verdict, reason, time.monotonic() - began)
 
         tree = self._folder / mutant.name
         shutil.copytree(self._clean, tree)
@@ -78,9 +78,9 @@ class Trials:
             mutant.apply(tree)
         except DoesNotApply as error:
             return result(DOES_NOT_APPLY, str(error))
-        verdict, said = self._baselines[mutant.tests].result()
+        verdict, reason = self._baselines[mutant.tests].result()
         if verdict != SURVIVED:
-            return result(BASELINE_FAILS, said)
+            return result(BASELINE_FAILS, reason)
         return result(*self._pytest(tree, mutant.tests))
 
     def _pytest(self, tree: Path, tests: Sequence[str]) -> tuple[str, str]:
@@ -104,7 +104,7 @@ class Trials:
         )
         self._running.add(process)
         try:
-            told, _ = process.communicate(timeout=self._seconds)
+            output, _ = process.communicate(timeout=self._seconds)
         except subprocess.TimeoutExpired:
             return NO_VERDICT, f"not done after {self._seconds:g} seconds"
         finally:
@@ -114,7 +114,7 @@ class Trials:
             self._running.discard(process)
         if process.returncode == 0:
             return SURVIVED, ""
-        last = told.strip().splitlines()[-1:] or [""]
+        last = output.strip().splitlines()[-1:] or [""]
         if process.returncode != 1:  # interrupted, could not be collected, no such test
             return NO_VERDICT, f"pytest ended with {process.returncode}: {last[0]}"
         for case in ElementTree.parse(report).iter("testcase"):

@@ -473,8 +473,8 @@ def test_two_runs_on_the_same_records_add_up_and_a_third_is_refused_unasked(
         refused.registry.ledger.set_budget(
             AccountName(name, "records", "record"), tight + 0.1, "test"
         )
-    said = r"a/records/record: with this plan epsilon would be .*; no noise multiplier makes 6 more"
-    with pytest.raises(BudgetError, match=said):
+    text = r"a/records/record: with this plan epsilon would be .*; no noise multiplier makes 6 more"
+    with pytest.raises(BudgetError, match=text):
         final(refused, LocalGrid(nodes))
     assert len(nodes[100].requests) == len(nodes[101].requests) == 6
 
@@ -524,8 +524,8 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
     write_report(tmp_path, report)
     assert [(line["guaranteed"], line["accrued"]) for line in lines[1:]][-1] == (6.0, accrued)
     assert {line["guaranteed"] for line in lines[1:]} == {6.0}
-    for told in (lines, json.loads((tmp_path / "report.json").read_text())):
-        assert no_bound not in numbers(told)
+    for output in (lines, json.loads((tmp_path / "report.json").read_text())):
+        assert no_bound not in numbers(output)
     print_summary(report, tmp_path)
     for page in ((tmp_path / "report.html").read_text(), capsys.readouterr().out):
         assert "6.000" in page

@@ -37,7 +37,7 @@ def window(chromium: Any, url: str, **options: Any) -> Iterator[tuple[Any, list[
     yield context, asked
     context.close()
     assert asked
-    assert {re.match(r"\w+://[^/]*", one).group() for one in asked} == {url}  # type: ignore[union-attr]
+    assert {re.match(r"\w+://[^/]*", each).group() for each in asked} == {url}  # type: ignore[union-attr]
 
 
 def sign_in(context: Any, url: str, token: str) -> Any:

@@ -172,20 +172,20 @@ class Site:
     def spent(self, account: str = "letters") -> Counter[str]:
         """Steps of each state, by the ledger file alone."""
         ledger = self.ledger()
-        found: Counter[str] = Counter()
+        result: Counter[str] = Counter()
         for one in ledger.accounts():
             if one.name.dataset == account:
                 ledger.verify(one)
                 for held in ledger.allotments([one.id])[one.id].values():
-                    found.update(reserved=held.reserved, committed=held.committed)
+                    result.update(reserved=held.reserved, committed=held.committed)
         ledger.database.close()
-        return +found
+        return +result
 
     def outcome(self, key: str) -> tuple[str, str]:
         ledger = self.ledger()
-        found = ledger.reservation(key)
+        result = ledger.reservation(key)
         ledger.database.close()
-        return (found.state, found.outcome) if found else ("", "")
+        return (result.state, result.outcome) if result else ("", "")
 
     def readings(self) -> list[str]:
         """Which records were read, each time that any were."""

@@ -70,8 +70,8 @@ def entry(user: str) -> pwd.struct_passwd:
 
 def command(user: str, code: str, *groups: int, needed: str = _NEEDED) -> list[str]:
     """A command that runs Python code as another user, whose further groups are these."""
-    found = entry(user)
-    become = _BECOME.format(groups=list(groups), gid=found.pw_gid, uid=found.pw_uid)
+    result = entry(user)
+    become = _BECOME.format(groups=list(groups), gid=result.pw_gid, uid=result.pw_uid)
     return [sys.executable, "-c", needed + become + code]
 
 
@@ -134,6 +134,6 @@ def run(user: str, code: str, *groups: int, needed: str = _NEEDED) -> str:
 
 def give(path: Path, user: str, mode: int) -> None:
     """Make a file or folder another user's."""
-    found = entry(user)
-    os.chown(path, found.pw_uid, found.pw_gid)
+    result = entry(user)
+    os.chown(path, result.pw_uid, result.pw_gid)
     path.chmod(mode)

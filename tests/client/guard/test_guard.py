@@ -59,11 +59,11 @@ class Site:
 
     def spent(self) -> dict[str, int]:
         """Steps of each state, from the site's own ledger."""
-        found = {"reserved": 0, "committed": 0}
+        result = {"reserved": 0, "committed": 0}
         for held in self.ledger.allotments([1])[1].values():
-            found["reserved"] += held.reserved
-            found["committed"] += held.committed
-        return found
+            result["reserved"] += held.reserved
+            result["committed"] += held.committed
+        return result
 
     def send(self, kind: str, envelope: Envelope) -> Envelope:
         return unpack(self.deliver(kind, pack(envelope)))

@@ -208,9 +208,9 @@ def test_only_a_coordinator_of_the_policy_is_listened_to(site: Site) -> None:
 
 def last_event(site: Site) -> list[int]:
     ledger = site.ledger()
-    found = [account.sequence for account in ledger.accounts()]
+    result = [account.sequence for account in ledger.accounts()]
     ledger.database.close()
-    return found
+    return result
 
 
 def test_a_replayed_key_is_the_same_bytes_or_nothing(site: Site) -> None:
@@ -279,8 +279,8 @@ def test_ten_thousand_requests_spend_nothing_and_the_next_is_answered(site: Site
     request = wire(replace(site.request(site.plan()), signature="0" * 128))
     with grpc.insecure_channel(f"unix:{site.socket}") as channel:
         call = channel.unary_unary(TRAIN)
-        found = {status(lambda: call(request, timeout=SECONDS)) for _ in range(10_000)}
-    assert found == {Code.UNAUTHENTICATED}
+        result = {status(lambda: call(request, timeout=SECONDS)) for _ in range(10_000)}
+    assert result == {Code.UNAUTHENTICATED}
     assert (site.spent(), last_event(site)) == (before, events)
     assert rss(site) < memory + 200e6
     assert site.train().content
@@ -391,17 +391,17 @@ def test_the_log_tells_what_is_not_allowed_and_nothing_of_the_records(
     site.refused(plans.plan(site.plan(), noise_multiplier=0.5))
     site.refused(plans.plan(site.plan(), model=f"x\n{'y' * 190}"))
     site.refused(plans.plan(site.plan(), model_digest="2" * 64))
-    said = site.log.read_text()
-    assert "refused: policy: the policy allows noise_multiplier from 1, not 0.5\n" in said
-    assert "refused: policy: the policy does not allow the model 'x\\nyyy" in said
+    text = site.log.read_text()
+    assert "refused: policy: the policy allows noise_multiplier from 1, not 0.5\n" in text
+    assert "refused: policy: the policy does not allow the model 'x\\nyyy" in text
     assert (
-        "refused: protocol: the plan is for another model or label set than this site's\n" in said
+        "refused: protocol: the plan is for another model or label set than this site's\n" in text
     )
-    assert "y" * 60 not in said
+    assert "y" * 60 not in text
     texts = corpus.read_text().splitlines()[1:]
     assert len(texts) > 100
     words = [corpus.name, "loaders", "Traceback", *(t[:30] for t in texts)]
-    assert [word for word in words if word in said] == []
+    assert [word for word in words if word in text] == []
 
 
 def test_a_relay_without_a_guard_says_a_fixed_code(tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def own_rows(task: TextClassification, chosen: np.ndarray) -> np.ndarray:
             rows = recorder.rows(lambda: records.losses(task.model, full), len(full))
             return rows[: len(batch)]
 
-        for batch, found in in_micro_batches(task.model, records, everyone, collect):
-            rows[batch] = PHASE.clipping.clip(found).numpy()
+        for batch, result in in_micro_batches(task.model, records, everyone, collect):
+            rows[batch] = PHASE.clipping.clip(result).numpy()
     return rows
 
 

@@ -31,10 +31,10 @@ def restart(site: Site, budget: float, share: float) -> None:
 
 def kinds(site: Site) -> list[str]:
     ledger = site.ledger()
-    account = next(one for one in ledger.accounts() if one.name.dataset == "letters")
-    found = [event.kind for event in ledger.events(account.name)]
+    account = next(each for each in ledger.accounts() if each.name.dataset == "letters")
+    result = [event.kind for event in ledger.events(account.name)]
     ledger.database.close()
-    return found
+    return result
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def test_a_proxy_that_is_closed_at_once_ends_quietly(folder: Path, behind: socke
 
 def test_only_the_group_may_open_it(folder: Path, behind: socket.socket) -> None:
     made = opened(folder)
-    found = (folder / "outer").stat()
-    assert (found.st_mode & 0o777, found.st_gid) == (0o660, os.getegid())
+    result = (folder / "outer").stat()
+    assert (result.st_mode & 0o777, result.st_gid) == (0o660, os.getegid())
     made.close()
 
 

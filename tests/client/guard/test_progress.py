@@ -38,18 +38,18 @@ def ended(site: Site) -> Iterator[Ask]:
         plan = plans.plan(PLAN, layout_digest=facts.layout_digest, model_digest=facts.model_digest)
 
         def ask(purpose: str, nth: int) -> Refused:
-            told = []
+            output = []
 
             def progress(done: int, of: int) -> None:
-                told.append(done / of)
-                if len(told) == nth:
+                output.append(done / of)
+                if len(output) == nth:
                     raise InterruptedError
 
             request = site.office.request(plan, pretrained(), fresh_key(), purpose)
             answer = guard.train if purpose == "train" else guard.evaluate
             with pytest.raises(Refused) as refused:
                 answer(request, progress)
-            assert len(told) == nth
+            assert len(output) == nth
             return refused.value
 
         yield ask

@@ -121,16 +121,16 @@ def answers(site: Site) -> list[Any]:
         ("train", plans.plan(good, learning_rate=0.5)),
         ("train", good),
     ]
-    found: list[Any] = []
+    result: list[Any] = []
     question = site.office.question(good)
     for number, (purpose, plan) in enumerate(asked):
-        found.append(public(site.relay().describe(question)))
+        result.append(public(site.relay().describe(question)))
         request = site.request(plan, purpose, key=f"key-{number:012}")
         try:
-            found.append(public(getattr(site.relay(), purpose)(request)))
+            result.append(public(getattr(site.relay(), purpose)(request)))
         except Refused as refused:
-            found.append(public(refused.refusal))
-    return found
+            result.append(public(refused.refusal))
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +139,12 @@ def usual(corpus: Path) -> list[Any]:
     with corpus.open(encoding="utf-8") as file:
         rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(file)][:30]
     with site_with(corpus, rows, rows[:20]) as site, serving(Policy.read(site.policy)):
-        found = answers(site)
-    refused = [values["code"] for values, _ in found if "code" in values]
+        result = answers(site)
+    refused = [values["code"] for values, _ in result if "code" in values]
     assert refused == ["policy", "protocol", "policy", "protocol"]
-    assert sum("round" in values for values, _ in found) == 3
-    assert sum(size > 0 for _, size in found) == 2
-    return found
+    assert sum("round" in values for values, _ in result) == 3
+    assert sum(size > 0 for _, size in result) == 2
+    return result
 
 
 @pytest.mark.parametrize("variant", USABLE)

@@ -70,9 +70,14 @@ def test_health_is_the_standard_service(site: Site) -> None:
 
 
 def test_status_tells_names_and_nothing_of_records(site: Site) -> None:
-    said = site.relay().status()
-    assert list(said.datasets) == ["letters"]
-    assert {field.name for field, _ in said.ListFields()} <= {"site", "version", "datasets", "busy"}
+    words = site.relay().status()
+    assert list(words.datasets) == ["letters"]
+    assert {field.name for field, _ in words.ListFields()} <= {
+        "site",
+        "version",
+        "datasets",
+        "busy",
+    }
 
 
 def test_a_cancelled_round_stops_and_stays_spent(site: Site) -> None:
@@ -225,7 +230,7 @@ def test_what_fails_unforeseen_leaves_as_a_code_only(
     class Call:
         """As much of gRPC's context as a refusal needs."""
 
-        said: tuple[object, ...] = ()
+        words: tuple[object, ...] = ()
 
         def time_remaining(self) -> float:
             return 5.0
@@ -233,8 +238,8 @@ def test_what_fails_unforeseen_leaves_as_a_code_only(
         def set_trailing_metadata(self, metadata: tuple[tuple[str, bytes]]) -> None:
             self.said = (metadata,)
 
-        def abort(self, *said: object) -> None:
-            self.said += said
+        def abort(self, *words: object) -> None:
+            self.said += words
             raise InterruptedError
 
     with made(corpus) as site:
@@ -263,10 +268,10 @@ def test_what_the_guard_writes_is_its_own(corpus: Path) -> None:
         site.environment["TMPDIR"] = str(site.folder / "site")
         site.start(umask=0)
         call = begun(site, site.request(site.plan(LONG)))
-        found = {file for part in ("site", "run") for file in (site.folder / part).rglob("*")}
+        result = {file for part in ("site", "run") for file in (site.folder / part).rglob("*")}
         call.cancel()
-        names = {file.name for file in found}
+        names = {file.name for file in result}
         assert {"guard.sock", "inner.sock", "ledger.sqlite-wal", "ledger.sqlite.lock"} <= names
-        modes = {file: file.stat().st_mode & 0o777 for file in found}
+        modes = {file: file.stat().st_mode & 0o777 for file in result}
         assert modes.pop(site.socket) == 0o660
         assert [file for file, mode in modes.items() if mode & 0o077] == []

@@ -120,18 +120,18 @@ def test_a_bundle_with_its_own_packages_gets_what_the_policy_allows(site: Site) 
     given["FILES"] += [f"{site.ledger_file}{end}" for end in ("", "-wal", "-shm", ".lock")]
     code = f"sys.path.insert(0, {str(bundle)!r})\n"
     code += "".join(f"{name} = {value!r}\n" for name, value in given.items())
-    found: dict[str, Any] = json.loads(users.run(users.RELAY, code + BUNDLE))
-    assert found["shadowed"] == ["of the bundle"] * 2
+    result: dict[str, Any] = json.loads(users.run(users.RELAY, code + BUNDLE))
+    assert result["shadowed"] == ["of the bundle"] * 2
     refused = {
-        *found["files"],
-        *found["writes"],
-        *found["folders"],
-        *found["behind"],
-        *(found[name] for name in ("replace", "memory", "environment", "kill")),
+        *result["files"],
+        *result["writes"],
+        *result["folders"],
+        *result["behind"],
+        *(result[name] for name in ("replace", "memory", "environment", "kill")),
     }
     assert refused == {"PermissionError"}
-    assert found["behind"]
-    asked = found["asked"]
+    assert result["behind"]
+    asked = result["asked"]
     assert asked.pop("good") == asked.pop("again")
     assert asked == {
         "unsigned": "UNAUTHENTICATED identity",
@@ -163,8 +163,8 @@ def test_a_policy_is_roots_or_the_guards_own(site: Site) -> None:
         files[folder, owner] = str(file)
     needed = "from pathlib import Path\nfrom dpbitfit.errors import InputError\n"
     needed += f"from dpbitfit_client.policy.policy import Policy\nPATHS = {list(files.values())}\n"
-    found = users.run(users.GUARD, READ, needed=needed).splitlines()
-    assert dict(zip(files, found, strict=True)) == {
+    result = users.run(users.GUARD, READ, needed=needed).splitlines()
+    assert dict(zip(files, result, strict=True)) == {
         ("root", "root"): "hospital-1",
         ("root", users.GUARD): "hospital-1",
         ("root", users.RELAY): "another user owns it",

@@ -123,8 +123,8 @@ def test_impossible_counts_are_refused() -> None:
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 1e6])
 @pytest.mark.parametrize("rate", [1e-9, 0.5, 0.999999, 1.0])
 def test_no_divergence_is_lost_at_the_edges(sigma: float, rate: float) -> None:
-    found = divergences(Mechanism(sigma, rate))
-    assert all(math.isfinite(value) and value > 0 for value in found)
+    result = divergences(Mechanism(sigma, rate))
+    assert all(math.isfinite(value) and value > 0 for value in result)
     # A step's divergence grows with the order, and sampling never makes it larger.
-    assert all(one <= other * (1 + 1e-12) for one, other in pairwise(found))
-    assert all(found <= divergences(Mechanism(sigma, 1.0)) * (1 + 1e-12))
+    assert all(each <= other * (1 + 1e-12) for each, other in pairwise(result))
+    assert all(result <= divergences(Mechanism(sigma, 1.0)) * (1 + 1e-12))

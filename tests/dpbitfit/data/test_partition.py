@@ -181,7 +181,7 @@ def test_skew_skews_and_the_seed_decides() -> None:
 def test_a_persons_most_frequent_label_decides_where_labels_are_skewed() -> None:
     """With all of a label at one site, a person of several labels is with those of one."""
     labels = {"a": [0, 1, 1], "b": [2], "c": [3, 4, 4, 3], "0": [0], "1": [1], "2": [2], "3": [3]}
-    units = [unit for unit, found in labels.items() for _ in found]
+    units = [unit for unit, result in labels.items() for _ in result]
     whole = text_table(["t"] * len(units), np.concatenate([*labels.values()]), units)
     for seed in range(5):
         parts = split(whole, 4, 1e6, seed)

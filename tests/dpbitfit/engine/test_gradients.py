@@ -34,9 +34,9 @@ def alone(model: nn.Module, layout: BiasLayout, of: Losses) -> Tensor:
     return torch.stack(rows)
 
 
-def assert_equal(found: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
+def assert_equal(result: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
     assert wanted.norm(dim=1).min() > 0
-    assert ((found - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < tolerance
+    assert ((result - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < tolerance
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -52,8 +52,8 @@ def test_rows_equal_torch_func(name: str) -> None:
 
     per_record = vmap(grad(loss), in_dims=(None, 0, 0))(trained, data, LABELS)
     wanted = torch.cat([per_record[key].reshape(RECORDS, -1) for key in layout.names], dim=1)
-    found = rows_of(model, layout, losses(model, name), range(RECORDS))
-    assert_equal(found, wanted)
+    result = rows_of(model, layout, losses(model, name), range(RECORDS))
+    assert_equal(result, wanted)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -184,10 +184,10 @@ def test_a_row_that_is_not_finite_is_zeroed_alone() -> None:
     clean = rows_of(model, layout, of, range(RECORDS))
     weights = torch.ones(RECORDS)
     weights[2] = torch.inf
-    found = rows_of(model, layout, lambda records: of(records) * weights, range(RECORDS))
-    assert not found[2].any()
+    result = rows_of(model, layout, lambda records: of(records) * weights, range(RECORDS))
+    assert not result[2].any()
     kept = [0, 1, 3, 4, 5]
-    assert_equal(found[kept], clean[kept])
+    assert_equal(result[kept], clean[kept])
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -217,9 +217,9 @@ def test_dropout_differs_between_records_but_rows_stay_exact() -> None:
     layout = select_biases(model)
     of = losses(model, "bert")
     torch.manual_seed(3)
-    found = rows_of(model, layout, of, range(RECORDS))
+    result = rows_of(model, layout, of, range(RECORDS))
     parameters = [model.get_parameter(name).requires_grad_(True) for name in layout.names]
     torch.manual_seed(3)
     summed = torch.autograd.grad(of(range(RECORDS)).sum(), parameters)
     wanted = torch.cat([g.reshape(-1) for g in summed])
-    assert (found.sum(dim=0) - wanted).norm() < 1e-5 * wanted.norm()
+    assert (result.sum(dim=0) - wanted).norm() < 1e-5 * wanted.norm()

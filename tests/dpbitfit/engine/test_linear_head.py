@@ -119,8 +119,8 @@ def test_the_sum_of_outer_products_is_the_gradient_of_the_cross_entropy() -> Non
     logits = HEAD.scale * (inputs @ weight.T + torch.tensor(own[HEAD.bias].astype(np.float64)))
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(classes), reduction="sum")
     (gradient,) = torch.autograd.grad(loss, weight)
-    found = residuals(HEAD, own, features, classes)
-    total = outer_sum(found, features, units_of([1] * RECORDS), 2.0) * GRID
+    result = residuals(HEAD, own, features, classes)
+    total = outer_sum(result, features, units_of([1] * RECORDS), 2.0) * GRID
     wanted = (gradient / HEAD.scale).numpy().reshape(-1)
     assert total == pytest.approx(wanted, abs=RECORDS * 2.0 ** (2 - COEFFICIENT_BITS))
 

@@ -40,8 +40,8 @@ def reopen() -> Iterator[Callable[[str], Ledger]]:
         return opened[-1]
 
     yield open_one
-    for one in opened:
-        one.database.close()
+    for each in opened:
+        each.database.close()
 
 
 @pytest.fixture

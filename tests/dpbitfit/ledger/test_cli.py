@@ -71,8 +71,8 @@ def run(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         monkeypatch.setattr(sys, "argv", ["dpbitfit", "ledger", *words])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return Said(int(ended.value.code or 0), said.out, said.err)
+        message = capsys.readouterr()
+        return Said(int(ended.value.code or 0), message.out, message.err)
 
     return call
 
@@ -111,14 +111,14 @@ def test_init_makes_a_ledger_and_an_account_once(run: Run, path: Path) -> None:
     ],
 )
 def test_without_a_ledger_nothing_is_made(words: tuple[str, ...], run: Run, path: Path) -> None:
-    said = run(*words)
-    assert said.code == 4
-    assert "ledger init" in said.err
+    message = run(*words)
+    assert message.code == 4
+    assert "ledger init" in message.err
     assert not path.exists()
     path.write_bytes(b"no database at all" * 100)
-    said = run(*words)
-    assert said.code == 4
-    assert "damaged or no ledger" in said.err
+    message = run(*words)
+    assert message.code == 4
+    assert "damaged or no ledger" in message.err
 
 
 def test_accounts_lists_budgets_and_says_which_bound(run: Run, ledger: Ledger) -> None:
@@ -144,13 +144,13 @@ def test_an_account_over_its_budget_is_still_drawn(run: Run, ledger: Ledger) -> 
 
 
 def test_show_tells_all_about_an_account(run: Run, ledger: Ledger) -> None:
-    told = run("show", ACCOUNT, "--events", "3", "--json").json
-    assert [event["sequence"] for event in told["events"]] == [5, 6, 7]
-    assert told["chain_head"] == told["events"][-1]["hash"]
-    (one,) = told["runs"]
+    output = run("show", ACCOUNT, "--events", "3", "--json").json
+    assert [event["sequence"] for event in output["events"]] == [5, 6, 7]
+    assert output["chain_head"] == output["events"][-1]["hash"]
+    (one,) = output["runs"]
     assert (one["run"], one["rounds_left"]) == ("one", 7)
-    assert DELTA in [bound["delta"] for bound in told["curve"]]
-    assert 0 < told["accrued"]["epsilon"] < told["guaranteed"]["epsilon"] < told["budget"]
+    assert DELTA in [bound["delta"] for bound in output["curve"]]
+    assert 0 < output["accrued"]["epsilon"] < output["guaranteed"]["epsilon"] < output["budget"]
     page = run("show", ACCOUNT)
     assert page.code == 0
     assert "every step that was ever approved" in page.out
@@ -168,9 +168,9 @@ def test_what_a_run_is_called_steers_no_terminal(run: Run, ledger: Ledger) -> No
 
 
 def test_set_budget_keeps_the_reason(run: Run, ledger: Ledger) -> None:
-    said = run("set-budget", ACCOUNT, "5", "--reason", "the board agreed", "--json")
-    told = {"account": ACCOUNT, "before": 8.0, "budget": 5.0}
-    assert said.json == {**told, "steps_given_up": []}
+    message = run("set-budget", ACCOUNT, "5", "--reason", "the board agreed", "--json")
+    output = {"account": ACCOUNT, "before": 8.0, "budget": 5.0}
+    assert message.json == {**output, "steps_given_up": []}
     event = ledger.events(NAME)[-1]
     assert json.loads(event.body)["reason"] == f"the board agreed (by {getpass.getuser()})"
     assert run("set-budget", ACCOUNT, "5").code == 2
@@ -180,8 +180,8 @@ def test_set_budget_keeps_the_reason(run: Run, ledger: Ledger) -> None:
 
 
 def test_a_budget_below_what_was_approved_says_what_is_taken_back(run: Run, ledger: Ledger) -> None:
-    said = run("set-budget", ACCOUNT, "0.1", "--reason", "the board")
-    assert "budget 8 -> 0.1; more was approved: the 70 steps that are left" in said.out
+    message = run("set-budget", ACCOUNT, "0.1", "--reason", "the board")
+    assert "budget 8 -> 0.1; more was approved: the 70 steps that are left" in message.out
     assert [event.kind for event in ledger.events(NAME)][-2:] == ["budget", "void"]
     assert "the board" in run("show", ACCOUNT).out
     again = run("set-budget", ACCOUNT, "9", "--reason", "the board", "--json")
@@ -201,9 +201,9 @@ def test_of_an_adaptive_account_nothing_but_the_promise_is_called_a_bound(
     shown = run("show", ACCOUNT, "--json").json
     report = run("export", ACCOUNT, "--report").json
     assert report["epsilon"] == of.budget
-    for told in (shown, report):
-        assert of.budget in [bound["epsilon"] for bound in told["curve"]]
-        assert no_bound() not in numbers(told)
+    for output in (shown, report):
+        assert of.budget in [bound["epsilon"] for bound in output["curve"]]
+        assert no_bound() not in numbers(output)
     for words in (("accounts",), ("show", ACCOUNT), ("verify",)):
         page = " ".join(run(*words).out.split())
         assert f"{of.budget:.3f}" in page
@@ -217,7 +217,7 @@ def test_no_command_prints_what_only_a_programmer_reads(
     """No dictionary, tuple or class of ours in any text, whether it ends well or ill."""
     exported = tmp_path / "events.jsonl"
     run("export", "--out", str(exported))
-    said = [
+    message = [
         run(*command)
         for command in (
             ("init", ACCOUNT, "--epsilon", "8"),
@@ -233,11 +233,11 @@ def test_no_command_prints_what_only_a_programmer_reads(
     with ledger.database.write() as connection:
         connection.execute(sa.update(schema.allotment).values(committed=9, adaptive=1))
     broken = run("verify")
-    said.append(broken)
+    message.append(broken)
     assert broken.code == 4
     assert "steps spent: 30" in broken.err
     assert "steps spent: 9" in broken.err
-    for one in said:
+    for one in message:
         for sign in ("{", "}", "(<", "=Decimal", "Mechanism(", "Allotment(", "('", "None", "Name("):
             assert sign not in one.out + one.err
 
@@ -258,7 +258,7 @@ def test_verify_passes_and_counts(run: Run, ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "values", "said"),
+    ("table", "values", "message"),
     [
         (schema.event, {"hash": "0" * 64}, "event 1"),
         (schema.account, {"budget": "80"}, "budget of 80"),
@@ -269,7 +269,7 @@ def test_verify_passes_and_counts(run: Run, ledger: Ledger) -> None:
     ],
 )
 def test_verify_names_the_first_bad_row(
-    table: sa.Table, values: dict[str, Any], said: str, run: Run, ledger: Ledger
+    table: sa.Table, values: dict[str, Any], message: str, run: Run, ledger: Ledger
 ) -> None:
     run("accounts", "--tight")
     with ledger.database.write() as connection:
@@ -281,10 +281,10 @@ def test_verify_names_the_first_bad_row(
         connection.execute(chosen)
     if "account_id" in values:
         _delete_unchecked(ledger, 77)
-    found = run("verify")
-    assert found.code == 4
-    assert said in found.err
-    assert not found.out
+    result = run("verify")
+    assert result.code == 4
+    assert message in result.err
+    assert not result.out
 
 
 def _lost(number: int) -> dict[str, Any]:
@@ -308,9 +308,9 @@ def test_export_and_import(run: Run, ledger: Ledger, tmp_path: Path) -> None:
     assert run("export", "--out", str(out)).code == 0
     assert out.read_text().splitlines() == exported
     assert run("init", "--ledger", copy).code == 0
-    told = run("import", str(out), "--ledger", copy, "--json").json
-    assert [one["added"] for one in told] == [7, 1]
-    assert told[0]["chain_head"] == ledger.account(NAME).head
+    output = run("import", str(out), "--ledger", copy, "--json").json
+    assert [one["added"] for one in output] == [7, 1]
+    assert output[0]["chain_head"] == ledger.account(NAME).head
     assert run("verify", "--ledger", copy).code == 0
     assert "0 new events" in run("import", str(out), "--ledger", copy).out
     out.write_text("\n".join([*exported[:2], "{}"]))
@@ -332,9 +332,9 @@ def test_migrate_refuses_a_newer_ledger(run: Run, ledger: Ledger) -> None:
     assert run("migrate", "--json").json == {"tables": schema.REVISION}
     with ledger.database.write() as connection:
         connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
-    said = run("migrate")
-    assert said.code == 4
-    assert "upgrade dpbitfit" in said.err
+    message = run("migrate")
+    assert message.code == 4
+    assert "upgrade dpbitfit" in message.err
 
 
 def test_settle_counts_what_is_reserved_as_spent(run: Run, ledger: Ledger) -> None:
@@ -364,18 +364,18 @@ def test_settle_takes_over_higher_counts(run: Run, ledger: Ledger) -> None:
     one = ledger.account(OTHER)
     peer = {"ledger": "b" * 64, "coordinator": "b" * 64, "sequence": 9, "head": "d" * 64}
     drift = {"drift": "a backup was restored", "wanted": 1}
-    told = {**peer, **drift, "spent": counts_to_text(steps(30))}
+    output = {**peer, **drift, "spent": counts_to_text(steps(30))}
     with ledger.database.write() as connection:
-        connection.execute(sa.insert(schema.peer).values(account_id=one.id, **told))
-    said = run("settle", "--rebase")
-    assert (said.code, "ledger settle --rebase --from FILE" in said.err) == (4, True)
+        connection.execute(sa.insert(schema.peer).values(account_id=one.id, **output))
+    message = run("settle", "--rebase")
+    assert (message.code, "ledger settle --rebase --from FILE" in message.err) == (4, True)
     with ledger.database.write() as connection:
         counts = peers.runs_to_text({"old": steps(20), "new": steps(10)})
         connection.execute(sa.update(schema.peer).values(runs=counts))
-    said = run("settle", "--rebase", "--reason", "disk was lost")
-    assert "steps taken over: 30" in said.out
-    assert "run old of coordinator bbbbbbbbbbbb: 20 steps taken over" in said.out
-    assert "run new of coordinator bbbbbbbbbbbb: 10 steps taken over" in said.out
+    message = run("settle", "--rebase", "--reason", "disk was lost")
+    assert "steps taken over: 30" in message.out
+    assert "run old of coordinator bbbbbbbbbbbb: 20 steps taken over" in message.out
+    assert "run new of coordinator bbbbbbbbbbbb: 10 steps taken over" in message.out
     assert "disk was lost" in ledger.events(OTHER)[-1].body
     assert run("verify").code == 0
     assert "nothing to settle" in run("settle", "--rebase").out
@@ -393,9 +393,9 @@ def test_settle_takes_over_what_the_other_side_has_stated(run: Run, tmp_path: Pa
     out = tmp_path / "statement"
     assert run("statement", "north", "--ledger", paths["office"], "--out", str(out)).code == 0
     to_site = ("settle", "--rebase", "--from", str(out), "--ledger", paths["site"])
-    said = run(*to_site, "--reason", "agreed by telephone")
-    assert f"run one of coordinator {office[:12]}: 20 steps taken over" in said.out
-    assert "until the other side has run" in said.out
+    message = run(*to_site, "--reason", "agreed by telephone")
+    assert f"run one of coordinator {office[:12]}: 20 steps taken over" in message.out
+    assert "until the other side has run" in message.out
     assert "agreed by telephone" in books["site"].events(NAME)[-1].body
     assert run("statement", "north", "--ledger", paths["site"], "--out", str(out)).code == 0
     to_office = ("settle", "--rebase", "--from", str(out), "--ledger", paths["office"], "--json")

@@ -234,7 +234,7 @@ def test_the_migrated_tables_are_those_of_the_code(ledger: Ledger) -> None:
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
         kept = sa.inspect(connection).get_check_constraints("allotment")
-    assert {one["name"] for one in kept} == {"no_negative_count", "never_over_the_allotment"}
+    assert {each["name"] for each in kept} == {"no_negative_count", "never_over_the_allotment"}
     ledger.database.migrate()
 
 
@@ -270,9 +270,9 @@ def test_a_full_disk_is_reported_and_spends_nothing(path: Path, reopen: Reopen) 
     ledger.verify(account)
 
 
-def try_to_reserve(path: Path, said: Path) -> None:
+def try_to_reserve(path: Path, words: Path) -> None:
     """Reserve as somebody who may not write the ledger."""
-    with said.open("w") as log:
+    with words.open("w") as log:
         if os.getuid() == 0:
             os.setgid(NOBODY)
             os.setuid(NOBODY)
@@ -286,8 +286,8 @@ def try_to_reserve(path: Path, said: Path) -> None:
             log.write("reserved")
 
 
-def read_as_nobody(path: Path, said: Path) -> None:
-    with said.open("w") as log:
+def read_as_nobody(path: Path, words: Path) -> None:
+    with words.open("w") as log:
         if os.getuid() == 0:
             os.setgid(NOBODY)
             os.setuid(NOBODY)
@@ -322,7 +322,7 @@ def test_a_read_only_file_is_reported(fork: ForkServerContext, tmp_path: Path) -
         process.start()
         process.join()
         folder.chmod(0o755)
-        said = (tmp_path / "said").read_text()
-        assert "ledger.sqlite: it" in said
-        assert "nothing was recorded" in said
+        words = (tmp_path / "said").read_text()
+        assert "ledger.sqlite: it" in words
+        assert "nothing was recorded" in words
         assert content(path) == before

@@ -171,7 +171,7 @@ def test_a_chain_adds_up() -> None:
     )
     held = state.allotments["run", Mechanism(4.0, 0.01)]
     assert (held.allotted, held.reserved, held.committed, held.voided) == (50, 0, 10, 40)
-    assert {key: one.state for key, one in state.rounds.items()} == {
+    assert {key: each.state for key, each in state.rounds.items()} == {
         "k1": "committed",
         "k2": "released",
         "k3": "void",
@@ -194,9 +194,9 @@ def test_any_changed_character_is_noticed_at_its_event(number: int, data: st.Dat
 def test_a_change_with_its_own_hash_made_anew_is_noticed(number: int, data: st.DataObject) -> None:
     body = json.loads(CHAIN[number].body)
     name = data.draw(st.sampled_from(sorted(body)))
-    told = {key: value for key, value in body.items() if key != name}
-    told[name] = data.draw(st.integers() | st.text(max_size=8))
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    output = {key: value for key, value in body.items() if key != name}
+    output[name] = data.draw(st.integers() | st.text(max_size=8))
+    text = json.dumps(output, sort_keys=True, separators=(",", ":"))
     if text == CHAIN[number].body:
         return
     damaged = replace(CHAIN[number], body=text, hash=_hash(text))

@@ -88,8 +88,8 @@ class Pair:
 
     def meet(self) -> bool:
         """A run begins: the site says where it stands, and is told where they do not agree."""
-        said = self.from_site()
-        unaware = bool(said.rebased) and not said.seen_sequence
+        message = self.from_site()
+        unaware = bool(message.rebased) and not message.seen_sequence
         agreed = True
         try:
             self.hear_at(self.coordinator)
@@ -199,8 +199,8 @@ def test_statements_settle_it_before_a_run_has_noticed(pair: Pair, restored: str
     pair.round(2)
     side.restore(copy)
     other = pair.site if side is pair.coordinator else pair.coordinator
-    said = repair.statement(other.ledger, other.account, pair.id)
-    assert [one.name for one in repair.hear(side.ledger, [said])] == [NAME]
+    message = repair.statement(other.ledger, other.account, pair.id)
+    assert [one.name for one in repair.hear(side.ledger, [message])] == [NAME]
     assert pair.rebase(side) == [Raised(pair.id, "run", ROUND)]
     answer = repair.statement(side.ledger, side.account, pair.id)
     list(repair.hear(other.ledger, [answer]))

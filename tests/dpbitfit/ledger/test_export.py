@@ -36,7 +36,7 @@ def lines_of(ledger: Ledger) -> list[bytes]:
 
 def tables(ledger: Ledger) -> dict[str, Any]:
     """Every row that must come back, without the numbers that a database gives."""
-    found = {}
+    result = {}
     with ledger.database.read() as connection:
         names = {row.id: row.site for row in connection.execute(sa.select(schema.account))}
         for table in (schema.account, schema.event, schema.allotment, schema.reservation):
@@ -44,8 +44,8 @@ def tables(ledger: Ledger) -> dict[str, Any]:
             for row in rows:
                 row["account_id"] = names[row.get("account_id", row.get("id"))]
                 row.pop("id", None)
-            found[table.name] = sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
-    return found
+            result[table.name] = sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
+    return result
 
 
 def act(ledger: Ledger, actions: list[tuple[str, int]]) -> None:

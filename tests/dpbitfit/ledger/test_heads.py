@@ -96,13 +96,13 @@ def work_until_killed(url: str, state: Path, log: Path, life: int) -> None:
     """What a guard does for each round; it says when the round may touch records."""
     ledger, heads = Ledger(url), Heads(state)
     of = ledger.account(AccountName(*NAME))
-    with log.open("a", buffering=1) as said:
+    with log.open("a", buffering=1) as message:
         for number in range(10**6):
             heads.check(ledger)
             key = f"{life}-{number}"
             ledger.reserve("one", number, {of.id: key}, steps(1, QUIET))
             heads.write(ledger)
-            said.write(f"{ledger.account(NAME).sequence}\n")
+            message.write(f"{ledger.account(NAME).sequence}\n")
             ledger.commit({key: "reply"})
 
 

@@ -49,8 +49,8 @@ def test_an_account_keeps_its_budget_over_reopening(ledger: Ledger, reopen: Reop
     made = account_of(ledger)
     again = reopen(str(ledger.database.url.render_as_string()))
     assert again.id == ledger.id
-    found = again.open_account(NAME, DELTA, 99.0)
-    assert (found, found.budget) == (made, 8.0)
+    result = again.open_account(NAME, DELTA, 99.0)
+    assert (result, result.budget) == (made, 8.0)
     assert again.accounts() == [made]
     with pytest.raises(InputError, match="delta 1e-05"):
         again.open_account(NAME, 1e-6, 8.0)
@@ -237,10 +237,10 @@ def test_a_plan_past_the_budget_is_refused_with_what_would_fit(ledger: Ledger) -
     figure = composition.epsilon({M: 1000}, DELTA).epsilon
     with pytest.raises(BudgetError) as refused:
         ledger.allot(NAME, "run", "plan", bag(1000))
-    said = str(refused.value)
-    assert "north/letters/patient" in said
-    assert f"{figure:.3f}" in said
-    assert "budget of 1" in said
+    message = str(refused.value)
+    assert "north/letters/patient" in message
+    assert f"{figure:.3f}" in message
+    assert "budget of 1" in message
     assert held(ledger, account) == {}
     fitting = what_fits(account, ledger.allotments([account.id])[account.id], bag(1000))
     sigma = float(fitting.rpartition("noise multiplier ")[2])

@@ -243,14 +243,16 @@ class LedgerMachine(RuleBasedStateMachine):
             assert (newest.key, newest.payload) == (key, self.bytes[key])
 
     def plan_of(self, of: int, run: str) -> Counts:
-        found = self.ledger.allotments([self.accounts[of].id])[self.accounts[of].id]
-        return tuple(sorted((m, held.allotted) for (name, m), held in found.items() if name == run))
+        result = self.ledger.allotments([self.accounts[of].id])[self.accounts[of].id]
+        return tuple(
+            sorted((m, held.allotted) for (name, m), held in result.items() if name == run)
+        )
 
     def left(self, of: int, run: str) -> dict[Mechanism, int]:
-        found = self.ledger.allotments([self.accounts[of].id])[self.accounts[of].id]
+        result = self.ledger.allotments([self.accounts[of].id])[self.accounts[of].id]
         return {
             mechanism: held.allotted - held.reserved - held.committed - held.voided
-            for (name, mechanism), held in found.items()
+            for (name, mechanism), held in result.items()
             if name == run
         }
 

@@ -53,8 +53,8 @@ def make_first(url: str, seed: str, source: Ledger) -> None:
             if table not in CHANGED:
                 then = first.tables[table.name]
                 rows = reading.execute(sa.select(*(table.c[column.name] for column in then.c)))
-                if found := rows.mappings().all():
-                    connection.execute(sa.insert(then), [dict(row) for row in found])
+                if result := rows.mappings().all():
+                    connection.execute(sa.insert(then), [dict(row) for row in result])
 
 
 def seeds(url: str) -> list[str]:

@@ -160,9 +160,9 @@ def wait_for(log: Path, count: int) -> None:
 def test_processes_that_make_a_ledger_at_once_make_one(
     fork: ForkServerContext, url: str, tmp_path: Path
 ) -> None:
-    said = together(fork, open_at_once, url, tmp_path / "log")
-    assert len(said) == PROCESSES
-    assert len({tuple(words) for words in said}) == 1
+    message = together(fork, open_at_once, url, tmp_path / "log")
+    assert len(message) == PROCESSES
+    assert len({tuple(words) for words in message}) == 1
     ledger = Ledger(url)
     (account,) = ledger.accounts()
     assert [event.kind for event in ledger.events(NAME)] == ["open"]
@@ -174,14 +174,17 @@ def test_processes_at_once_never_pass_the_allotment(
     fork: ForkServerContext, url: str, tmp_path: Path
 ) -> None:
     prepared(url, allotted=101)
-    said = together(fork, reserve_until_refused, url, tmp_path / "log")
-    assert Counter(what for what, _ in said) == {"reserved": 101, "refused": PROCESSES * 20 - 101}
+    message = together(fork, reserve_until_refused, url, tmp_path / "log")
+    assert Counter(what for what, _ in message) == {
+        "reserved": 101,
+        "refused": PROCESSES * 20 - 101,
+    }
     ledger = Ledger(url)
     account = ledger.account(NAME)
     (held,) = ledger.allotments([account.id])[account.id].values()
     assert (held.allotted, held.reserved, held.committed) == (101, 101, 0)
-    acknowledged = {key for what, key in said if what == "reserved"}
-    assert {one.key for one in ledger.reservations()} == acknowledged
+    acknowledged = {key for what, key in message if what == "reserved"}
+    assert {each.key for each in ledger.reservations()} == acknowledged
     ledger.verify(account)
     ledger.database.close()
 
@@ -195,12 +198,12 @@ def test_a_round_is_settled_once_by_the_first_process(
     keys = tuple(f"k{number}" for number in range(30))
     for number, key in enumerate(keys):
         ledger.reserve("run", number, {account.id: key}, ONE)
-    said = together(fork, settle_every_round, url, tmp_path / "log", keys)
-    released = [key for what, key in said if what == "released"]
+    message = together(fork, settle_every_round, url, tmp_path / "log", keys)
+    released = [key for what, key in message if what == "released"]
     assert len(released) == len(set(released))
     (held,) = ledger.allotments([account.id])[account.id].values()
     assert (held.reserved, held.committed) == (0, len(keys) - len(released))
-    assert {one.key for one in ledger.reservations(state="released")} == set(released)
+    assert {each.key for each in ledger.reservations(state="released")} == set(released)
     ledger.verify(account)
     ledger.database.close()
 
@@ -209,8 +212,8 @@ def test_verifying_sees_one_moment_while_others_write(
     fork: ForkServerContext, url: str, tmp_path: Path
 ) -> None:
     prepared(url, allotted=100)
-    said = together(fork, verify_while_it_changes, url, tmp_path / "log")
-    assert len(said) == PROCESSES // 2 * 15
+    message = together(fork, verify_while_it_changes, url, tmp_path / "log")
+    assert len(message) == PROCESSES // 2 * 15
 
 
 def test_nothing_acknowledged_is_lost_to_kill_9(
@@ -231,20 +234,21 @@ def test_nothing_acknowledged_is_lost_to_kill_9(
             process.join(PATIENCE)
             assert process.exitcode == -signal.SIGKILL
         rounds += lived // 3  # three lines each
-        said = lines(log)
+        message = lines(log)
         ledger = Ledger(url)
         account = ledger.account(NAME)
-        states = {key: one.state for key, one in ledger.verify(account).rounds.items()}
+        states = {key: each.state for key, each in ledger.verify(account).rounds.items()}
         tried, reserved, committed = (
-            {key for what, key in said if what == kind} for kind in ("try", "reserved", "committed")
+            {key for what, key in message if what == kind}
+            for kind in ("try", "reserved", "committed")
         )
         assert reserved <= states.keys() <= tried
         assert all(states[key] == "committed" for key in committed)
-        replied = {one.key for one in ledger.reservations(state="committed")} - killed
+        replied = {each.key for each in ledger.reservations(state="committed")} - killed
         assert all(ledger.reply(key) is not None for key in replied)
         newest = ledger.last_reply(account, "run")
         assert newest is None or newest.payload == newest.key.encode()
-        killed.update(one.key for one in ledger.settle("killed"))
+        killed.update(each.key for each in ledger.settle("killed"))
         ledger.verify(account)
         ledger.database.close()
     assert len({key for what, key in lines(log) if what == "committed"}) >= rounds > 0

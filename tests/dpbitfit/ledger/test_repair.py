@@ -43,8 +43,8 @@ class RepairMachine(RuleBasedStateMachine):
         return getattr(self.pair, name)  # type: ignore[no-any-return]
 
     def counts(self, name: str) -> Counter[str]:
-        found = self.side(name).runs(self.pair.id)
-        return Counter({run: dict(counts)[STEP] for run, counts in found.items()})
+        result = self.side(name).runs(self.pair.id)
+        return Counter({run: dict(counts)[STEP] for run, counts in result.items()})
 
     def is_served(self) -> bool:
         """Whether the site would train: its own look at its past, then the exchange."""
@@ -95,8 +95,8 @@ class RepairMachine(RuleBasedStateMachine):
             _, behind = self.heads.lost(side.ledger)
             kept = behind[NAME].runs if behind else None
         if stated:
-            said = repair.statement(other.ledger, other.account, self.pair.id)
-            list(repair.hear(side.ledger, [said]))
+            message = repair.statement(other.ledger, other.account, self.pair.id)
+            list(repair.hear(side.ledger, [message]))
         repair.rebase(side.ledger, side.account, "an operator", kept)
         if kept is not None:
             self.heads.write(side.ledger)

@@ -56,18 +56,18 @@ def test_two_plans_approved_beforehand_are_one_bag(tmp_path: Path) -> None:
     ledger.allot(NAME, "two", "p2", steps(50, other))
     run_rounds(ledger, of, "one", 2, steps(10))
     run_rounds(ledger, of, "two", 1, steps(10, other), outcome="")
-    found = status.budget_status(ledger, of)
+    result = status.budget_status(ledger, of)
     approved = ((STEP, 100), (other, 50))
     spent = ((STEP, 20), (other, 10))
-    assert found.guaranteed.bound.epsilon == pytest.approx(
+    assert result.guaranteed.bound.epsilon == pytest.approx(
         independent(PLDAccountant(), approved), rel=1e-3
     )
-    assert found.accrued.bound.epsilon == pytest.approx(
+    assert result.accrued.bound.epsilon == pytest.approx(
         independent(PLDAccountant(), spent), rel=1e-3
     )
-    assert found.guaranteed.basis == status.FIXED
-    assert found.promised == found.guaranteed.bound.epsilon
-    assert found.left == pytest.approx(8 - found.guaranteed.bound.epsilon)
+    assert result.guaranteed.basis == status.FIXED
+    assert result.promised == result.guaranteed.bound.epsilon
+    assert result.left == pytest.approx(8 - result.guaranteed.bound.epsilon)
 
 
 def test_a_plan_after_results_is_filtered_and_promises_the_budget(tmp_path: Path) -> None:
@@ -78,28 +78,28 @@ def test_a_plan_after_results_is_filtered_and_promises_the_budget(tmp_path: Path
     ledger.void_rest(NAME, "one")
     ledger.allot(NAME, "two", "p2", steps(50))
     of = ledger.account(NAME)
-    found = status.budget_status(ledger, of)
+    result = status.budget_status(ledger, of)
     filtered = independent(RdpAccountant(orders=[of.filter_order]), steps(60))
-    assert found.approved.epsilon == pytest.approx(filtered)
-    assert found.left == of.budget - found.approved.epsilon
-    assert f"order {of.filter_order}" in found.guaranteed.bound.accountant
-    assert found.guaranteed.basis == status.FILTERED
-    assert found.promised == found.guaranteed.bound.epsilon == of.budget
+    assert result.approved.epsilon == pytest.approx(filtered)
+    assert result.left == of.budget - result.approved.epsilon
+    assert f"order {of.filter_order}" in result.guaranteed.bound.accountant
+    assert result.guaranteed.basis == status.FILTERED
+    assert result.promised == result.guaranteed.bound.epsilon == of.budget
     spent = independent(RdpAccountant(orders=[of.filter_order]), steps(10))
-    assert found.accrued.bound.epsilon == pytest.approx(spent)
-    assert status.INFORMATIVE in found.accrued.basis
+    assert result.accrued.bound.epsilon == pytest.approx(spent)
+    assert status.INFORMATIVE in result.accrued.basis
 
 
 def test_once_plans_depend_on_results_a_tight_composition_is_no_figure(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path)
     of = adaptive(ledger)
-    found = status.budget_status(ledger, of)
+    result = status.budget_status(ledger, of)
     filter_of = RdpAccountant(orders=[of.filter_order])
-    assert found.accrued.bound.epsilon == pytest.approx(independent(filter_of, steps(100, NOISY)))
-    assert no_bound() < 0.8 * of.budget < found.accrued.bound.epsilon < of.budget
-    assert found.guaranteed.bound.epsilon == of.budget
-    assert found in status.budget_statuses(ledger)
-    assert status.verified_status(ledger, of, ledger.verify(of).allotments) == found
+    assert result.accrued.bound.epsilon == pytest.approx(independent(filter_of, steps(100, NOISY)))
+    assert no_bound() < 0.8 * of.budget < result.accrued.bound.epsilon < of.budget
+    assert result.guaranteed.bound.epsilon == of.budget
+    assert result in status.budget_statuses(ledger)
+    assert status.verified_status(ledger, of, ledger.verify(of).allotments) == result
     assert not kept(ledger)
 
 
@@ -139,11 +139,11 @@ def test_a_guarantee_is_never_less_than_what_was_released_under_it(
         ledger.allot(OTHER, "two", "second", steps(1, NOISY))
     of = ledger.account(of.name)
     most = {"lowered": 100, "rebased": 500, "abandoned": 125}[ending]
-    found = status.budget_status(ledger, of)
+    result = status.budget_status(ledger, of)
     wanted = independent(RdpAccountant(orders=[of.filter_order]), steps(most, NOISY))
-    assert found.promised == pytest.approx(wanted)
-    assert found.promised > of.budget
-    assert found.promised >= found.accrued.bound.epsilon
+    assert result.promised == pytest.approx(wanted)
+    assert result.promised > of.budget
+    assert result.promised >= result.accrued.bound.epsilon
 
 
 def test_a_figure_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

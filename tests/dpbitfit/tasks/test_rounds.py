@@ -28,9 +28,9 @@ TEXTS = ["my card is lost", "what is the rate of a loan", "send money abroad", "
 @functools.cache
 def task(head: str = "trained") -> TextClassification:
     kind = resolve(TEXT_CLASSIFICATION, {})
-    found = attach(kind, "minilm", kind.Settings.checked(head=head, max_length=16), LABELS)
-    assert isinstance(found, TextClassification)
-    return found
+    result = attach(kind, "minilm", kind.Settings.checked(head=head, max_length=16), LABELS)
+    assert isinstance(result, TextClassification)
+    return result
 
 
 @dataclass
@@ -53,9 +53,9 @@ def records() -> Any:
 
 
 def head() -> LinearHead:
-    found = task().linear_head
-    assert found is not None
-    return found
+    result = task().linear_head
+    assert result is not None
+    return result
 
 
 def test_a_heads_features_and_weights_give_the_models_own_logits() -> None:
