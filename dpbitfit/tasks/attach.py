@@ -22,9 +22,9 @@ def attach(
 ) -> Task:
     """Load a task, built-in or a site's own, and check it on its public probes.
 
-    It computes on ``device``, as ``devices.choose`` names it. Losses of single records are
-    checked, from which features and evaluations follow, and where the plan
-    ``needs_gradients``, those too.
+    It computes on ``device``, as ``devices.choose`` names it. What the model computes of a
+    record without gradients is checked, as features and evaluations need, and where the plan
+    ``needs_gradients``, the record's gradient too.
     Biases that cannot be trained soundly leave its layout. Raises InputError when it cannot be
     loaded or the device is not there, ModelError when it cannot be trained privately on it.
     Nothing here sees a private record, so that what a library raises may be quoted.
