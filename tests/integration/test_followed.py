@@ -78,17 +78,20 @@ def test_a_simulation_is_followed_from_before_its_ledger_to_a_site_near_its_budg
         assert seen == sorted(seen)
         assert len(set(seen) & set(range(ROUNDS))) > 1  # it was seen to go on
         report = json.loads((out / "report.json").read_text())
-        shown = [row.inner_text().split("\t") for row in page.get_by_role("row").all()[1:]]
+        titles, *rows = [row.inner_text().split("\t") for row in page.get_by_role("row").all()]
+        shown = [dict(zip(titles, row, strict=True)) for row in rows]
         lines = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
-        assert [(row[0], row[1], row[3], row[5]) for row in shown] == [
-            (
-                f"{line['round']}",
-                f"{line['metrics']['accuracy']:.3f}",
-                f"{line['guaranteed']:.3f}",
-                f"{line['replies']}",
-            )
+        expected = [
+            {
+                "Round": f"{line['round']}",
+                "Phase": line["phase"],
+                "accuracy": f"{line['metrics']['accuracy']:.3f}",
+                "Guaranteed epsilon": f"{line['guaranteed']:.3f}",
+                "Replies": f"{line['replies']}",
+            }
             for line in reversed(lines)
         ]
+        assert [{title: row[title] for title in expected[0]} for row in shown] == expected
         check_site(page, url, report, Ledger(str(ledger / "coordinator.sqlite"), readonly=True))
 
 
@@ -117,11 +120,11 @@ def check_site(page: Any, url: str, report: dict[str, Any], ledger: Ledger) -> N
     page.get_by_role("rowheader").get_by_role("link", name=name.site, exact=True).click()
     assert page.url == url + account_path(name)
     (site,) = (each for each in report["sites"] if each["name"] == name.site)
-    percent = f"{100 * site['epsilon'] / BUDGET:.0f}\N{NO-BREAK SPACE}%"
+    percent = f"{100 * site['accrued'] / BUDGET:.0f}\N{NO-BREAK SPACE}%"
     expect(page.get_by_text(f"{percent} of the budget is accrued")).to_be_visible()
     events = len(ledger.events(name))
     assert events == 2 + 2 * ROUNDS
     expect(page.get_by_text(f"All {events} events form one unbroken chain")).to_be_visible()
     page.get_by_role("link", name="Report for print").click()
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
-    expect(page.get_by_text(f"epsilon {site['epsilon']:.3f} at delta")).to_be_visible()
+    expect(page.get_by_text(f"epsilon {site['guaranteed']:.3f} at delta")).to_be_visible()
