@@ -39,11 +39,14 @@ Result = TypeVar("Result")
 
 TOLERANCE = 1e-3  # relative to the record's norm; what float32 kernels may differ by
 CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
-# Standard deviations of what is added to the biases: much, and what overflows when squared.
-BIAS_SCALES = (1e3, 1e19)
+# Standard deviations of what is added to the biases: a little, so that other sums are rounded;
+# much; and what overflows when squared.
+BIAS_SCALES = (0.1, 1.0, 1e3, 1e19)
 # Of the micro-batches that are compared, in canonical sizes: at the model's own biases, at others.
-_SIZES, _FEW_SIZES = (1, 2, 3, 5, 16), (1, 3)
-_MOST_TOKENS = 256  # of a micro-batch that is compared, where three canonical sizes hold no more
+_SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16), (1, 3, 8, 16)
+# Of a micro-batch that is compared: three canonical sizes, so many tokens, or so many rows, because
+# a head sees a row a record, and kernels for up to ten or so of them sum in another order.
+_MOST_TOKENS, _MOST_ROWS = 256, 16
 
 _log = logging.getLogger("dpbitfit.engine")
 
@@ -241,7 +244,11 @@ class Cuts:
         """
         group = self.group
         cuts = [(size * self.canonical, size) for size in (_FEW_SIZES if self.few else _SIZES)]
-        cuts = [cut for cut in cuts if cut[1] <= 3 or cut[0] * self.length <= _MOST_TOKENS]
+        cuts = [
+            (rows, size)
+            for rows, size in cuts
+            if size <= 3 or rows <= _MOST_ROWS or rows * self.length <= _MOST_TOKENS
+        ]
         if shapes:
             each = list(enumerate(shapes))
             cuts = [(rows, turn + number) for turn in (1, 2) for number, rows in each]

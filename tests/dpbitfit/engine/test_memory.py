@@ -26,7 +26,11 @@ from ...support.tokens import Records
 
 CLIPPER = AbadiClipping(norm=1.0)
 NOISE = DiscreteGaussian(1.0, 1.0)
-LENGTHS = [8 + 4 * (7 * number % 5) for number in range(60)]
+
+
+def lengths(canonical_rows: int) -> list[int]:
+    """Of 8 to 24 tokens, each as often as fills three of the smallest micro-batches."""
+    return [8 + 4 * (7 * number % 5) for number in range(15 * canonical_rows)]
 
 
 @pytest.fixture(scope="module")
@@ -56,36 +60,37 @@ def outputs_of(model: nn.Module, records: Records) -> NDArray[np.float32]:
     return values
 
 
-@pytest.mark.parametrize("fits", [250, 130, 97])
+@pytest.mark.parametrize("fits", [62, 33, 25])  # tokens, times the canonical rows
 def test_what_runs_out_of_memory_is_cut_smaller_and_adds_up_the_same(
     model: nn.Module, canonical_rows: int, fits: int
 ) -> None:
     """Records of a unit are added up in one order: in float32, another gives other integers."""
-    records = Records(LENGTHS, people=13, canonical_rows=canonical_rows)
+    records = Records(lengths(canonical_rows), people=13, canonical_rows=canonical_rows)
     wanted, values = integers(model, records), outputs_of(model, records)
-    tried = limit_memory(model, fits)
+    most = fits * canonical_rows
+    tried = limit_memory(model, most)
     assert np.array_equal(integers(model, records), wanted)
-    assert max(tried) > fits
+    assert max(tried) > most
     tried.clear()
     assert np.array_equal(integers(model, records), wanted)
     assert np.array_equal(outputs_of(model, records), values)
-    assert max(tried) <= fits  # what did not fit is not tried again
+    assert max(tried) <= most  # what did not fit is not tried again
 
 
 def test_an_evaluation_that_runs_out_of_memory_goes_on(
     model: nn.Module, canonical_rows: int
 ) -> None:
-    records = Records(LENGTHS, canonical_rows=canonical_rows)
+    records = Records(lengths(canonical_rows), canonical_rows=canonical_rows)
     wanted = outputs_of(model, records)
-    tried = limit_memory(model, 100)
+    tried = limit_memory(model, 25 * canonical_rows)
     assert np.array_equal(outputs_of(model, records), wanted)
-    assert max(tried) > 100
+    assert max(tried) > 25 * canonical_rows
 
 
 def test_rows_that_could_not_be_clipped_are_computed_again(
     model: nn.Module, canonical_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = Records(LENGTHS, canonical_rows=canonical_rows)
+    records = Records(lengths(canonical_rows), canonical_rows=canonical_rows)
     wanted = integers(model, records)
     clip, calls = AbadiClipping.clip, []
 
@@ -103,7 +108,7 @@ def test_a_micro_batchs_rows_are_few_enough_for_their_width(
     model: nn.Module, canonical_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However short records are: the rows of many biases take more than what makes them."""
-    records = Records(LENGTHS, canonical_rows=canonical_rows)
+    records = Records(lengths(canonical_rows), canonical_rows=canonical_rows)
     wanted, rows = integers(model, records), []
     compute = PerRecordGradients.rows
 
