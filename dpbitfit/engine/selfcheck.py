@@ -41,7 +41,7 @@ TOLERANCE = 1e-3  # relative to the record's norm; what float32 kernels may diff
 CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
 # Standard deviations of what is added to the biases: a little, so that other sums are rounded;
 # much; and what overflows when squared.
-BIAS_SCALES = (0.1, 1.0, 1e3, 1e19)
+BIAS_SCALES = (0.1, 1e3, 1e19)
 # Of the micro-batches that are compared, in canonical sizes: at the model's own biases, at others.
 _SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16), (1, 3, 8, 16)
 # Of a micro-batch that is compared: three canonical sizes, so many tokens, or so many rows, because

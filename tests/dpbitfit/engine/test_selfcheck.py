@@ -280,6 +280,24 @@ def test_the_size_from_which_rows_are_exact_is_found() -> None:
     assert canonical == 8
 
 
+class RoundsForFewRows(nn.LayerNorm):
+    """Other values for up to ten rows, as of some kernels of products; it has none itself."""
+
+    def forward(self, records: Tensor) -> Tensor:
+        return super().forward(records) * (1 + 1e-6 * (len(records) <= 10))
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 512])
+def test_more_rows_than_a_head_has_ways_for_are_compared_at_every_length(tokens: int) -> None:
+    model, data = RoundsForFewRows(5), torch.linspace(-1, 1, 15).view(3, 5) ** 2
+    lengths = np.full(3, tokens)
+
+    def of(chosen: Sequence[int]) -> Tensor:
+        return model(data[list(chosen)]).square().sum(dim=1)
+
+    assert check_gradients(model, select_biases(model), of, lengths)[1] == 16
+
+
 def test_a_model_that_is_exact_at_no_size_is_refused_with_the_layer_and_the_device() -> None:
     torch.manual_seed(0)
     model = RoundsByTheBatch()
