@@ -44,7 +44,9 @@ UNITS_A_LABEL = 300  # from which on biases gain more than the head loses
 # the biases gain less than the head loses.
 LARGEST_NOISE = 5e-4
 ROW_NOISE = 0.6  # norm of the noise that all steps together leave in a row of the head
-LARGEST_RATE = 32.0
+# Beyond this the head's descent overshoots: with labels of one share, a logit scale of 20, and
+# features of whose squared length a fifth lies in one direction.
+LARGEST_RATE_A_LABEL = 0.5
 
 
 def _help(text: str, **bounds: Any) -> Any:
@@ -236,7 +238,8 @@ def _head_phase(
         return ClassSums.checked(noise=noise)
     # All steps add noise of norm sum(rate_t) * sigma * sqrt(sites * d / steps) / units to a row.
     travel = ROW_NOISE * facts.units * math.sqrt(mu_squared / (facts.sites * facts.width))
-    rate = min(LARGEST_RATE, 2 * travel / (rounds + 1))  # it falls linearly to 0
+    fastest = LARGEST_RATE_A_LABEL * facts.labels
+    rate = min(fastest, 2 * travel / (rounds + 1))  # it falls linearly to 0
     optimizer = Sgd.checked(learning_rate=float(f"{rate:.3g}"))
     return HeadDescent.checked(rounds=rounds, noise=noise, optimizer=optimizer)
 

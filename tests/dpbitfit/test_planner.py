@@ -1,14 +1,21 @@
 """The planner: within the target, the same each time, from public facts alone."""
 
+import math
+
+import numpy as np
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp
 
+from dpbitfit.engine import linear_head
+from dpbitfit.engine.linear_head import GRID
 from dpbitfit.engine.noise import DiscreteGaussianNoise
+from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError
-from dpbitfit.phases import BiasPhase, DpZeroPhase, Phase
+from dpbitfit.phases import BiasPhase, DpZeroPhase, HeadDescent, Phase
 from dpbitfit.planner import NO_HEAD, Choices, PublicFacts, propose
 
 BASE = BiasPhase(noise=DiscreteGaussianNoise(multiplier=1.0))
@@ -107,6 +114,34 @@ def test_biases_move_faster_where_more_sites_average_their_noise(sites: int, rat
 def test_less_budget_means_smaller_steps_of_the_head() -> None:
     rates = [proposed(MANY, epsilon)[1].optimizer.learning_rate for epsilon in (8.0, 2.0, 0.5)]  # type: ignore[union-attr]
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("labels", [2, 5, 20])
+def test_the_head_descends_from_its_first_step_on(labels: int) -> None:
+    """Without noise, on labels that no feature tells, where the loss is curved the most.
+
+    The mean of the features holds a fifth of their squared length, as real ones' does.
+    """
+    facts = PublicFacts(labels=labels, width=64, sites=1, units=100_000)
+    phase = proposed(facts, phases="head")[0]
+    assert isinstance(phase, HeadDescent)
+    draw = np.random.default_rng(0)
+    classes, names = np.arange(2_000) % labels, draw.standard_normal((labels, 64)) / 8
+    rows = draw.standard_normal((2_000, 64))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True) / math.sqrt(0.8)
+    rows[:, 0] += math.sqrt(0.2)
+    features = linear_head.on_grid(rows.astype(np.float32))
+    head = names / np.linalg.norm(names, axis=1, keepdims=True)
+    place = linear_head.LinearHead(slice(0, head.size), None, labels, 64, 20.0)
+    units, state, losses = [*np.arange(2_000)[:, None]], OptimizerState(), []
+    for _ in range(phase.rounds):
+        vector = head.reshape(-1).astype(np.float32)
+        coefficients = linear_head.residuals(place, vector, features, classes)
+        logits = 20 * rows @ head.T
+        losses.append(float((logsumexp(logits, axis=1) - logits[range(2_000), classes]).mean()))
+        total = linear_head.outer_sum(coefficients, features, units, phase.norm) * GRID
+        head, state = phase.step(head, total.reshape(head.shape), 1, 2_000, state)
+    assert losses == sorted(losses, reverse=True)
 
 
 @pytest.mark.parametrize(
