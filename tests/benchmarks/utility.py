@@ -5,7 +5,8 @@
 Sites are worked one after the other in this process, with the sampler, clipping, noise and
 aggregation that a federation has, and without Flower, guard and ledger. Each finished run
 is a line of the JSON file, which a next call goes on from: all takes hours. ``--quick``
-leaves the biases out, and takes minutes. Minutes are the process's CPU time, because other
+leaves the biases out, and takes minutes. A method's name may end in a number of rounds, of 5 steps
+each, for the phase of biases (``two-groups:4``). Minutes are the process's CPU time, because other
 work may run. Settings are the planner's, those of what it is compared with published ones
 (``baselines.py``): nothing is tuned here.
 """
@@ -40,11 +41,12 @@ from dpbitfit.planner import Choices, PublicFacts, propose
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.features import FeatureCache, linear_head
 from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
-from tests.benchmarks.baselines import METHODS, round_of
+from tests.benchmarks.baselines import METHODS, Method, round_of
 from tests.benchmarks.data_sets import SETS, Data, read
 
 DELTA = 1e-5
 PLENTY = 1000.0  # the epsilon for which a run without privacy is planned: it limits no rate
+STEPS_A_ROUND = 5  # where a method's name says how many rounds
 SITES = {"central": 1, "4 sites": 4, "natural": 0}
 
 
@@ -89,7 +91,7 @@ def run(
 
     Without privacy ``epsilon`` is None.
     """
-    method, kind = METHODS[name], resolve(TEXT_CLASSIFICATION, {})
+    kind, (method, rounds) = resolve(TEXT_CLASSIFICATION, {}), _method(name)
     settings = kind.Settings.checked(head=method.head, layers=method.layers)
     task = attach(kind, "minilm", settings, data.labels)
     changes = method.train(task)
@@ -106,7 +108,8 @@ def run(
     place = linear_head(task)[1] if method.head == "trained" else None
     labels, width = (place.classes, place.width) if place else (0, 0)
     facts = PublicFacts(labels, width, len(tables), sum(sizes))
-    choices = Choices(phases=method.phases)
+    steps = STEPS_A_ROUND if rounds else 0
+    choices = Choices(phases=method.phases, rounds=rounds, steps_per_round=steps)
     base = choices.sampled(noise=DiscreteGaussianNoise(multiplier=1.0), **method.settings)
     phases = propose(facts, epsilon or PLENTY, DELTA, choices, base)
     cost = composed(dict(merged(count for phase in phases for count in phase.counts)), DELTA)
@@ -161,6 +164,12 @@ def run(
         }
 
 
+def _method(name: str) -> tuple[Method, int]:
+    """A method, and the rounds of its last phase; 0: the planner's."""
+    name, _, rounds = name.partition(":")
+    return METHODS[name], int(rounds or 0)
+
+
 def _declared(count: int) -> int:
     digit = 10 ** math.floor(math.log10(count))
     return int(round(count / digit) * digit)
@@ -194,7 +203,7 @@ def main() -> None:
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     done = {tuple(json.loads(line)["key"]): json.loads(line) for line in lines}
     keys = [
-        (name, method, float(epsilon) if METHODS[method].private else None, sites, seed)
+        (name, method, float(epsilon) if _method(method)[0].private else None, sites, seed)
         for name in options.sets.split(",")
         for epsilon in options.epsilons.split(",")
         for sites in options.sites.split(",")
