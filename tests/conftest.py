@@ -15,6 +15,7 @@ from .support.shallow import shallow_minilm
 
 # Tests start many processes side by side: threads that wait for one another would cost most of it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test has more threads
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

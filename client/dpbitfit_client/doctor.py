@@ -188,9 +188,9 @@ def _persons(dataset: Dataset, tables: Sequence[Table]) -> Iterator[Finding]:
 
 
 def _device(policy: Policy) -> str:
-    chosen = [devices.choose(name) for name in policy.site.devices]
-    words = "; ".join(map(devices.describe, chosen))
-    if len(set(map(devices.kind_of, chosen))) > 1:
+    chosen = [devices.choose_each(names) for names in policy.site.devices]
+    words = "; ".join(" + ".join(map(devices.describe, places)) for places in chosen)
+    if any(devices.kinds_of(places) != devices.kinds_of(chosen[0]) for places in chosen):
         raise InputError(f"{words}: these round differently: name devices of one kind")
     return words
 

@@ -9,6 +9,7 @@ alone, to the bit and on every device: there is no sum whose order a kernel choo
 To add a clipper: a class here, with a ``function`` of its own, and its name in ``Clipper``.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dpbitfit.engine.biases import BiasLayout
+    from dpbitfit.engine.split import Part as DevicePart
 
 STABILITY = 0.01  # gamma of automatic clipping, Bu et al. 2022 (arXiv 2206.07136), section 4
 
@@ -47,6 +49,13 @@ class AttachedClipper(Protocol):
 
     def clip(self, rows: "Tensor") -> "Tensor":
         """Rows [B, D], float32, as they are summed [B, D + appended], float64."""
+
+    def of_parts(
+        self, parts: "Sequence[DevicePart]"
+    ) -> "Sequence[tuple[AttachedClipper, NDArray[np.int64]]] | None":
+        """For each device's part of a row: what clips it there, and where its sum [p + appended]
+        lies in that of whole rows; None where only a whole row can be clipped.
+        """
 
     def read(self, released: Vector) -> "tuple[Vector, AttachedClipper]":
         """The row [D] that a noised, averaged one stands for, and the next step's clipper."""
@@ -79,6 +88,9 @@ class _Flat(Part):
     def attach(self, model: "nn.Module", layout: "BiasLayout", norms: Vector | None = None) -> Self:
         """At work on rows of any layout: it needs to know of none."""
         return self
+
+    def of_parts(self, parts: "Sequence[DevicePart]") -> None:
+        """A row has one norm, of all its parts."""
 
     def read(self, released: Vector) -> tuple[Vector, Self]:
         """A noised, averaged row is what it is, and every step is clipped alike."""

@@ -4,6 +4,7 @@ Imports without torch, which comes when a device is chosen.
 """
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dpbitfit.errors import InputError, ModelError
@@ -43,6 +44,14 @@ def choose(name: str) -> "torch.device":
     return device
 
 
+def choose_each(names: str) -> "list[torch.device]":
+    """The devices of a model that is split over some (``cuda:0+cuda:1``), in the model's order.
+
+    Each is named as ``choose`` does, which says what is raised.
+    """
+    return [choose(name) for name in names.split("+")]
+
+
 def require_working(device: "torch.device") -> None:
     """ModelError where a GPU computes nothing any more, as after some faults until a restart.
 
@@ -60,9 +69,9 @@ def require_working(device: "torch.device") -> None:
         raise ModelError(f"{device} computes wrongly: use another device")
 
 
-def kind_of(device: "torch.device") -> str:
-    """What its kernels follow from: its description, whichever of several it is."""
-    return describe(device).removeprefix(f"{device}: ")
+def kinds_of(places: "Sequence[torch.device]") -> list[str]:
+    """What kernels follow from: each device's description, whichever of several it is."""
+    return [describe(device).removeprefix(f"{device}: ") for device in places]
 
 
 def describe(device: "torch.device") -> str:

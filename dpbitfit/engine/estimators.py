@@ -3,7 +3,7 @@
 To add an estimator: a class here, with a ``kind`` of its own, and its name in ``Estimator``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dpbitfit.engine.biases import BiasLayout
+    from dpbitfit.engine.split import Part as DevicePart
 
 
 class AttachedEstimator(Protocol):
@@ -32,11 +33,18 @@ class AttachedEstimator(Protocol):
     def width(self) -> int:
         """D, of a row."""
 
+    @property
+    def parts(self) -> "Sequence[DevicePart]":
+        """Where a row's values lie, of a model on several devices; D in all."""
+
     def begin(self, step: int) -> None:
         """Begin a step of the phase, from 0, at the biases that the model has."""
 
     def rows(self, losses: "Callable[[], Tensor]", count: int) -> "Tensor":
         """Rows [B, D], float32, of the ``count`` records whose losses [B] a call computes."""
+
+    def rows_in_parts(self, losses: "Callable[[], Tensor]", count: int) -> "Sequence[Tensor]":
+        """The same, of each part [B, p], on its device."""
 
     def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:
         """The gradient [P] that a noised, averaged row [D] stands for."""

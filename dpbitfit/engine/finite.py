@@ -14,12 +14,14 @@ class FiniteRows:
     def __init__(self) -> None:
         self._some: Tensor | None = None  # None before the first
 
-    def only(self, rows: Tensor) -> Tensor:
-        """The rows [B, D], with zeros for each that is not finite."""
-        finite = torch.isfinite(rows).all(dim=1, keepdim=True)  # [B, 1]
+    def only(self, *parts: Tensor) -> list[Tensor]:
+        """The rows' parts [B, p] on their devices, with zeros in all for each row not finite."""
+        finite = torch.isfinite(parts[0]).all(dim=1, keepdim=True)  # [B, 1]
+        for part in parts[1:]:
+            finite &= torch.isfinite(part).all(dim=1, keepdim=True).to(finite.device)
         some = finite.any()  # not looked at here: that would wait for the device
         self._some = some if self._some is None else self._some | some
-        return torch.where(finite, rows, torch.zeros_like(rows))
+        return [torch.where(finite.to(part.device), part, torch.zeros_like(part)) for part in parts]
 
     def warn(self) -> None:
         """Say where none was, to the machine's own log alone: it tells of the records."""

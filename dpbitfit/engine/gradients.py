@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dpbitfit.engine.biases import FEATURES_SECOND, NOT_PER_RECORD, BiasLayout, freeze
 from dpbitfit.engine.finite import FiniteRows
+from dpbitfit.engine.split import joined, parts
 from dpbitfit.errors import ModelError
 
 
@@ -63,17 +64,17 @@ class PerRecordGradients:
         self._model = model
         self._layout = layout
         self._handles: list[RemovableHandle] = []
-        self._buffer: Tensor | None = None  # [B, P] float32
+        self.parts = parts(model, layout)  # a row's, by device
+        self._values: dict[str, Tensor] = {}  # of a pass's rows, [B, n] of each parameter
         self._finite = FiniteRows()
         device = next(model.parameters()).device
         self._anchor = torch.zeros((), requires_grad=True, device=device)
 
     def __enter__(self) -> Self:
-        places = {name: place for name, _, place in self._layout.slices()}
         wanted = {id(self._model.get_parameter(name)): name for name in self._layout.names}
         for path, module in self._model.named_modules():
             trained = {
-                key: places[wanted[id(value)]]
+                key: wanted[id(value)]
                 for key, value in module._parameters.items()
                 if value is not None and id(value) in wanted
             }
@@ -100,9 +101,16 @@ class PerRecordGradients:
         finite is zeroed: a unit may always contribute nothing. Raises ModelError when the
         losses are not one for each record.
         """
-        device = self._anchor.device
-        buffer = torch.zeros((count, self.width), dtype=torch.float32, device=device)
-        self._buffer = buffer
+        return joined(self.rows_in_parts(losses, count), self.parts)
+
+    def rows_in_parts(self, losses: Callable[[], Tensor], count: int) -> list[Tensor]:
+        """The same rows as they lie on the model's devices: of each of its parts, [B, p]."""
+        rows = [
+            torch.zeros((count, part.size), dtype=torch.float32, device=part.device)
+            for part in self.parts
+        ]
+        for part, values in zip(self.parts, rows, strict=True):
+            self._values |= part.by_name(values)
         try:
             with torch.enable_grad():
                 values = losses()
@@ -112,8 +120,8 @@ class PerRecordGradients:
                 raise ModelError("the loss does not depend on any trained bias")
             values.sum().backward()  # type: ignore[no-untyped-call]
         finally:
-            self._buffer = self._anchor.grad = None
-        return self._finite.only(buffer)
+            self._values, self._anchor.grad = {}, None
+        return self._finite.only(*rows)
 
     def begin(self, step: int) -> None:
         """Every step is alike."""
@@ -123,33 +131,33 @@ class PerRecordGradients:
         return released
 
     def _hook(
-        self, path: str, module: nn.Module, bias: slice | None, weight: slice | None
+        self, path: str, module: nn.Module, bias: str | None, weight: str | None
     ) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
         second = isinstance(module, FEATURES_SECOND)
         own = module._parameters.get("bias")
         width = 1 if second or own is None else own.dim()
 
         def hook(_module: nn.Module, inputs: tuple[Any, ...], whole: Any) -> Any:
-            if self._buffer is None or not torch.is_grad_enabled():
+            if not self._values or not torch.is_grad_enabled():
                 return None
-            if not is_per_record(module, whole, len(self._buffer)):
+            values = self._values
+            if not is_per_record(module, whole, len(next(iter(values.values())))):
                 raise ModelError(f"{path}: {NOT_PER_RECORD}")
             output, *others = whole if isinstance(whole, tuple) else (whole,)
             started = output if output.requires_grad else _start(output, self._anchor)
             activation = inputs[0].detach() if weight is not None else None  # [B, ..., d]
-            buffer = self._buffer
 
             def collect(gradient: Tensor) -> None:
                 if bias is not None:
                     last = gradient.dim()
                     summed = range(2, last) if second else range(1, last - width)
                     row = gradient.float().sum(list(summed)) if summed else gradient.float()
-                    buffer[:, bias] += row.reshape(len(row), -1)
+                    values[bias] += row.reshape(len(row), -1)
                 if weight is not None and activation is not None:
                     after = gradient.float().reshape(len(gradient), -1, gradient.shape[-1])
                     before = activation.float().reshape(len(after), after.shape[1], -1)
                     outer = torch.einsum("btk,btd->bkd", after, before)  # [B, K, d]
-                    buffer[:, weight] += outer.reshape(len(outer), -1)
+                    values[weight] += outer.reshape(len(outer), -1)
 
             started.register_hook(collect)
             return (started, *others) if isinstance(whole, tuple) else started

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dpbitfit.schema import Key, Part
-from dpbitfit.validate import ClippingNorm
+from dpbitfit.validate import ClippingNorm, whole
 
 if TYPE_CHECKING:
     from torch import nn
 
     from dpbitfit.engine.biases import BiasLayout
 
+Allocation = Literal["equal-budget", "equal", "least-total"]  # of noise to groups
 HEAD, BIASES, NORMALIZATION = "head", "biases", "normalization"
 
 
@@ -38,6 +39,16 @@ class Groups:
         """How many values each group has [G]."""
         return np.bincount(self.members, minlength=len(self.names))
 
+    def scales(self, allocation: Allocation) -> NDArray[np.float64]:
+        """gamma [G]: a group's noise over the multiplier and the sensitivity."""
+        norms = relative = self.norms
+        if allocation == "equal":
+            relative = np.ones_like(norms)
+        elif allocation == "least-total":
+            relative = np.sqrt(norms / np.sqrt(self.sizes))
+        scales: NDArray[np.float64] = relative * np.linalg.norm(norms / relative)
+        return scales
+
 
 class _Rule(Part):
     def groups(self, model: "nn.Module", layout: "BiasLayout") -> Groups:
@@ -47,13 +58,13 @@ class _Rule(Part):
         members = np.empty(layout.size, np.int64)
         for name, _, place in layout.slices():
             layer = _layer(name)
-            own = HEAD if layer in heads else self._group(model.get_submodule(layer), layer)
+            own = self._group(model, layer, layer in heads)
             members[place] = numbers.setdefault(own, len(numbers))
         return Groups(tuple(numbers), members, self._norms(tuple(numbers)))
 
-    def _group(self, module: "nn.Module", layer: str) -> str:
-        """The group of a bias of this layer."""
-        return BIASES
+    def _group(self, model: "nn.Module", layer: str, is_head: bool) -> str:
+        """The group of what trains of this layer."""
+        return HEAD if is_head else BIASES
 
     def _norms(self, names: tuple[str, ...]) -> NDArray[np.float64]:
         raise NotImplementedError
@@ -70,11 +81,30 @@ class PerLayer(_Rule):
         """A bound on the norm of a clipped row, and on any group's norm times sqrt(G)."""
         return self.norm
 
-    def _group(self, module: "nn.Module", layer: str) -> str:
-        return layer
+    def _group(self, model: "nn.Module", layer: str, is_head: bool) -> str:
+        return HEAD if is_head else layer
 
     def _norms(self, names: tuple[str, ...]) -> NDArray[np.float64]:
         return np.full(len(names), self.norm / math.sqrt(len(names)))
+
+
+class PerStage(PerLayer):
+    """Each of so many stages, of consecutive layers (``split.stages_of``); together ``norm``.
+
+    A model split as far clips each where it lies; one that is whole releases the same.
+    """
+
+    rule: Literal["per-stage"] = "per-stage"  # type: ignore[assignment]
+    stages: Annotated[
+        int,
+        Key("clipping-stages"),
+        whole(2, 1024, "Stages to which clipping groups per-stage cut a model's layers."),
+    ] = 2
+
+    def _group(self, model: "nn.Module", layer: str, is_head: bool) -> str:
+        from dpbitfit.engine.split import stages_of
+
+        return f"stage {stages_of(model, self.stages)[id(model.get_submodule(layer))]}"
 
 
 class HeadAndBiases(_Rule):
@@ -116,11 +146,14 @@ class ByKind(HeadAndBiases):
     def _by_name(self) -> dict[str, float]:
         return {**super()._by_name(), NORMALIZATION: self.normalization_norm}
 
-    def _group(self, module: "nn.Module", layer: str) -> str:
+    def _group(self, model: "nn.Module", layer: str, is_head: bool) -> str:
+        if is_head:
+            return HEAD
+        module = model.get_submodule(layer)
         return NORMALIZATION if "norm" in type(module).__name__.lower() else BIASES
 
 
-Grouping = Annotated[PerLayer | HeadAndBiases | ByKind, Field(discriminator="rule")]
+Grouping = Annotated[PerLayer | PerStage | HeadAndBiases | ByKind, Field(discriminator="rule")]
 
 
 def _layer(name: str) -> str:

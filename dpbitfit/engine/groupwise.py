@@ -17,15 +17,16 @@ functions of released values alone.
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from dpbitfit.engine.groups import Grouping, Groups, PerLayer
-from dpbitfit.engine.row_norms import SAFETY, exact_rows, row_norms
+from dpbitfit.engine.groups import Allocation, Grouping, Groups, PerLayer
+from dpbitfit.engine.row_norms import SAFETY, row_norms
 from dpbitfit.schema import Key, Part
 from dpbitfit.validate import real
 
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dpbitfit.engine.biases import BiasLayout
+    from dpbitfit.engine.split import Part as DevicePart
 
 Vector = NDArray[np.float64]
-Allocation = Literal["equal-budget", "equal", "least-total"]
 FURTHEST = 1000.0  # by which factor an adaptive norm may leave the plan's
 
 
@@ -75,8 +76,8 @@ class _Groupwise(Part):
     ) -> "GroupClipper":
         """At work on rows of this layout [B, P]; ``norms`` [G] are those that were adapted to."""
         groups = self.groups.groups(model, layout)
-        device = next(model.parameters()).device
-        return GroupClipper(self.allocation, groups, _Places.of(groups, device))
+        places = _Places.of(groups, model.get_parameter(layout.names[0]).device)
+        return GroupClipper(self.allocation, groups, groups.scales(self.allocation), places)
 
 
 class GroupwiseClipping(_Groupwise):
@@ -128,8 +129,9 @@ class AdaptiveClipping(_Groupwise):
     ) -> "GroupClipper":
         """At work on rows of this layout [B, P]; ``norms`` [G] are those that were adapted to."""
         fixed = super().attach(model, layout)
-        start = fixed.groups if norms is None else replace(fixed.groups, norms=norms)
-        return AdaptiveGroupClipper(self.allocation, start, fixed.places, self, fixed.groups.norms)
+        groups = fixed.groups if norms is None else replace(fixed.groups, norms=norms)
+        scales, start = groups.scales(self.allocation), fixed.groups.norms
+        return AdaptiveGroupClipper(self.allocation, groups, scales, fixed.places, self, start)
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ class GroupClipper:
 
     allocation: Allocation
     groups: Groups
+    scales: Vector  # gamma [G]
     places: _Places
 
     @property
@@ -183,23 +186,31 @@ class GroupClipper:
         """What the next round has to know: adapted norms [G]."""
         return None
 
-    @property
-    def scales(self) -> Vector:
-        """gamma [G]: a group's noise over the multiplier and the sensitivity."""
-        norms = relative = self.groups.norms
-        if self.allocation == "equal":
-            relative = np.ones_like(norms)
-        elif self.allocation == "least-total":
-            relative = np.sqrt(norms / np.sqrt(self.groups.sizes))
-        scales: Vector = relative * np.linalg.norm(norms / relative)
-        return scales
-
     def clip(self, rows: "Tensor") -> "Tensor":
         """Gradient rows [B, P], float32, clipped by group and scaled, in float64.
 
-        A row of zeros stays zero, and a row that is not finite becomes zero.
+        A row of zeros stays zero, and a group that is not finite becomes zero.
         """
         return self._clipped(rows)[0]
+
+    def of_parts(
+        self, parts: "Sequence[DevicePart]"
+    ) -> list[tuple[Self, NDArray[np.int64]]] | None:
+        """For each device's part: what clips it there, and where its sum lies in the whole one.
+
+        None where a group has values on several devices.
+        """
+        split, size = [], len(self.groups.members)
+        for part in parts:
+            numbers, members = np.unique(self.groups.members[part.places], return_inverse=True)
+            names = tuple(self.groups.names[number] for number in numbers)
+            groups = Groups(names, members, self.groups.norms[numbers])
+            places = _Places.of(groups, part.device)
+            clipper = replace(self, groups=groups, scales=self.scales[numbers], places=places)
+            appended = size + numbers[: clipper.appended]
+            split.append((clipper, np.concatenate([part.places, appended])))
+        several = sum(len(own.groups.names) for own, _ in split) > len(self.groups.names)
+        return None if several else split
 
     def read(self, released: Vector) -> tuple[Vector, "GroupClipper"]:
         """The gradient [P] of a noised, averaged row, and the clipper of the next step."""
@@ -207,14 +218,16 @@ class GroupClipper:
 
     def _clipped(self, rows: "Tensor") -> "tuple[Tensor, Tensor]":
         """Scaled rows [B, P], and which groups were not clipped [B, G]."""
-        exact = exact_rows(rows)
+        exact = rows.double()
         lengths = exact.new_empty((len(exact), len(self.groups.names)))  # [B, G]
         for numbers, places in self.places.of_size:
             lengths[:, numbers] = row_norms(exact[:, places]).squeeze(-1)
         norms = lengths.new_tensor(self.groups.norms)
         shares = lengths.new_tensor(self.groups.norms / self.scales * SAFETY)
         factors = shares / lengths.maximum(norms)  # of a scaled row, [B, G]
-        return exact * factors[:, self.places.members], lengths <= norms
+        factors.nan_to_num_(0.0)
+        clipped = exact.nan_to_num(0.0, 0.0, 0.0) * factors[:, self.places.members]
+        return clipped, lengths <= norms
 
 
 @dataclass(frozen=True)
@@ -232,7 +245,7 @@ class AdaptiveGroupClipper(GroupClipper):
     @property
     def appended(self) -> int:
         """One value a group."""
-        return len(self.start)
+        return len(self.groups.names)
 
     @property
     def norms(self) -> Vector:
@@ -257,4 +270,5 @@ class AdaptiveGroupClipper(GroupClipper):
         shares = np.clip(released[len(gradient) :] / self.weight + 0.5, 0.0, 1.0)
         moved = self.norms * np.exp(self.settings.norm_rate * (self.settings.quantile - shares))
         norms = np.clip(moved, self.start / FURTHEST, self.start * FURTHEST)
-        return gradient, replace(self, groups=replace(self.groups, norms=norms))
+        groups = replace(self.groups, norms=norms)
+        return gradient, replace(self, groups=groups, scales=groups.scales(self.allocation))

@@ -104,8 +104,9 @@ def by_autograd(model: nn.Module, layout: BiasLayout, losses: Losses, probe: int
             gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
     finally:
         freeze(model)
+    home = parameters[0].device
     rows = {
-        name: gradient.float().reshape(-1)
+        name: gradient.float().reshape(-1).to(home)
         for name, gradient in zip(layout.names, gradients, strict=True)
     }
     if not (loss.isfinite() and all(row.isfinite().all() for row in rows.values())):

@@ -5,7 +5,7 @@ its records' rows alone, to the bit and on every device. Norms are summed in a f
 (``clipping``), and integers add up to the same in any. No row leaves the device; the sum does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -45,6 +45,10 @@ class UnitSum:
 
     def add(self, batch: Sequence[int], rows: Tensor) -> None:
         """Count the rows [B, D], float32, of some records: all or, where this raises, none."""
+        self.ready(batch, rows)()
+
+    def ready(self, batch: Sequence[int], rows: Tensor) -> Callable[[], None]:
+        """What counts the rows [B, D], float32, of some records, and cannot fail any more."""
         waiting: dict[int, int] = {}
         partial: dict[int, Tensor] = {}
         whole = []  # places of rows that are their unit's first and last
@@ -61,12 +65,15 @@ class UnitSum:
         added = self._on_grid(rows if len(whole) == len(rows) else rows[whole])
         if complete:
             added += self._on_grid(torch.stack([partial[unit] for unit in complete]))
-        # Nothing below can fail.
-        self._total += added
-        self._waiting.update(waiting)
-        self._partial.update(partial)
-        for unit in complete:
-            del self._partial[unit]
+
+        def count() -> None:
+            self._total.add_(added)
+            self._waiting.update(waiting)
+            self._partial.update(partial)
+            for unit in complete:
+                del self._partial[unit]
+
+        return count
 
     def total(self) -> NDArray[np.int64]:
         """The sum [D]: all that leaves the device."""

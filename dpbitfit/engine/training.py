@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import AttachedClipper
-from dpbitfit.engine.devices import kind_of
+from dpbitfit.engine.devices import kinds_of
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import AttachedEstimator
 from dpbitfit.engine.memory import MOST_VALUES, in_micro_batches
@@ -31,6 +31,7 @@ from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.ranks import Ranks
 from dpbitfit.engine.sampling import PoissonSampler
+from dpbitfit.engine.split import devices_of
 from dpbitfit.engine.summing import UnitSum
 from dpbitfit.errors import InputError
 from dpbitfit.phases import SampledPhase
@@ -84,9 +85,9 @@ def train_round(
     divisor = phase.sampling_rate * declared_size
     values = biases.astype(np.float64)  # [P]
     ranks = ranks or Ranks()
-    kind = kind_of(next(model.parameters()).device)
+    kinds = kinds_of(devices_of(model))
     count, canonical = len(records.units), records.canonical_rows
-    ranks.require_alike(layout.digest, biases.tobytes(), count, canonical, kind)
+    ranks.require_alike(layout.digest, biases.tobytes(), count, canonical, kinds)
     rows = []  # [D] each, where the phase sends them
     model.eval()  # dropout off
     with deterministic(), phase.estimator.attach(model, layout, directions) as estimator:
@@ -123,15 +124,27 @@ def clipped_sum(
     A unit's records are summed before they are clipped. An empty sample gives zeros. A
     micro-batch has at most ``token_budget`` tokens, or what the device allows (``memory``).
     """
-    device = next(model.parameters()).device
-    zeros = torch.zeros(estimator.width + clipper.appended, dtype=torch.int64, device=device)
-    summed = UnitSum(records.units, sample, clipper, noise, zeros)
+    parts, width = estimator.parts, estimator.width + clipper.appended
+    split = clipper.of_parts(parts) if len(parts) > 1 else None
+    rows_of: Callable[[Callable[[], Tensor], int], Sequence[Tensor]] = estimator.rows_in_parts
+    if split is None:  # whole rows, on the first device
+        split = [(clipper, np.arange(width))]
+        rows_of = lambda losses, count: [estimator.rows(losses, count)]  # noqa: E731
+    sums = []
+    for (own, places), part in zip(split, parts, strict=False):
+        zeros = torch.zeros(len(places), dtype=torch.int64, device=part.device)
+        sums.append(UnitSum(records.units, sample, own, noise, zeros))
 
     def add(batch: list[int], full: list[int]) -> None:
-        rows = estimator.rows(partial(records.losses, model, full), len(full))
-        summed.add(batch, rows[: len(batch)])
+        rows = rows_of(partial(records.losses, model, full), len(full))
+        ready = [own.ready(batch, of[: len(batch)]) for own, of in zip(sums, rows, strict=True)]
+        for count in ready:  # in none, where one of them has failed
+            count()
 
     most_rows = MOST_VALUES // estimator.width
-    for _ in in_micro_batches(model, records, summed.records, add, token_budget, most_rows):
+    for _ in in_micro_batches(model, records, sums[0].records, add, token_budget, most_rows):
         pass
-    return summed.total()
+    total = np.empty(width, np.int64)
+    for (_, places), summed in zip(split, sums, strict=True):
+        total[places] = summed.total()
+    return total

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, write_biases
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.finite import FiniteRows
+from dpbitfit.engine.split import Part
 from dpbitfit.errors import ModelError
 
 
@@ -62,6 +63,12 @@ class LossDifferences:
         """Of a row: K, one value for each direction."""
         return self._count
 
+    @property
+    def parts(self) -> list[Part]:
+        """A row lies on one device, where the model reads."""
+        device = next(self._model.parameters()).device
+        return [Part(device, {"derivatives": self._count}, np.arange(self._count))]
+
     def begin(self, step: int) -> None:
         """Look about the biases as they are, along the directions of this step of the phase."""
         self._step = step
@@ -83,7 +90,12 @@ class LossDifferences:
                 rows[:, number] = ahead - self._losses(losses, count, self._center - away)
         finally:
             write_biases(self._model, self._layout, self._center)
-        return self._finite.only(rows / (2 * float(self._smoothing) * math.sqrt(self._count)))
+        derivatives = rows / (2 * float(self._smoothing) * math.sqrt(self._count))
+        return self._finite.only(derivatives)[0]
+
+    def rows_in_parts(self, losses: Callable[[], Tensor], count: int) -> list[Tensor]:
+        """The same."""
+        return [self.rows(losses, count)]
 
     def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:
         """The gradient [P] that a noised, averaged row [K] stands for, as both sides take it."""

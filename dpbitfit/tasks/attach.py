@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from dpbitfit.engine import devices
+from dpbitfit.engine import devices, split
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.engine.losscheck import canonical_rows, check_losses
 from dpbitfit.engine.selfcheck import check_gradients
@@ -22,19 +22,19 @@ def attach(
 ) -> Task:
     """Load a task, built-in or a site's own, and check it on its public probes.
 
-    It computes on ``device``, as ``devices.choose`` names it. What the model computes of a
-    record without gradients is checked, as features and evaluations need, and where the plan
-    ``needs_gradients``, the record's gradient too.
+    It computes on ``device``, as ``devices.choose_each`` names one or several. What the model
+    computes of a record without gradients is checked, as features and evaluations need, and
+    where the plan ``needs_gradients``, the record's gradient too.
     Biases that cannot be trained soundly leave its layout. Raises InputError when it cannot be
     loaded or the device is not there, ModelError when it cannot be trained privately on it.
     Nothing here sees a private record, so that what a library raises may be quoted.
     """
-    place = devices.choose(device)
+    on = devices.choose_each(device)
     try:
         task = kind.load(folder, settings, labels)
         if task is None:
             raise ModelError("the task's load returned nothing")
-        task.model.to(place)
+        split.place(task.model, on)
         _check(task, needs_gradients)
     except DpbitfitError:
         raise

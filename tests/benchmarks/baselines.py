@@ -162,7 +162,7 @@ class _WeightGradients(PerRecordGradients):
     """
 
     def _hook(
-        self, path: str, module: nn.Module, bias: slice | None, weight: slice | None
+        self, path: str, module: nn.Module, bias: str | None, weight: str | None
     ) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
         if weight is None or not isinstance(module, nn.LayerNorm):
             return super()._hook(path, module, bias, weight)
@@ -172,13 +172,13 @@ class _WeightGradients(PerRecordGradients):
             started = plain(layer, inputs, output)
             if started is None:
                 return None
-            buffer, shape = self._buffer, module.normalized_shape
+            values, shape = self._values, module.normalized_shape
             normal = functional.layer_norm(inputs[0].detach(), shape, eps=module.eps)
 
             def collect(gradient: Tensor) -> None:
                 products = (gradient * normal).float()  # [B, ..., *shape]
-                row = products.reshape(len(buffer), -1, math.prod(shape)).sum(dim=1)
-                buffer[:, weight] += row
+                row = products.reshape(len(products), -1, math.prod(shape)).sum(dim=1)
+                values[weight] += row
 
             started.register_hook(collect)
             return started

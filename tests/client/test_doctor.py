@@ -1,6 +1,7 @@
 """What the doctor finds, each thing once well and once not."""
 
 import ipaddress
+import itertools
 import json
 import ssl
 import subprocess
@@ -294,8 +295,8 @@ def test_each_of_several_devices_is_there_and_they_are_of_one_kind(
     policy.write_text(text)
     check = dict(doctor.needs(Policy.read(policy)))["device"]
     assert check().count("CPU") == 2
-    kinds = iter(["an H100", "an A100"])
-    monkeypatch.setattr(devices, "kind_of", lambda _: next(kinds))
+    kinds = itertools.cycle([["an H100"], ["an A100"]])
+    monkeypatch.setattr(devices, "kinds_of", lambda _: next(kinds))
     with pytest.raises(InputError, match="name devices of one kind"):
         check()
 

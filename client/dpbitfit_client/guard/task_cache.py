@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dpbitfit.engine import devices
+from dpbitfit.engine import devices, split
 from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.errors import PolicyError, ProtocolError
 from dpbitfit.plan import Plan
@@ -89,9 +89,10 @@ class LoadedTask:
         """ProtocolError unless the plan is for this very model and label set.
 
         Raises InputError where it trains a linear head alone, and the task has none, ModelError
-        where the model's device works no more: nothing has been charged yet.
+        where a device of the model's works no more: nothing has been charged yet.
         """
-        devices.require_working(next(self.task.model.parameters()).device)
+        for device in split.devices_of(self.task.model):
+            devices.require_working(device)
         if (plan.model.layout, plan.model.digest) != (self.task.layout.digest, self.task.digest):
             raise ProtocolError("the plan is for another model or label set than this site's")
         if any(phase.trains == "head" for phase in plan.phases):

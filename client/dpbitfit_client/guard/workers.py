@@ -23,8 +23,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dpbitfit.data.tables import Table
-from dpbitfit.engine.devices import kind_of
+from dpbitfit.engine.devices import kinds_of
 from dpbitfit.engine.ranks import Group, Ranks
+from dpbitfit.engine.split import devices_of
 from dpbitfit.errors import DpbitfitError, ModelError, WorkerError
 from dpbitfit.phases import Phase, SampledPhase
 from dpbitfit.tasks.base import Task
@@ -250,5 +251,5 @@ def _end_with_the_guard(descriptor: int) -> None:
 
 def _facts(task: Task) -> tuple[Any, ...]:
     """What must be the same in all processes."""
-    kind = kind_of(next(task.model.parameters()).device)
-    return task.digest, task.layout.digest, task.canonical_rows, kind
+    kinds = kinds_of(devices_of(task.model))
+    return task.digest, task.layout.digest, task.canonical_rows, kinds

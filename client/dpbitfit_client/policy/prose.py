@@ -52,11 +52,13 @@ def _site_words(facts: dict[str, Any]) -> str:
 
 
 def _device_words(device: str) -> str:
+    split = ", each model split over those joined by '+'" if "+" in device else ""
     if "," not in device:
-        return f"the device {device!r}"
+        return f"the device {device!r}{split}"
     return (
-        f"the devices {device}, which share the records of each step that samples: on all but the "
-        "first a process of the guard's own, which holds the records too and listens nowhere"
+        f"the devices {device}{split}, which share the records of each step that samples: on all "
+        "but the first a process of the guard's own, which holds the records too and listens "
+        "nowhere"
     )
 
 

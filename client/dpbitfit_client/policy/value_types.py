@@ -66,8 +66,10 @@ def _is_group(value: str) -> bool:
 def _are_devices(names: tuple[str, ...]) -> bool:
     if len(names) == 1 and names[0] in ("auto", "cuda"):
         return True
-    gpus = [name for name in names if re.fullmatch(r"cuda:(0|[1-9][0-9]?)", name)]
-    return bool(names) and (set(names) == {"cpu"} or len(set(gpus)) == len(names))
+    gpus = [gpu for name in names for gpu in name.split("+")]
+    differ = len(set(gpus)) == len(gpus)
+    all_gpus = all(re.fullmatch(r"cuda:(0|[1-9][0-9]?)", gpu) for gpu in gpus)
+    return bool(names) and (set(names) == {"cpu"} or (differ and all_gpus))
 
 
 Column = Annotated[
@@ -91,7 +93,8 @@ Devices = Annotated[
     Field(description="Where models compute: on one device, or on several together."),
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     Form(
-        "'cpu', 'auto', 'cuda' or 'cuda:N', or a list of GPUs that differ, each 'cuda:N'",
+        "'cpu', 'auto', 'cuda' or 'cuda:N', or a list of GPUs that differ, each 'cuda:N'; "
+        "a model is split over 'cuda:N+cuda:M'",
         _are_devices,
     ),
 ]

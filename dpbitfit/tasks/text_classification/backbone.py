@@ -45,7 +45,9 @@ class TextClassifier(nn.Module):
             states = self.backbone(input_ids=input_ids, attention_mask=attention_mask)[0]
         else:
             states = self.upper.go_on(below, input_ids, attention_mask)  # [B, T, d]
-        return functional.normalize(pool(states, attention_mask, self.pooling), dim=-1)
+        return functional.normalize(
+            pool(states, attention_mask.to(states.device), self.pooling), dim=-1
+        )
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, below: Tensor | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpbitfit.engine.split import layer_stack
 from dpbitfit.errors import InputError, ModelError
 
 _TEXTS, _TOKENS = 3, 8  # on which it is seen whether a backbone goes on from its layers' input
@@ -34,7 +35,10 @@ class UpperLayers:
     def __init__(self, backbone: Any, count: int) -> None:
         self._backbone = backbone
         vocabulary = len(backbone.get_input_embeddings().weight)
-        self._owner, self._name, stack = _stack(backbone)
+        place = layer_stack(backbone)
+        if place is None:
+            raise _unfit(backbone)
+        self._owner, self._name, stack = place
         if count > len(stack):
             raise InputError(f"'layers' is {count}, and the model has {len(stack)}")
         self._lower, self._upper = stack[:-count], stack[-count:]
@@ -69,7 +73,8 @@ class UpperLayers:
                 ((states, *args[1:]), named) if args else ((), {**named, "hidden_states": states})
             )
 
-        handle = self._upper[0].register_forward_pre_hook(enter, with_kwargs=True)
+        # First, so that what moves a layer's input to its device moves this.
+        handle = self._upper[0].register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
         try:
             with self._alone():
                 last = self._backbone(input_ids=input_ids, attention_mask=attention_mask)[0]
@@ -113,21 +118,6 @@ class UpperLayers:
             except (IndexError, RuntimeError, TypeError, ValueError):
                 return False  # its layers ask for each other
         return torch.equal(whole, last)
-
-
-def _stack(backbone: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
-    """Where the backbone's layers are: the module that has them, and under which name."""
-    stacks = [
-        (owner, name, part)
-        for owner in backbone.modules()
-        for name, part in owner.named_children()
-        if isinstance(part, nn.ModuleList) and len(part) > 1
-    ]
-    inner = {id(part) for *_, stack in stacks for layer in stack for part in layer.modules()}
-    outer = [place for place in stacks if id(place[2]) not in inner]
-    if len(outer) != 1:
-        raise _unfit(backbone)
-    return outer[0]
 
 
 def _unfit(backbone: nn.Module) -> ModelError:

@@ -123,6 +123,12 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
         ["cuda:0", "cuda:01"],
         ["cuda:0", "mps"],
         ["cuda:0", 1],
+        "cuda:0+",
+        "cuda:0+cuda:0",
+        "cuda+cuda:1",
+        "cpu+cuda:0",
+        "cuda:0 + cuda:1",
+        ["cuda:0+cuda:1", "cuda:1"],
         [["cuda:0"]],
     ],
     ("coordinators", "trial-office", "public-key"): ["", "ab" * 31, "xy" * 32, "ab" * 33],
@@ -229,6 +235,8 @@ def test_what_may_be_left_out_has_its_default(file: Path, key: Key) -> None:
         (["cuda:1"], ("cuda:1",)),
         (["cuda:1", "cuda:0", "cuda:10"], ("cuda:1", "cuda:0", "cuda:10")),
         (["cpu", "cpu"], ("cpu", "cpu")),
+        ("cuda:0+cuda:1", ("cuda:0+cuda:1",)),
+        (["cuda:0+cuda:1", "cuda:2+cuda:3"], ("cuda:0+cuda:1", "cuda:2+cuda:3")),
     ],
 )
 def test_a_device_is_one_name_or_a_list(file: Path, value: Any, devices: tuple[str, ...]) -> None:

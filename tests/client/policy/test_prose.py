@@ -38,12 +38,16 @@ def letters(policy: Policy) -> dict[str, Any]:
     [
         ("cuda:1", "Models compute on the device 'cuda:1', whatever a coordinator asks."),
         (["cuda:0", "cuda:1"], "Models compute on the devices cuda:0, cuda:1, which share"),
+        (
+            "cuda:0+cuda:1",
+            "the device 'cuda:0+cuda:1', each model split over those joined by '+', whatever",
+        ),
     ],
 )
 def test_devices_are_named(file: Path, value: Any, sentence: str) -> None:
     policy = read(file, changed(("site", "device"), value))
     assert sentence in words(policy)
-    assert describe(policy)["device"] == ("cuda:1" if value == "cuda:1" else "cuda:0, cuda:1")
+    assert describe(policy)["device"] == (value if isinstance(value, str) else "cuda:0, cuda:1")
 
 
 def test_everything_that_decides_is_explained(file: Path) -> None:

@@ -58,10 +58,10 @@ def clipper(
     """Of groups that no rule makes, too."""
     norms = np.asarray(norms, np.float64)
     groups = Groups(tuple(map(str, range(len(norms)))), members, norms)
-    places = _Places.of(groups, torch.device("cpu"))
+    places, scales = _Places.of(groups, torch.device("cpu")), groups.scales(allocation)
     if adaptive is None:
-        return GroupClipper(allocation, groups, places)
-    return AdaptiveGroupClipper(allocation, groups, places, adaptive, norms)
+        return GroupClipper(allocation, groups, scales, places)
+    return AdaptiveGroupClipper(allocation, groups, scales, places, adaptive, norms)
 
 
 @st.composite
