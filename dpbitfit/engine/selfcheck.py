@@ -42,11 +42,12 @@ CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
 # Standard deviations of what is added to the biases: a little, so that other sums are rounded;
 # much; and what overflows when squared.
 BIAS_SCALES = (0.1, 1e3, 1e19)
-# Of the micro-batches that are compared, in canonical sizes: at the model's own biases, at others.
-_SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16), (1, 3, 8, 16)
+# Rows of the micro-batches that are compared, brought to canonical sizes: at the model's own
+# biases, at others.
+_SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16, 24, 40, 128), (1, 3, 8, 16, 32)
 # Of a micro-batch that is compared: three canonical sizes, so many tokens, or so many rows, because
 # a head sees a row a record, and kernels for up to ten or so of them sum in another order.
-_MOST_TOKENS, _MOST_ROWS = 256, 16
+_MOST_TOKENS, _MOST_ROWS = 1024, 16
 
 _log = logging.getLogger("dpbitfit.engine")
 
@@ -242,12 +243,12 @@ class Cuts:
         With ``shapes``, all that there will be, each of them twice. What is larger
         than the group is filled up with one of them: a mean over the batch differs.
         """
-        group = self.group
-        cuts = [(size * self.canonical, size) for size in (_FEW_SIZES if self.few else _SIZES)]
+        group, canonical = self.group, self.canonical
+        sizes = {-(-size // canonical) * canonical for size in (_FEW_SIZES if self.few else _SIZES)}
         cuts = [
-            (rows, size)
-            for rows, size in cuts
-            if size <= 3 or rows <= _MOST_ROWS or rows * self.length <= _MOST_TOKENS
+            (rows, turn)
+            for turn, rows in enumerate(sorted(sizes | {canonical, 2 * canonical, 3 * canonical}))
+            if rows <= max(3 * canonical, _MOST_ROWS) or rows * self.length <= _MOST_TOKENS
         ]
         if shapes:
             each = list(enumerate(shapes))

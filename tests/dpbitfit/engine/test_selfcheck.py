@@ -281,21 +281,34 @@ def test_the_size_from_which_rows_are_exact_is_found() -> None:
 
 
 class RoundsForFewRows(nn.LayerNorm):
-    """Other values for up to ten rows, as of some kernels of products; it has none itself."""
+    """Other values for up to so many rows, as of some kernels of products; it has none itself."""
+
+    few = 10
 
     def forward(self, records: Tensor) -> Tensor:
-        return super().forward(records) * (1 + 1e-6 * (len(records) <= 10))
+        return super().forward(records) * (1 + 1e-6 * (len(records) <= self.few))
 
 
-@pytest.mark.parametrize("tokens", [1, 20, 512])
-def test_more_rows_than_a_head_has_ways_for_are_compared_at_every_length(tokens: int) -> None:
+def canonical_rows(few: int, tokens: int) -> int:
+    """What the check finds for such a model with probes of so many tokens."""
     model, data = RoundsForFewRows(5), torch.linspace(-1, 1, 15).view(3, 5) ** 2
-    lengths = np.full(3, tokens)
+    model.few = few
 
     def of(chosen: Sequence[int]) -> Tensor:
         return model(data[list(chosen)]).square().sum(dim=1)
 
-    assert check_gradients(model, select_biases(model), of, lengths)[1] == 16
+    return check_gradients(model, select_biases(model), of, np.full(3, tokens))[1]
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 512])
+def test_more_rows_than_a_head_has_ways_for_are_compared_at_every_length(tokens: int) -> None:
+    assert canonical_rows(10, tokens) == 16
+
+
+def test_many_rows_are_compared_with_few() -> None:
+    assert canonical_rows(30, 8) == 32
+    with pytest.raises(ModelError, match="its rounding changes with the batch"):
+        canonical_rows(100, 8)
 
 
 def test_a_model_that_is_exact_at_no_size_is_refused_with_the_layer_and_the_device() -> None:
