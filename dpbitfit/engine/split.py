@@ -3,7 +3,7 @@
 For a model that is too large for one device. What a layer reads is moved to its device, and
 autograd moves the gradient back. A device holds the rows' part of its own layers' biases; where
 every clipping group lies on one device, each part is clipped and added up where it lies, and
-only the sums leave it (per-device clipping, He et al. 2023, arXiv 2212.01539, section 4).
+only the sums leave it (per-device clipping, He et al. 2023, arXiv 2212.01539).
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from dpbitfit.engine.clipping import CLIPPINGS, Clipper
-from dpbitfit.engine.groups import ByKind, HeadAndBiases, PerLayer
+from dpbitfit.engine.groups import ByKind, HeadAndBiases, PerLayer, PerStage
 from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
 from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.phases import BiasPhase, DpZeroPhase
@@ -86,6 +86,13 @@ def test_options_fill_every_part() -> None:
     assert build(BiasPhase, {**flat, "clipping-norm": 2.0}).clipping == GroupwiseClipping(
         groups=PerLayer(norm=2.0), allocation="least-total"
     )
+    staged = {**flat, "clipping-groups": "per-stage", "clipping-norm": 2.0, "clipping-stages": 3}
+    assert build(BiasPhase, staged).clipping == GroupwiseClipping(
+        groups=PerStage(norm=2.0, stages=3), allocation="least-total"
+    )
+    for stages in (1, 10**9):
+        with pytest.raises(InputError, match="clipping-stages"):
+            build(BiasPhase, {**staged, "clipping-stages": stages})
     with pytest.raises(InputError, match="clipping-groups: must be one of 'per-layer'"):
         build(BiasPhase, {**values, "clipping-groups": "none"})
     with pytest.raises(InputError, match="head-clipping-norm"):
@@ -111,7 +118,7 @@ def test_bounds_on_what_a_site_sends_follow_from_the_norms() -> None:
     sgd = plans.phase(optimizer="sgd", clipping="abadi", clipping_norm=2.0)
     alike = sgd.changed(clipping=GroupwiseClipping(groups=PerLayer(norm=2.0)))
     assert alike.largest_update(100, 50) == sgd.largest_update(100, 50)
-    for groups in (PerLayer(), HeadAndBiases(), ByKind()):
+    for groups in (PerLayer(), PerStage(), HeadAndBiases(), ByKind()):
         fixed = sgd.changed(clipping=GroupwiseClipping(groups=groups))
         adaptive = sgd.changed(clipping=AdaptiveClipping(groups=groups))
         assert adaptive.largest_update(100, 50) > 100 * fixed.largest_update(100, 50)

@@ -287,6 +287,10 @@ HOSTILE = [
     ({"clipping_norm": float("inf")}, "bad-input"),
     ({"clipping_part": {**ADAPTIVE, "quantile_cost": 0.0}}, "bad-input"),
     ({"clipping_part": {**ADAPTIVE, "groups": {"rule": "per-layer", "norm": 1e7}}}, "bad-input"),
+    (
+        {"clipping_part": {**ADAPTIVE, "groups": {"rule": "per-stage", "stages": 10**9}}},
+        "bad-input",
+    ),
     ({"clipping_part": {**ADAPTIVE, "groups": [[0, 1], [1, 2]]}}, "protocol"),
     ({"delta": 0.0}, "bad-input"),
     ({"noise": "none"}, "bad-input"),

@@ -6,6 +6,7 @@ torch's first backward pass: later ones know of no device that was not there the
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dpbitfit.engine import devices, split, training
 from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.clipping import AutomaticClipping, Clipper
+from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.finite import FiniteRows
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.groups import HeadAndBiases, PerLayer, PerStage
@@ -24,6 +26,7 @@ from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.summing import UnitSum
+from dpbitfit.engine.zero_order import LossDifferences
 from dpbitfit.errors import ModelError
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.registry import read_settings
@@ -39,6 +42,7 @@ SECOND = second_device()
 HEAD = "classifier.weight"
 RECORDS, WIDTH = 40, 16
 CPU = torch.device("cpu")
+PUBLIC = Directions(bytes(32))
 PER_DEVICE: list[Clipper] = [
     GroupwiseClipping(groups=PerStage(norm=0.1)),
     GroupwiseClipping(groups=PerLayer(norm=0.1), allocation="least-total"),
@@ -134,6 +138,18 @@ def test_rounds_adapt_and_train_as_on_one_device(
     assert (first.norms is None) == (second.norms is None)
     if first.norms is not None:
         assert np.array_equal(first.norms, second.norms)
+
+
+def test_losses_along_directions_are_those_of_one_device() -> None:
+    rows, data, chosen = [], records(), [0, 5, 10, 15]  # of one length
+    for on in ([CPU], [CPU, SECOND]):
+        model = model_on(*on)
+        layout = select_biases(model, [HEAD])
+        with deterministic(), LossDifferences(model, layout, PUBLIC, 4, 1e-3) as differences:
+            losses = partial(data.losses, model, chosen)
+            rows.append(differences.rows(losses, len(chosen)))
+    assert torch.equal(*rows)
+    assert rows[0].any()
 
 
 @pytest.mark.parametrize("spoilt", [0, 1])

@@ -1,8 +1,12 @@
 """Micro-batches whose shape says nothing of who else is in them."""
 
+import os
+import subprocess
+import sys
 from itertools import chain
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +68,13 @@ def test_torchs_own_transformer_layers_are_exact_without_gradients_too() -> None
     for mode in (torch.no_grad, torch.enable_grad):
         with deterministic(), mode():
             assert torch.equal(first([0] * 32), first([*range(32)]))
+
+
+@pytest.mark.parametrize("mode", [None, "OFF"])
+def test_mkl_is_asked_for_its_strict_mode_where_no_other_is_set(mode: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    environment |= {"MKL_CBWR": mode} if mode else {}
+    code = "import os, dpbitfit.engine; print(os.environ['MKL_CBWR'])"
+    command = [sys.executable, "-c", code]
+    asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == (mode or "AUTO,STRICT")
