@@ -31,7 +31,7 @@ from dpbitfit.engine.noise import NoiseSource, RandomSource
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.ranks import Ranks
 from dpbitfit.engine.sampling import PoissonSampler
-from dpbitfit.engine.split import devices_of
+from dpbitfit.engine.split import devices_of, joined
 from dpbitfit.engine.summing import UnitSum
 from dpbitfit.errors import InputError
 from dpbitfit.phases import SampledPhase
@@ -126,17 +126,16 @@ def clipped_sum(
     """
     parts, width = estimator.parts, estimator.width + clipper.appended
     split = clipper.of_parts(parts) if len(parts) > 1 else None
-    rows_of: Callable[[Callable[[], Tensor], int], Sequence[Tensor]] = estimator.rows_in_parts
-    if split is None:  # whole rows, on the first device
-        split = [(clipper, np.arange(width))]
-        rows_of = lambda losses, count: [estimator.rows(losses, count)]  # noqa: E731
+    clipped = split or [(clipper, np.arange(width))]  # whole rows, on the first device
     sums = []
-    for (own, places), part in zip(split, parts, strict=False):
+    for (own, places), part in zip(clipped, parts, strict=False):
         zeros = torch.zeros(len(places), dtype=torch.int64, device=part.device)
         sums.append(UnitSum(records.units, sample, own, noise, zeros))
 
     def add(batch: list[int], full: list[int]) -> None:
-        rows = rows_of(partial(records.losses, model, full), len(full))
+        rows = estimator.rows_in_parts(partial(records.losses, model, full), len(full))
+        if split is None:
+            rows = [joined(rows, parts)]
         ready = [own.ready(batch, of[: len(batch)]) for own, of in zip(sums, rows, strict=True)]
         for count in ready:  # in none, where one of them has failed
             count()
@@ -145,6 +144,6 @@ def clipped_sum(
     for _ in in_micro_batches(model, records, sums[0].records, add, token_budget, most_rows):
         pass
     total = np.empty(width, np.int64)
-    for (_, places), summed in zip(split, sums, strict=True):
+    for (_, places), summed in zip(clipped, sums, strict=True):
         total[places] = summed.total()
     return total

@@ -110,13 +110,13 @@ def test_a_micro_batchs_rows_are_few_enough_for_their_width(
     """However short records are: the rows of many biases take more than what makes them."""
     records = Records(lengths(canonical_rows), canonical_rows=canonical_rows)
     wanted, rows = integers(model, records), []
-    compute = PerRecordGradients.rows
+    compute = PerRecordGradients.rows_in_parts
 
-    def counted(gradients: PerRecordGradients, losses: Any, count: int) -> torch.Tensor:
+    def counted(gradients: PerRecordGradients, losses: Any, count: int) -> list[torch.Tensor]:
         rows.append(count)
         return compute(gradients, losses, count)
 
-    monkeypatch.setattr(PerRecordGradients, "rows", counted)
+    monkeypatch.setattr(PerRecordGradients, "rows_in_parts", counted)
     most = 2 * canonical_rows
     monkeypatch.setattr(training, "MOST_VALUES", most * select_biases(model).size)
     assert np.array_equal(integers(model, records), wanted)
