@@ -31,9 +31,9 @@ from dpbitfit.engine.selfcheck import (
     BIAS_SCALES,
     CANONICAL_ROWS,
     TOLERANCE,
-    Cuts,
     by_length,
     compared,
+    cuts_of_each,
     log_left_out,
     moved_biases,
     not_its_own,
@@ -152,17 +152,16 @@ class _Check:
         And whether by more than rounding: then records are mixed. Empty where there is none.
         """
         with moved_biases(self._model, self._layout, scale):
-            for length, group in self._groups.items():
-                first: dict[int, dict[str, Tensor]] = {}
-                cuts = Cuts(group, canonical, length, few=scale > 0)
+            for cuts in cuts_of_each(self._groups, canonical, scale):
+                first: dict[tuple[int, str], Tensor] = {}
                 for batch, rows in compared(self._model, cuts, self._rows):
-                    for place, probe in enumerate(batch):
-                        row = {name: values[place] for name, values in rows.items()}
-                        before = first.setdefault(probe, row)
-                        for name, value in row.items():
-                            if not torch.equal(value, before[name]):
-                                mixes = _apart(value, before[name]) and scale == 0
-                                return name, mixes
+                    for probe in dict.fromkeys(batch):
+                        places = [place for place, other in enumerate(batch) if other == probe]
+                        for name, values in rows.items():
+                            own = values[places]  # [n, ...], all alike
+                            before = first.setdefault((probe, name), own[0].clone())
+                            if not torch.equal(own, before.expand_as(own)):
+                                return name, _apart(own, before.expand_as(own)) and scale == 0
         return "", False
 
     def _rows(self, batch: Sequence[int]) -> dict[str, Tensor]:

@@ -43,8 +43,8 @@ CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
 # much; and what overflows when squared.
 BIAS_SCALES = (0.1, 1e3, 1e19)
 # Rows of the micro-batches that are compared, brought to canonical sizes: at the model's own
-# biases, at others.
-_SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16, 24, 40, 128), (1, 3, 8, 16, 32)
+# biases, where the largest of the shortest records comes too, at others.
+_SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16, 24, 40), (1, 3, 8, 16, 32)
 # Of a micro-batch that is compared: three canonical sizes, so many tokens, or so many rows, because
 # a head sees a row a record, and kernels for up to ten or so of them sum in another order.
 _MOST_TOKENS, _MOST_ROWS = 1024, 16
@@ -154,9 +154,8 @@ class _Check:
         """Each probe's row [P] at biases moved by ``scale``; and why that is not one row, if so."""
         rows: dict[int, Tensor] = {}
         with moved_biases(self.model, self.layout, scale):
-            for length, group in self.groups.items():
+            for cuts in cuts_of_each(self.groups, canonical, scale):
                 seen: dict[int, tuple[list[int], int]] = {}
-                cuts = Cuts(group, canonical, length, few=scale > 0)
                 for batch, computed in compared(self.model, cuts, self._rows):
                     for place, row in enumerate(computed):
                         probe = batch[place]
@@ -236,8 +235,9 @@ class Cuts:
     canonical: int
     length: int
     few: bool
+    with_largest: bool
 
-    def batches(self, shapes: Sequence[int]) -> Iterator[list[int]]:
+    def batches(self, shapes: Sequence[int], largest: int) -> Iterator[list[int]]:
         """Of many sizes, in which each probe has other companions and other places.
 
         With ``shapes``, all that there will be, each of them twice. What is larger
@@ -250,12 +250,22 @@ class Cuts:
             for turn, rows in enumerate(sorted(sizes | {canonical, 2 * canonical, 3 * canonical}))
             if rows <= max(3 * canonical, _MOST_ROWS) or rows * self.length <= _MOST_TOKENS
         ]
+        if self.with_largest:
+            cuts.append((max(canonical, largest // canonical * canonical), 1))
         if shapes:
             each = list(enumerate(shapes))
             cuts = [(rows, turn + number) for turn in (1, 2) for number, rows in each]
         for rows, turn in cuts:
             turned = group[turn % len(group) :] + group[: turn % len(group)]
             yield [*turned[:rows], *[turned[0]] * (rows - len(group))]
+
+
+def cuts_of_each(groups: Mapping[int, list[int]], canonical: int, scale: float) -> Iterator[Cuts]:
+    """How the probes of each length are cut at biases moved by ``scale``."""
+    own = scale == 0
+    for length, group in groups.items():
+        shortest = length == min(groups)  # has most rows, and as many tokens as a longer one
+        yield Cuts(group, canonical, length, few=not own, with_largest=own and shortest)
 
 
 def compared(
@@ -265,10 +275,10 @@ def compared(
 
     One that does not fit the device's memory is left out, and so are all of its size from then on.
     """
-    sizes = []
+    budget, sizes = token_budget(model), []
     if batches.has_few_shapes(model):
-        sizes = shapes(cuts.length, cuts.canonical, token_budget(model))
-    for batch in cuts.batches(sizes):
+        sizes = shapes(cuts.length, cuts.canonical, budget)
+    for batch in cuts.batches(sizes, budget // cuts.length):
         try:
             computed = compute(batch)
         except torch.OutOfMemoryError:

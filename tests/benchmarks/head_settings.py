@@ -12,12 +12,15 @@ from pathlib import Path
 from statistics import mean
 from unittest import mock
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from dpbitfit import planner
-from tests.benchmarks.data_sets import SETS
+from dpbitfit.tasks.attach import attach
+from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
+from tests.benchmarks.data_sets import SETS, Data
 from tests.benchmarks.utility import run
 
 CHANGES = [
@@ -56,6 +59,15 @@ def main() -> None:
         figures = (f"{accuracy:.3f}" for accuracy in result["accuracy"].values())
         printed.add_row(name or "as they are", *figures)
     Console().print(printed)
+    print(f"squared length of the features in their main direction: {main_direction(data):.2f}")
+
+
+def main_direction(data: Data) -> float:
+    """The largest eigenvalue of the second moment of a set's features, of length 1 each."""
+    kind = resolve(TEXT_CLASSIFICATION, {})
+    task = attach(kind, "minilm", kind.Settings.checked(head="trained"), data.labels)
+    features = task.features(task.records(data.training)).astype(np.float64)  # [n, d]
+    return float(np.linalg.eigvalsh(features.T @ features / len(features))[-1])
 
 
 if __name__ == "__main__":
