@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, write_biases
+from dpbitfit.engine.clipping import AutomaticClipping
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import DirectionalDerivatives
 from dpbitfit.engine.gradients import PerRecordGradients
@@ -97,6 +98,7 @@ METHODS = {
     "top-half": Method(_ALL, layers=3),  # of MiniLM's six
     "top-layer": Method(_ALL, layers=1),
     "dp-zero": Method("class-sums,head,dp-zero", layers=1, settings=_FEW),
+    "automatic": Method(_ALL, train=lambda _: {"clipping": AutomaticClipping(norm=1.0)}),
     "per-layer": Method(_ALL, train=lambda _: {"clipping": GroupwiseClipping()}),
     "adaptive": Method(_ALL, train=lambda _: {"clipping": AdaptiveClipping()}),
     "two-groups": Method(

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from dpbitfit.engine import linear_head
+from dpbitfit.engine.biases import BiasLayout
 from dpbitfit.engine.linear_head import GRID
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import OptimizerState
@@ -109,6 +111,16 @@ def test_biases_move_faster_where_more_sites_average_their_noise(sites: int, rat
     chosen = proposed(facts, schedule="linear", learning_rate=0.5)[-1]
     assert isinstance(chosen, BiasPhase)
     assert chosen.optimizer == BASE.optimizer
+
+
+def test_a_record_that_is_learned_pulls_less_than_one_that_is_not() -> None:
+    biases = proposed(FEW)[-1]
+    assert isinstance(biases, BiasPhase)
+    # With two labels and a logit scale of 20 a head's gradient has norm 40 (1 - p).
+    gradients = 40 * torch.tensor([[0.02, 0.0], [0.75, 0.0]])
+    clipper = biases.clipping.attach(torch.nn.Identity(), BiasLayout((), ()))
+    learned, other = clipper.clip(gradients).norm(dim=1)
+    assert learned < other / 4
 
 
 def test_less_budget_means_smaller_steps_of_the_head() -> None:
