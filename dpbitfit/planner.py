@@ -42,7 +42,7 @@ HEAD_SHARE_A_LABEL, LARGEST_HEAD_SHARE = 0.05, 0.5  # of the plan's mu^2, beside
 UNITS_A_LABEL = 300  # from which on biases gain more than the head loses
 # Of a mean over all sites' units that the whole budget buys, in clipping norms: with more noise
 # the biases gain less than the head loses.
-LARGEST_NOISE = 5e-4
+LARGEST_NOISE = 1.2e-3
 ROW_NOISE = 0.6  # norm of the noise that all steps together leave in a row of the head
 # Beyond this the head's descent overshoots: with labels of one share, a logit scale of 20, and
 # features of whose squared length a fifth lies in one direction.

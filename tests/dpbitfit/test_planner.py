@@ -54,11 +54,11 @@ def test_biases_come_after_the_head_where_each_label_has_many_records() -> None:
 
 def test_biases_come_where_noise_leaves_them_something_to_learn() -> None:
     """It grows as the budget falls, and with the sites that share the same number of units."""
-    assert kinds(proposed(FEW, 1.0)) == ["class-sums", "head"]
-    crowded = PublicFacts(labels=2, width=384, sites=64, units=8_000)
+    assert kinds(proposed(FEW, 0.5)) == ["class-sums", "head"]
+    crowded = PublicFacts(labels=2, width=384, sites=400, units=8_000)
     assert kinds(proposed(crowded)) == ["class-sums", "head"]
-    assert kinds(proposed(FEW, 1.0, phases="class-sums,head,biases"))[-1] == "biases"
-    assert kinds(proposed(NO_HEAD, 1.0)) == ["biases"]
+    assert kinds(proposed(FEW, 0.5, phases="class-sums,head,biases"))[-1] == "biases"
+    assert kinds(proposed(NO_HEAD, 0.5)) == ["biases"]
 
 
 @pytest.mark.parametrize("phases", ["dp-zero", "class-sums,head,dp-zero"])
