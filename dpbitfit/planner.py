@@ -212,7 +212,7 @@ def _sampled(
             if not choices.schedule:
                 optimizer["schedule"] = "warm-up"
             changes["optimizer"] = base.optimizer.changed(**optimizer)
-        elif not choices.clipping:
+        elif not choices.clipping:  # its derivatives are clipped as they were measured
             changes["clipping"] = AutomaticClipping.checked(norm=choices.clipping_norm or 1.0)
     return base.changed(**changes)
 
