@@ -348,12 +348,13 @@ def test_huge_metadata_and_nonsense_are_refused(site: Site) -> None:
 
 def test_a_flood_of_other_settings_reads_nothing_and_stays_in_memory(site: Site) -> None:
     """Each loads the model again; two are kept."""
-    reads, peaks = site.readings(), []
+    reads, held = site.readings(), []
     for number in range(12):
         plan = plans.plan(GOOD, logit_scale=20.0 + number)
         site.relay().describe(site.office.question(plan))
-        peaks.append(rss(site))
-    assert max(peaks[6:]) < max(peaks[:6]) + 200e6
+        held.append(rss(site))
+    # The least of some, because what is free is given back late; a model has 61 MB of weights.
+    assert min(held[-4:]) < min(held[2:6]) + 200e6
     assert site.readings() == reads
     assert site.train().content
 
