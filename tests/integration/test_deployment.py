@@ -34,7 +34,6 @@ from dpbitfit.tasks.models import model_digest, resolve_model
 from ..support.federation import Federation, Guard, federation, living_in
 from ..support.grids import LocalGrid
 from ..support.policies import written
-from ..support.shallow import shallow_minilm
 
 SITES = ("hospital-1", "hospital-2")
 RECORDS, TEST_RECORDS = 60, 100
@@ -53,9 +52,10 @@ SPREAD = 0.075
 class Field:
     """A federation with both sites, and the data that went into it."""
 
-    def __init__(self, running: Federation, project_config: dict[str, Any]) -> None:
+    def __init__(
+        self, running: Federation, project_config: dict[str, Any], model: str = "minilm"
+    ) -> None:
         self.running = running
-        model = shallow_minilm()
         self.coordinator = Ledger(str(running.home / "coordinator.sqlite"), create=True)
         folder = running.home / "sites"
         folder.mkdir()
