@@ -135,6 +135,7 @@ def test_an_interrupt_leaves_no_process_behind(
     stop: signal.Signals, data: Path, tmp_path: Path
 ) -> None:
     words = [*simulate_arguments(data, tmp_path / "out"), "--model", shallow_minilm()]
+    words += ["--rounds", "50"]  # so many that it is interrupted long before its end
     run = subprocess.Popen(command(*words), stderr=subprocess.DEVNULL)
     progress = tmp_path / "out" / "progress.jsonl"
     deadline = time.monotonic() + 180
