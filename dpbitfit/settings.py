@@ -14,6 +14,7 @@ from pydantic import Field
 from dpbitfit.accounting.calibration import LARGEST_EPSILON
 from dpbitfit.data.columns import Kind
 from dpbitfit.data.run_data import RunData
+from dpbitfit.engine.devices import Precision
 from dpbitfit.errors import InputError
 from dpbitfit.phases import SAMPLED, BiasPhase, DpZeroPhase
 from dpbitfit.plan import ModelIdentity, Plan, SiteMetrics, TaskChoice
@@ -59,6 +60,10 @@ class Settings(Part):
         Literal["cpu", "auto", "cuda"],
         _help("Where simulated sites compute; auto: on a GPU where each is given one."),
     ] = "cpu"
+    precision: Annotated[
+        Precision,
+        _help("In which their layers multiply; bfloat16: on a GPU, or a CPU with units for it."),
+    ] = "float32"
     target_epsilon: Annotated[
         float, _help("Epsilon that the plan may cost a site.", gt=0, le=LARGEST_EPSILON)
     ] = 8.0

@@ -117,8 +117,9 @@ def _check(config: dict[str, Any]) -> list[str]:
 def _check_model(kind: type[Declaration], settings: RunSettings, labels: tuple[str, ...]) -> None:
     from dpbitfit.tasks.attach import attach  # torch, which the rest does not need
 
-    gradients = settings.needs_gradients
-    attach(kind, settings.run.model, settings.task, labels, needs_gradients=gradients)
+    run, gradients = settings.run, settings.needs_gradients
+    here = run.precision if run.device == "cpu" else "float32"
+    attach(kind, run.model, settings.task, labels, needs_gradients=gradients, precision=here)
 
 
 def _gpus_per_site(device: str) -> int:

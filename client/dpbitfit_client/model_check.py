@@ -56,7 +56,7 @@ def _load(
     kind, labels = resolve(dataset.task, policy.tasks), read_labels(dataset.labels)
     folder = policy.folder(model)
     tasks = [
-        attach(kind, folder, settings, labels, device, needs_gradients)
+        attach(kind, folder, settings, labels, device, needs_gradients, policy.site.precision)
         for device in dict.fromkeys(policy.site.devices)
     ]
     return tasks[0]

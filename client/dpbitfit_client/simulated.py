@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from dpbitfit.data.run_data import RunData
 from dpbitfit.data.tables import Table
+from dpbitfit.engine.devices import Precision
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.begin import site_path
@@ -62,7 +63,8 @@ def simulated_guard(run: Config, node: Config) -> Guard:
     policy, table = simulated_site(run, node)
     if not run["site-ledgers"]:  # as the coordinator's: only of a run that counts alone
         Ledger(policy.site.ledger, create=True).database.close()
-    return Guard(policy, lambda *_: table, partial(_shared_task, device=str(run["device"])))
+    load = partial(_shared_task, device=str(run["device"]), precision=run["precision"])
+    return Guard(policy, lambda *_: table, load)
 
 
 @lru_cache(maxsize=1)
@@ -73,9 +75,10 @@ def _shared_task(
     labels: tuple[str, ...],
     device: str,
     needs_gradients: bool,
+    precision: Precision,
 ) -> Task:
     """One model for all sites of a process: they take turns, and each round writes its biases."""
-    return attach(kind, folder, settings, labels, device, needs_gradients)
+    return attach(kind, folder, settings, labels, device, needs_gradients, precision)
 
 
 def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:

@@ -1,16 +1,18 @@
-"""Where a model computes: the choice of the machine's owner, and never of a coordinator.
+"""Where and how a model computes: the choice of the machine's owner, and never of a coordinator.
 
 Imports without torch, which comes when a device is chosen.
 """
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dpbitfit.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import torch
+
+Precision = Literal["float32", "bfloat16"]  # in which a model's layers multiply
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS gives the same result each time

@@ -10,6 +10,7 @@ layer used as a function, or whose output does not begin with the record.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -155,8 +156,7 @@ class _Check:
             for cuts in cuts_of_each(self._groups, canonical, scale):
                 first: dict[tuple[int, str], Tensor] = {}
                 for batch, rows in compared(self._model, cuts, self._rows):
-                    for probe in dict.fromkeys(batch):
-                        places = [place for place, other in enumerate(batch) if other == probe]
+                    for probe, places in _runs(batch):
                         for name, values in rows.items():
                             own = values[places]  # [n, ...], all alike
                             before = first.setdefault((probe, name), own[0].clone())
@@ -170,15 +170,15 @@ class _Check:
         values = self._losses(batch)
         if values.shape != (len(batch),):
             raise ModelError("private training needs one loss for each record, not their mean")
-        rows = {**self._outputs, "the loss": values}
-        return {name: output.nan_to_num(0.0, 0.0, 0.0) for name, output in rows.items()}
+        return {**self._outputs, "the loss": _numbers(values)}
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
         def keep(path: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 first = output[0] if isinstance(output, tuple) else output
-                self._outputs.setdefault(path, first.detach().clone())
+                if path not in self._outputs:
+                    self._outputs[path] = _numbers(first)
 
             return hook
 
@@ -189,6 +189,18 @@ class _Check:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _runs(batch: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """The probes of a micro-batch, each with places that it has one after another."""
+    for probe, places in groupby(range(len(batch)), key=lambda place: batch[place]):
+        first, *others = places
+        yield probe, slice(first, first + 1 + len(others))
+
+
+def _numbers(output: Tensor) -> Tensor:
+    """A copy that can be compared: what is not finite, and equals nothing, is 0."""
+    return output.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _apart(value: Tensor, other: Tensor) -> bool:

@@ -6,6 +6,7 @@ from functools import partial
 from dpbitfit.engine import devices, split
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.engine.losscheck import canonical_rows, check_losses
+from dpbitfit.engine.precision import use_bfloat16
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.errors import DpbitfitError, ModelError
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
@@ -19,10 +20,12 @@ def attach(
     labels: Sequence[str],
     device: str = "cpu",
     needs_gradients: bool = True,
+    precision: devices.Precision = "float32",
 ) -> Task:
     """Load a task, built-in or a site's own, and check it on its public probes.
 
-    It computes on ``device``, as ``devices.choose_each`` names one or several. What the model
+    It computes on ``device``, as ``devices.choose_each`` names one or several, and multiplies in
+    ``precision``: but for losses alone, whose differences need float32. What the model
     computes of a record without gradients is checked, as features and evaluations need, and
     where the plan ``needs_gradients``, the record's gradient too.
     Biases that cannot be trained soundly leave its layout. Raises InputError when it cannot be
@@ -35,6 +38,8 @@ def attach(
         if task is None:
             raise ModelError("the task's load returned nothing")
         split.place(task.model, on)
+        if precision == "bfloat16" and needs_gradients:
+            use_bfloat16(task.model)
         _check(task, needs_gradients)
     except DpbitfitError:
         raise

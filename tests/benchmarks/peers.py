@@ -8,7 +8,7 @@ that those on the same parameters add up the same.
 import copy
 import importlib.util
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ from dpbitfit.engine.clipping import AbadiClipping
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import Adam, OptimizerState
+from dpbitfit.engine.precision import has_units, use_bfloat16
 from dpbitfit.engine.summing import UnitSum
 
 NORM, NOISE, RATE = 1.0, 1.0, 1e-3
@@ -211,9 +212,11 @@ class FastDP(Plain):
 class Ours:
     """The library's own rows, clipping, integer sum, noise and optimizer."""
 
-    def __init__(self, model: nn.Module, layout: BiasLayout, precision: Any = None) -> None:
-        """``precision`` is of the forward pass, float32 by default."""
-        self.model, self.layout, self.precision = model, layout, precision
+    def __init__(self, model: nn.Module, layout: BiasLayout, lower: bool = False) -> None:
+        """``lower``: layers multiply in bfloat16."""
+        if lower:
+            use_bfloat16(model)
+        self.model, self.layout = model, layout
         self.estimator = PerRecordGradients(model, layout).__enter__()
         self.clipper = AbadiClipping(norm=NORM)
         self.noise = DiscreteGaussian(self.clipper.sensitivity, NOISE)
@@ -224,16 +227,11 @@ class Ours:
         device = next(self.model.parameters()).device
         return torch.zeros(self.layout.size, dtype=torch.int64, device=device)
 
-    def _losses(self, inputs: Inputs, labels: Tensor) -> Tensor:
-        kind = labels.device.type
-        lower = torch.autocast(kind, self.precision) if self.precision else nullcontext()
-        with lower:
-            return losses(self.model, inputs, labels)
-
     def add(self, inputs: Inputs, labels: Tensor) -> None:
         places = np.arange(len(labels))
         with deterministic():
-            rows = self.estimator.rows(lambda: self._losses(inputs, labels), len(labels))
+            compute = partial(losses, self.model, inputs, labels)
+            rows = self.estimator.rows(compute, len(labels))
             units = [np.array([place]) for place in places]
             UnitSum(units, places, self.clipper, self.noise, self._sum).add(range(len(rows)), rows)
 
@@ -275,8 +273,8 @@ def methods(model: nn.Module) -> dict[str, Callable[[], Method]]:
         "DP full, Opacus hooks": on(OpacusHooks, everything),
         "DP full, Opacus ghost": on(OpacusGhost, everything),
     }
-    if device.type != "cpu":
-        made[f"{OURS}, bfloat16"] = on(Ours, layout, torch.bfloat16)
+    if has_units(device):
+        made[f"{OURS}, bfloat16"] = on(Ours, layout, True)
     if importlib.util.find_spec("fastDP"):
         made["FastDP on biases"] = on(FastDP, biases)
         made["DP full, FastDP"] = on(FastDP, everything)

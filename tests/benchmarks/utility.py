@@ -5,7 +5,7 @@
 Sites are worked one after the other in this process, with the sampler, clipping, noise and
 aggregation that a federation has, and without Flower, guard and ledger. Each finished run
 is a line of the JSON file, which a next call goes on from: all takes hours. ``--quick``
-leaves the biases out, and takes minutes. A method's name may end in a number of rounds, of 5 steps
+leaves the biases out, and takes minutes; ``--precision bfloat16`` needs a file of its own. A method's name may end in a number of rounds, of 5 steps
 each, for the phase of biases (``two-groups:4``). Minutes are the process's CPU time, because other
 work may run. Settings are the planner's, those of what it is compared with published ones
 (``baselines.py``): nothing is tuned here.
@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from dpbitfit_server.pooling import PooledSteps
@@ -32,6 +32,7 @@ from dpbitfit.accounting.composition import epsilon as composed
 from dpbitfit.accounting.composition import merged
 from dpbitfit.data.partition import natural_sites, split
 from dpbitfit.engine.biases import read_biases, write_biases
+from dpbitfit.engine.devices import Precision
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import OptimizerState
@@ -85,7 +86,12 @@ _KNOWN: dict[Any, tuple[Any, float]] = {}
 
 
 def run(
-    data: Data, name: str, epsilon: float | None, sites: int, seed: int
+    data: Data,
+    name: str,
+    epsilon: float | None,
+    sites: int,
+    seed: int,
+    precision: Precision = "float32",
 ) -> Iterator[dict[str, Any]]:
     """One run's accuracy after each round; the seed deals the records, the noise has none.
 
@@ -93,7 +99,7 @@ def run(
     """
     kind, (method, rounds) = resolve(TEXT_CLASSIFICATION, {}), _method(name)
     settings = kind.Settings.checked(head=method.head, layers=method.layers)
-    task = attach(kind, "minilm", settings, data.labels)
+    task = attach(kind, "minilm", settings, data.labels, precision=precision)
     changes = method.train(task)
     tables = (
         split(data.training, sites, 0.0, seed)
@@ -194,6 +200,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--sites", default=",".join(SITES))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--quick", action="store_true", help="the head alone, on banking77")
     parser.add_argument("--out", type=Path, default=Path("out/utility.jsonl"))
     options = parser.parse_args()
@@ -216,7 +223,7 @@ def main() -> None:
     for key in track([key for key in keys if key not in done], console=Console(stderr=True)):
         name, method, epsilon, sites, seed = key
         data = data_sets.setdefault(name, read(name, options.data))
-        rounds = list(run(data, method, epsilon, SITES[sites], seed))
+        rounds = list(run(data, method, epsilon, SITES[sites], seed, options.precision))
         done[key] = {"key": key, "rounds": rounds}
         with options.out.open("a") as file:
             file.write(json.dumps(done[key]) + "\n")

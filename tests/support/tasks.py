@@ -4,17 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpbitfit.data.tables import Table
+from dpbitfit.engine.devices import Precision
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.registry import read_settings
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 
 def load_text(
-    model: str, labels: Sequence[str], head: str = "labels", **settings: Any
+    model: str,
+    labels: Sequence[str],
+    head: str = "labels",
+    precision: Precision = "float32",
+    **settings: Any,
 ) -> TextClassification:
     """A model that was checked as a guard does."""
     options = read_settings(TextClassification, {"head": head, **settings})
-    task = attach(TextClassification, model, options, labels)
+    task = attach(TextClassification, model, options, labels, precision=precision)
     assert isinstance(task, TextClassification)
     return task
 

@@ -74,9 +74,12 @@ class Guard:
         self.records = Records(policy, read)
         self._accounts = Accounts(policy)
         self.ledger = self._accounts.ledger
-        load = load_task or partial(attach, device=policy.site.devices[0])
-        further, seconds = policy.site.devices[1:], policy.site.round_seconds
-        self.tasks = TaskCache(policy.folder, self.records, load, policy.tasks, further, seconds)
+        site = policy.site
+        load = load_task or partial(attach, device=site.devices[0], precision=site.precision)
+        self.tasks = TaskCache(
+            *(policy.folder, self.records, load, policy.tasks),
+            *(site.devices[1:], site.round_seconds, site.precision),
+        )
         self._slot = ReplySlot(policy.site.reply_slot_seconds)
 
     def close(self) -> None:

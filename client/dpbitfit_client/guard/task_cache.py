@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,18 +110,20 @@ class TaskCache:
         site_tasks: Mapping[str, str] | None = None,
         further_devices: Sequence[str] = (),
         round_seconds: float = math.inf,
+        precision: devices.Precision = "float32",
     ) -> None:
         """``folder`` says where a model of some name lies.
 
         ``load`` gives a checked task, as ``attach``; ``site_tasks`` is the ``module:Class`` of
         each task that is the site's own. ``further_devices`` have workers, which take part in a
-        round for at most ``round_seconds``.
+        round for at most ``round_seconds`` and compute in ``precision``.
         """
         self._folder = folder
         self._records = records
         self._site_tasks = site_tasks or {}
         self._load_task = load
         self._further_devices, self._round_seconds = further_devices, round_seconds
+        self._precision = precision
         self._loaded: OrderedDict[tuple[str, ...], LoadedTask] = OrderedDict()
 
     def find(self, dataset: Dataset, plan: Plan) -> LoadedTask:
@@ -156,7 +158,8 @@ class TaskCache:
         kind = resolve(dataset.task, self._site_tasks)
         labels = self._records.labels(dataset)
         folder = self._folder(model)
-        again = partial(attach, kind, folder, settings, labels, needs_gradients=needs_gradients)
+        how: Any = {"needs_gradients": needs_gradients, "precision": self._precision}
+        again = partial(attach, kind, folder, settings, labels, **how)
         table = self._records.table(dataset)
         workers = Workers(self._further_devices, again, table, self._round_seconds)
         try:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator
 
+from dpbitfit.engine.devices import Precision
 from dpbitfit.errors import InputError, PolicyError
 from dpbitfit.ledger.heads import default_folder
 from dpbitfit.tasks.models import model_digest, resolve_model
@@ -64,6 +65,7 @@ class SiteRules(Table):
     ``reply_slot_seconds`` after its request (0: when it is ready); one request
     may work for at most ``round_seconds``. ``devices`` are where models compute,
     together where there are several: with an update none starts to use what the site has not named.
+    ``precision`` is that of what their layers multiply.
     """
 
     name: PlainName
@@ -73,6 +75,9 @@ class SiteRules(Table):
     reply_slot_seconds: Annotated[float, real(0, 86_400, "Replies leave at multiples of this.")] = 0
     round_seconds: Annotated[float, real(1, 604_800, "The longest that a request may work.")] = 3600
     devices: Annotated[Devices, Field(alias="device")] = ("cpu",)
+    precision: Annotated[
+        Precision, Field(description="In which the layers of models multiply.")
+    ] = "float32"
     # A PostgreSQL ledger has no folder beside it: there the policy must name one.
     state_directory: Folder = Field(default_factory=_beside_the_ledger, validate_default=True)
 

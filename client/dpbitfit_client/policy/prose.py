@@ -47,8 +47,13 @@ def _site_words(facts: dict[str, Any]) -> str:
         f"in {facts['ledger']} before a record is touched, and may work for at most "
         f"{facts['round_seconds']:g} seconds. By what it keeps in {facts['state_directory']} "
         "the guard notices that this ledger was lost or restored, and stops. Models compute on "
-        f"{_device_words(facts['device'])}, whatever a coordinator asks."
+        f"{_device_words(facts['device'])}{_precision_words(facts['precision'])}, whatever a "
+        "coordinator asks."
     )
+
+
+def _precision_words(precision: str) -> str:
+    return "" if precision == "float32" else f", and their layers multiply in {precision}"
 
 
 def _device_words(device: str) -> str:

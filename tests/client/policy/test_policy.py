@@ -72,6 +72,7 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     ("site", "reply-slot-seconds"): lambda policy: policy.site.reply_slot_seconds == 0,
     ("site", "round-seconds"): lambda policy: policy.site.round_seconds == 3600,
     ("site", "device"): lambda policy: policy.site.devices == ("cpu",),
+    ("site", "precision"): lambda policy: policy.site.precision == "float32",
     (*LETTERS, "text-column"): lambda policy: letters(policy).text_column == "text",
     (*LETTERS, "label-column"): lambda policy: letters(policy).label_column == "label",
     (*LETTERS, "unit-column"): lambda policy: letters(policy).unit == "record",
@@ -104,6 +105,7 @@ OUT_OF_RANGE: dict[Key, list[Any]] = {
     ("site", "state-directory"): ["", "state", "/a\0"],
     ("site", "reply-slot-seconds"): [math.nan, math.inf, -1, 86_401],
     ("site", "round-seconds"): [*NOT_NUMBERS, 604_801],
+    ("site", "precision"): ["", "float16", "tf32", "BFLOAT16", 16, True],
     ("site", "device"): [
         "",
         "gpu",

@@ -39,6 +39,7 @@ from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
 from ...support.backbones import backbone
+from ...support.bfloat16 import units_for_bfloat16
 from ...support.hostile_biases import cancelling, overflowing_at_padding
 from ...support.tasks import load_text, text_table
 from ..tasks.test_text_classification import LABELS, SMALL, WORDS, save
@@ -64,6 +65,7 @@ ARCHITECTURES: dict[str, Callable[[], torch.nn.Module]] = {
     # Of these the last layer trains alone.
     **{f"{name}, last layer": partial(backbone, name) for name in ("bert", "longformer")},
 }
+ARCHITECTURES |= {f"{name}, bfloat16": ARCHITECTURES[name] for name in ("bert", "gpt2")}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -74,7 +76,10 @@ def task(
     folder = tmp_path_factory.mktemp(request.param)
     layers = int(request.param.endswith("last layer"))
     model = save(ARCHITECTURES[request.param](), folder)
-    return load_text(model, LABELS, "trained", layers=layers)
+    if not request.param.endswith("bfloat16"):
+        return load_text(model, LABELS, "trained", layers=layers)
+    with units_for_bfloat16():
+        return load_text(model, LABELS, "trained", "bfloat16")
 
 
 def integer_sum(
