@@ -5,10 +5,11 @@
 Sites are worked one after the other in this process, with the sampler, clipping, noise and
 aggregation that a federation has, and without Flower, guard and ledger. Each finished run
 is a line of the JSON file, which a next call goes on from: all takes hours. ``--quick``
-leaves the biases out, and takes minutes; ``--precision bfloat16`` needs a file of its own. A method's name may end in a number of rounds, of 5 steps
-each, for the phase of biases (``two-groups:4``). Minutes are the process's CPU time, because other
-work may run. Settings are the planner's, those of what it is compared with published ones
-(``baselines.py``): nothing is tuned here.
+leaves the biases out, and takes minutes; ``--precision bfloat16`` needs a file of its own. A
+method's name may end in a number of rounds, of 5 steps each, for the phase of biases
+(``two-groups:4``). Minutes are the process's CPU time, because other work may run. Settings are
+the planner's, those of what it is compared with published ones (``baselines.py``): nothing is
+tuned here.
 """
 
 import argparse
