@@ -40,9 +40,9 @@ ZERO_RATE, ZERO_RATE_WITH_HEAD = 0.02, 0.05  # of dp-zero: a value moves as far 
 SUMS_SHARE = 0.3  # of the head's mu^2
 HEAD_SHARE_A_LABEL, LARGEST_HEAD_SHARE = 0.05, 0.5  # of the plan's mu^2, beside biases
 UNITS_A_LABEL = 300  # from which on biases gain more than the head loses
-# Of a mean over all sites' units that the whole budget buys, in clipping norms: with more noise
-# the biases gain less than the head loses.
+# As ``_noise``: with more of it the biases gain less than the head loses.
 LARGEST_NOISE = 1.2e-3
+HEAD_NOISE = 1.7e-3  # the same of the head's share alone, where that needs no more than the largest
 ROW_NOISE = 0.6  # norm of the noise that all steps together leave in a row of the head
 # Beyond this the head's descent overshoots: with labels of one share, a logit scale of 20, and
 # features of whose squared length a fifth lies in one direction.
@@ -129,7 +129,7 @@ def propose(
     kinds = _kinds(facts, choices, mu)
     rounds = _rounds(kinds, choices)
     sampled = _sampled(base, choices, rounds[base.kind], facts)
-    share = _head_share(facts) if base.kind in kinds else 1.0
+    share = _head_share(facts, mu) if base.kind in kinds else 1.0
     phases: list[Phase] = []
     for number, kind in enumerate(kinds):
         last = number == len(kinds) - 1
@@ -147,7 +147,7 @@ def why_no_biases(facts: PublicFacts, mu: float) -> str:
     """Why biases would gain less than the head loses, in a plan that takes ``mu``; else empty."""
     if facts.units < UNITS_A_LABEL * facts.labels:
         return f"the sites declare fewer than {UNITS_A_LABEL} units a label"
-    if math.sqrt(facts.sites) > LARGEST_NOISE * mu * facts.units:
+    if _noise(facts, mu) > LARGEST_NOISE:
         return "with so much noise on so few units they would lose more than they learn"
     return ""
 
@@ -217,9 +217,18 @@ def _sampled(
     return base.changed(**changes)
 
 
-def _head_share(facts: PublicFacts) -> float:
-    """Of the plan's mu^2 the part for the head: the more labels, the more it decides."""
-    return min(LARGEST_HEAD_SHARE, HEAD_SHARE_A_LABEL * facts.labels)
+def _noise(facts: PublicFacts, mu: float) -> float:
+    """Of a mean over all sites' units that the whole budget buys; in clipping norms."""
+    return math.sqrt(facts.sites) / (mu * max(1, facts.units))
+
+
+def _head_share(facts: PublicFacts, mu: float) -> float:
+    """Of the plan's mu^2 the part for the head: the more labels, the more it decides.
+
+    Of a small budget it is more, so that the head's own noise stays bounded.
+    """
+    needed = (_noise(facts, mu) / HEAD_NOISE) ** 2
+    return min(LARGEST_HEAD_SHARE, max(HEAD_SHARE_A_LABEL * facts.labels, needed))
 
 
 def _part(kind: str, kinds: list[str]) -> float:

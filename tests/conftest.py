@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from dpbitfit.data.corpus import write_corpus
 
-from .support.shallow import shallow_minilm
+from .support.shallow import narrow_minilm
 
 # Tests start many processes side by side: threads that wait for one another would cost most of it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -67,7 +67,7 @@ def run_config(corpus: Path, project_config: dict[str, Any]) -> dict[str, Any]:
     """The project's own run configuration, on the small corpus, with the biases alone."""
     return {
         **project_config,
-        "model": shallow_minilm(),
+        "model": narrow_minilm(),
         "phases": "biases",
         "head": "labels",
         "rounds": 12,

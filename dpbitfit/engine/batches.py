@@ -101,9 +101,10 @@ def shapes(length: int, canonical_rows: int, token_budget: int) -> list[int]:
 def deterministic() -> Iterator[None]:
     """Only algorithms whose result is the same each time, on every device, and in all of float32.
 
-    That is neither with TF32, which rounds factors to 10 bits, nor with what cuDNN times to be
-    the fastest today, nor with torch's own transformer layers' way without gradients: it
-    computes all tokens of a batch in one product, whose kernel follows from their number.
+    That is neither with TF32, which rounds factors to 10 bits, nor with sums in bfloat16, nor
+    with what cuDNN times to be the fastest today, nor with torch's own transformer layers' way
+    without gradients: it computes all tokens of a batch in one product, whose kernel follows
+    from their number.
     """
     before = torch.are_deterministic_algorithms_enabled()
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -125,6 +126,8 @@ def deterministic() -> Iterator[None]:
 def _full_precision() -> list[tuple[Any, str, Any]]:
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
+    sums = (matmul, "allow_bf16_reduced_precision_reduction", False)
     if hasattr(matmul, "fp32_precision"):
-        return [(place, "fp32_precision", "ieee") for place in (matmul, cudnn.conv, cudnn.rnn)]
-    return [(place, "allow_tf32", False) for place in (matmul, cudnn)]  # before torch 2.9
+        places = (matmul, cudnn.conv, cudnn.rnn)
+        return [sums, *((place, "fp32_precision", "ieee") for place in places)]
+    return [sums, *((place, "allow_tf32", False) for place in (matmul, cudnn))]  # before torch 2.9

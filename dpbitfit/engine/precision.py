@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dpbitfit.engine.biases import BiasLayout, freeze
 from dpbitfit.engine.split import layer_stack
 from dpbitfit.errors import InputError, ModelError
 
@@ -22,11 +23,12 @@ CPU_ROWS = 512
 _CPU_UNITS = ("amx_bf16", "avx512_bf16")
 
 
-def use_bfloat16(model: nn.Module) -> None:
+def use_bfloat16(model: nn.Module, layout: BiasLayout) -> None:
     """Have the linear layers of a model's stack multiply in bfloat16; their weights are kept so.
 
-    Raises InputError on a device without units for it, where it would be many times slower,
-    ModelError where the model is not one stack of layers.
+    Layers of which ``layout`` trains the weight multiply as before. Raises InputError on a device
+    without units for it, where it would be many times slower, ModelError where the model is
+    not one stack of layers.
     """
     for device in {parameter.device for parameter in model.parameters()}:
         if not has_units(device):
@@ -40,12 +42,15 @@ def use_bfloat16(model: nn.Module) -> None:
             f"{type(model).__name__} is not one stack of layers, of which it is clear what may be "
             "rounded to bfloat16: choose float32"
         )
+    freeze(model)
+    trained = {id(model.get_parameter(name)) for name in layout.names}
     for layer in found[2].modules():
         transposed = type(layer).__name__ == "Conv1D"  # transformers' own, as in GPT-2
-        if type(layer) is nn.Linear or transposed:
-            assert isinstance(layer.weight, nn.Parameter)
-            layer.weight.requires_grad_(False)
-            layer.weight.data = layer.weight.data.bfloat16()
+        weight = layer._parameters.get("weight")
+        if weight is None or id(weight) in trained:
+            continue
+        if transposed or type(layer) is nn.Linear:
+            weight.data = weight.data.bfloat16()
             layer.forward = partial(_forward, layer, transposed)
 
 

@@ -39,7 +39,7 @@ def attach(
             raise ModelError("the task's load returned nothing")
         split.place(task.model, on)
         if precision == "bfloat16" and needs_gradients:
-            use_bfloat16(task.model)
+            use_bfloat16(task.model, task.layout)
         _check(task, needs_gradients)
     except DpbitfitError:
         raise

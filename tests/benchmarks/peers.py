@@ -215,7 +215,7 @@ class Ours:
     def __init__(self, model: nn.Module, layout: BiasLayout, lower: bool = False) -> None:
         """``lower``: layers multiply in bfloat16."""
         if lower:
-            use_bfloat16(model)
+            use_bfloat16(model, layout)
         self.model, self.layout = model, layout
         self.estimator = PerRecordGradients(model, layout).__enter__()
         self.clipper = AbadiClipping(norm=NORM)

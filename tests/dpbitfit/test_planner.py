@@ -18,7 +18,7 @@ from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError
 from dpbitfit.phases import BiasPhase, DpZeroPhase, HeadDescent, Phase
-from dpbitfit.planner import NO_HEAD, Choices, PublicFacts, propose
+from dpbitfit.planner import NO_HEAD, Choices, PublicFacts, gaussian_mu, propose
 
 BASE = BiasPhase(noise=DiscreteGaussianNoise(multiplier=1.0))
 MANY = PublicFacts(labels=77, width=384, sites=4, units=12_000)
@@ -59,6 +59,16 @@ def test_biases_come_where_noise_leaves_them_something_to_learn() -> None:
     assert kinds(proposed(crowded)) == ["class-sums", "head"]
     assert kinds(proposed(FEW, 0.5, phases="class-sums,head,biases"))[-1] == "biases"
     assert kinds(proposed(NO_HEAD, 0.5)) == ["biases"]
+
+
+def test_beside_biases_the_head_has_a_tenth_of_a_large_budget_and_more_of_a_small_one() -> None:
+    """In mu^2, which adds up: a part of the target's, by phases of full batches."""
+    shares = []
+    for epsilon in (8.0, 2.0, 1.0):
+        *head, _biases = proposed(FEW, epsilon)
+        spent = sum(phase.steps / phase.noise.multiplier**2 for phase in head)
+        shares.append(spent / gaussian_mu(epsilon, 1e-5) ** 2)
+    assert shares == pytest.approx([0.1, 0.1, 0.3], rel=0.01)
 
 
 @pytest.mark.parametrize("phases", ["dp-zero", "class-sums,head,dp-zero"])

@@ -15,7 +15,7 @@ from dpbitfit.ledger import Ledger
 from tests.support.monitors import free_port
 
 from ..support.browser import chromium, expect, needs_chromium, sign_in, window
-from ..support.shallow import shallow_minilm
+from ..support.shallow import narrow_minilm
 from .test_simulation import command
 
 __all__ = ["chromium"]
@@ -65,7 +65,7 @@ def test_a_simulation_is_followed_from_before_its_ledger_to_a_site_near_its_budg
         words = ["simulate", "--data", str(data), "--out", str(out), "--ledger", str(ledger)]
         words += ["--labels", str(data.with_suffix(".labels.txt")), "--sites", "2"]
         words += ["--phases", "biases", "--rounds", str(ROUNDS), "--steps-per-round", "2"]
-        words += ["--model", shallow_minilm(), "--max-length", "24"]
+        words += ["--model", narrow_minilm(), "--max-length", "24"]
         words += ["--target-epsilon", str(TARGET), "--budget", str(BUDGET)]
         with subprocess.Popen(command(*words), stderr=subprocess.DEVNULL) as simulation:
             try:

@@ -22,7 +22,7 @@ from dpbitfit.errors import InputError
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.fold import Allotment
 
-from ..support.shallow import shallow_minilm
+from ..support.shallow import narrow_minilm
 from .test_simulation import command
 
 KILLS = int(os.environ.get("DPBITFIT_KILLS", "2"))
@@ -40,7 +40,7 @@ def test_killed_processes_lose_no_event_and_double_none(tmp_path: Path) -> None:
         *("--labels", str(data.with_suffix(".labels.txt")), "--sites", str(SITES)),
         *("--phases", "class-sums,head,biases", "--most-rounds", str(ROUNDS), "--rounds", "4"),
         *("--steps-per-round", "1", "--sampling-rate", "0.3"),
-        *("--model", shallow_minilm(), "--max-length", "24", "--test-fraction", "0.5"),
+        *("--model", narrow_minilm(), "--max-length", "24", "--test-fraction", "0.5"),
         *("--resume", "--json"),
     ]
     dice = random.Random()

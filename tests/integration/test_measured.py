@@ -24,7 +24,7 @@ from dpbitfit.tasks.models import model_digest
 
 from ..support import plans
 from ..support.grids import LocalGrid
-from ..support.shallow import shallow_minilm
+from ..support.shallow import narrow_minilm
 from ..support.tasks import load_text
 
 POLICY = """\
@@ -90,7 +90,7 @@ def labels(corpus: Path, tmp_path: Path) -> Path:
 
 def guard(name: str, coordinator: Ledger, labels: Path, epsilon: float = 4.0) -> Guard:
     folder = Path(str(coordinator.database)).parent
-    model = shallow_minilm()
+    model = narrow_minilm()
     values = {"name": name, "folder": folder, "key": coordinator.id, "model": model}
     values["digest"] = model_digest(Path(model))
     text = POLICY.format(**values, labels=labels, evaluation_epsilon=epsilon)
@@ -117,7 +117,7 @@ def node(site: Guard) -> Callable[[Message], RecordDict]:
 def strategy(
     coordinator: Ledger, labels: Path, folder: Path, plan: Plan = PLAN
 ) -> tuple[PrivateStrategy, np.ndarray]:
-    task = load_text(shallow_minilm(), read_labels(str(labels)), "labels", max_length=24)
+    task = load_text(narrow_minilm(), read_labels(str(labels)), "labels", max_length=24)
     plan = plans.plan(plan, layout_digest=task.layout.digest, model_digest=task.digest)
     made = PrivateStrategy(FedAvg(), plan, task.layout.size, 8.0, folder, coordinator)
     return made, read_biases(task.model, task.layout)

@@ -18,7 +18,7 @@ from dpbitfit.ledger import Ledger, peers
 
 from ..support import warm
 from ..support.federation import federation
-from ..support.shallow import shallow_minilm
+from ..support.shallow import narrow_minilm
 from .test_deployment import SITES, Field
 
 pytestmark = pytest.mark.timeout(1800)
@@ -120,7 +120,7 @@ class Operated(Field):
 @pytest.fixture(scope="module")
 def field(project_config: dict[str, Any]) -> Iterator[Operated]:
     with federation() as running:
-        yield Operated(running, project_config, shallow_minilm())
+        yield Operated(running, project_config, narrow_minilm())
 
 
 def test_a_backup_that_was_restored_at_the_site(field: Operated) -> None:

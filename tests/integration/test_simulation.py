@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 from dpbitfit.ledger import Ledger
 
 from ..support import warm
-from ..support.shallow import shallow_minilm
+from ..support.shallow import narrow_minilm
 
 ROUNDS, STEPS, RATE = 2, 2, 0.2
 
@@ -89,7 +89,7 @@ def test_two_runs_compose_and_a_third_is_refused_before_any_training(
 ) -> None:
     chosen = [*simulate_arguments(data, tmp_path / "out"), "--ledger", str(tmp_path / "ledger")]
     chosen += ["--target-epsilon", "3", "--budget", "4.7", "--rounds", "1", "--json"]
-    chosen += ["--model", shallow_minilm()]
+    chosen += ["--model", narrow_minilm()]
     runs = [warm.run(warm.MAIN, *chosen, timeout=600) for _ in range(3)]
     assert [run.returncode for run in runs] == [0, 0, 3], [run.stderr[-2000:] for run in runs]
     first, second = (json.loads(run.stdout)["sites"][0] for run in runs[:2])
@@ -134,7 +134,7 @@ def test_the_model_loads_with_from_pretrained_and_holds_the_biases(out: Path) ->
 def test_an_interrupt_leaves_no_process_behind(
     stop: signal.Signals, data: Path, tmp_path: Path
 ) -> None:
-    words = [*simulate_arguments(data, tmp_path / "out"), "--model", shallow_minilm()]
+    words = [*simulate_arguments(data, tmp_path / "out"), "--model", narrow_minilm()]
     words += ["--rounds", "50"]  # so many that it is interrupted long before its end
     run = subprocess.Popen(command(*words), stderr=subprocess.DEVNULL)
     progress = tmp_path / "out" / "progress.jsonl"

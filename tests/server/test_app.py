@@ -118,7 +118,7 @@ def test_the_saved_model_is_the_trained_one(out: Path) -> None:
     for name, value in trained.items():
         parameter = model.get_parameter(name.removeprefix("backbone."))
         assert (parameter.detach().numpy() == value).all()
-    before = load_text(shallow.shallow_minilm(), ["a", "b"], "labels").model
+    before = load_text(shallow.narrow_minilm(), ["a", "b"], "labels").model
     assert any(
         not np.array_equal(before.get_parameter(name).detach().numpy(), value)
         for name, value in trained.items()

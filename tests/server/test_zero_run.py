@@ -16,6 +16,7 @@ from dpbitfit.ledger import Ledger
 from dpbitfit.protocol import flower
 from dpbitfit.tasks.rounds import site_round
 
+from ..support.shallow import shallow_minilm
 from .test_app import run
 
 K, STEPS = 8, 2
@@ -91,8 +92,14 @@ def test_a_round_of_five_steps_of_64_directions_is_less_than_3_kb(
         return count_bytes(sent, replies)
 
     monkeypatch.setattr(strategy, "count_bytes", weighed)
-    settings = {"rounds": 1, "steps-per-round": 5, "directions": 64, "sampling-rate": 0.01}
-    report = run({**config, **settings, "phases": "dp-zero", "head": "labels"})
+    settings: dict[str, Any] = {
+        "rounds": 1,
+        "steps-per-round": 5,
+        "directions": 64,
+        "sampling-rate": 0.01,
+    }
+    settings |= {"phases": "dp-zero", "head": "labels", "model": shallow_minilm()}
+    report = run({**config, **settings})
     assert len(sizes) == 2
     assert max(sizes) < 3000
     (line,) = report["rounds"]

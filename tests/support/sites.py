@@ -31,7 +31,7 @@ from ..conftest import ROOT
 from . import plans, warm
 from .coordinators import Coordinator
 from .policies import changed, written
-from .shallow import shallow_minilm
+from .shallow import narrow_minilm
 from .tasks import load_text
 
 SERVE = "from dpbitfit_client.cli import app; app()"
@@ -58,7 +58,7 @@ def fresh_key() -> str:
 @functools.cache
 def pretrained() -> np.ndarray:
     """Where a run begins: the packed biases of the model, whatever its labels."""
-    return load_text(shallow_minilm(), ("a", "b"), "labels").pretrained
+    return load_text(narrow_minilm(), ("a", "b"), "labels").pretrained
 
 
 def key_of(request: Envelope) -> str:
@@ -222,7 +222,7 @@ def policy(site: Site, corpus: Path) -> dict[str, Any]:
             "other": {"public-key": site.other.ledger.id},
         },
         "models": {
-            "minilm": {"path": shallow_minilm(), "digest": model_digest(Path(shallow_minilm()))}
+            "minilm": {"path": narrow_minilm(), "digest": model_digest(Path(narrow_minilm()))}
         },
         "datasets": {
             "letters": {

@@ -18,6 +18,7 @@ from dpbitfit.data.labels import read_labels
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.memory import in_micro_batches
+from dpbitfit.tasks.models import model_digest
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
@@ -58,7 +59,10 @@ def site(corpus: Path, folder: Path, texts: list[str]) -> Iterator[Site]:
     with file.open("w", newline="", encoding="utf-8") as records:
         rows = ((text, labels[number % 2]) for number, text in enumerate(texts))
         csv.writer(records).writerows([("text", "label"), *rows])
+    folder = shallow_minilm()
     changes = [
+        (("models", "minilm", "path"), folder),
+        (("models", "minilm", "digest"), model_digest(Path(folder))),
         (("datasets", "letters", "loader"), ...),
         (("datasets", "letters", "path"), str(file)),
         (("datasets", "letters", "epsilon"), 1000.0),

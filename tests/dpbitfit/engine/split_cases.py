@@ -34,7 +34,7 @@ from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import models, plans
 from ...support.second_device import NAME, left, second_device
-from ...support.shallow import shallow_minilm
+from ...support.shallow import narrow_minilm
 from ...support.tasks import text_table
 from ...support.tokens import Records
 
@@ -216,7 +216,7 @@ def test_a_text_task_is_checked_and_works(monkeypatch: pytest.MonkeyPatch, layer
     monkeypatch.setattr(devices, "choose", lambda name: places.get(name) or choose(name))
     settings = read_settings(TextClassification, {"head": "trained", "layers": layers})
     one, two = (
-        attach(TextClassification, shallow_minilm(), settings, ["red", "blue"], device)
+        attach(TextClassification, narrow_minilm(), settings, ["red", "blue"], device)
         for device in ("cpu", f"cpu+{NAME}")
     )
     assert (one.layout, one.digest) == (two.layout, two.digest)

@@ -89,7 +89,8 @@ def test_a_device_that_is_there_works_and_is_described() -> None:
 def precision() -> list[Any]:
     cudnn: Any = torch.backends.cudnn
     places = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-    return [cudnn.benchmark, *(place.fp32_precision for place in places)]
+    sums = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    return [cudnn.benchmark, sums, *(place.fp32_precision for place in places)]
 
 
 def test_no_factor_is_rounded_to_tf32_and_no_kernel_is_chosen_by_its_time() -> None:
@@ -99,7 +100,7 @@ def test_no_factor_is_rounded_to_tf32_and_no_kernel_is_chosen_by_its_time() -> N
     try:
         before = precision()
         with deterministic():
-            assert precision() == [False, "ieee", "ieee", "ieee"]
+            assert precision() == [False, False, "ieee", "ieee", "ieee"]
         assert precision() == before
     finally:
         torch.backends.cudnn.benchmark, matmul.fp32_precision = False, old

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2Model
 
 from dpbitfit.engine import precision
-from dpbitfit.engine.biases import select_biases
+from dpbitfit.engine.biases import BiasLayout, select_biases
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.precision import CPU_ROWS, use_bfloat16
 from dpbitfit.errors import InputError, ModelError
@@ -52,7 +52,7 @@ def test_losses_and_rows_are_nearly_those_of_float32(make: Callable[[], nn.Modul
     model = make()
     losses, rows = computed(model)
     with units_for_bfloat16():
-        use_bfloat16(model)
+        use_bfloat16(model, select_biases(model))
     rounded, other = computed(model)
     assert other.dtype == torch.float32
     # 8 bits of each factor, in two layers.
@@ -64,21 +64,30 @@ def test_losses_and_rows_are_nearly_those_of_float32(make: Callable[[], nn.Modul
 def test_biases_and_all_outside_the_layers_stay_in_float32() -> None:
     model = backbone("bert")
     with units_for_bfloat16():
-        use_bfloat16(model)
+        use_bfloat16(model, select_biases(model))
     rounded = {name for name, value in model.named_parameters() if value.dtype == torch.bfloat16}
     layers = {name for name, _ in model.named_parameters() if "encoder.layer" in name}
     products = {name for name in layers if name.endswith("weight") and "LayerNorm" not in name}
     assert rounded == products != set()
 
 
+def test_a_weight_that_trains_stays_in_float32() -> None:
+    model = backbone("bert")
+    name = "encoder.layer.1.output.dense.weight"
+    with units_for_bfloat16():
+        use_bfloat16(model, select_biases(model, (name,)))
+    assert model.get_parameter(name).dtype == torch.float32
+    assert model.get_parameter(name.replace("1", "0")).dtype == torch.bfloat16
+
+
 def test_a_machine_without_units_for_it_is_named() -> None:
     with units_for_bfloat16(False), pytest.raises(InputError, match="no units for bfloat16 of cpu"):
-        use_bfloat16(backbone("bert"))
+        use_bfloat16(backbone("bert"), BiasLayout((), ()))
 
 
 def test_a_model_without_a_stack_of_layers_is_refused() -> None:
     with units_for_bfloat16(), pytest.raises(ModelError, match="choose float32"):
-        use_bfloat16(nn.Sequential(nn.Linear(2, 2)))
+        use_bfloat16(nn.Sequential(nn.Linear(2, 2)), BiasLayout((), ()))
 
 
 def test_a_product_that_follows_from_other_records_is_refused(
