@@ -27,7 +27,7 @@ from dpbitfit.engine import devices
 
 from . import shapes
 from .measuring import Step, free_memory, in_turn, median_ratio, peak, reason
-from .peers import BASE, OURS, methods
+from .peers import BASE, LOWER, OURS, methods, row_difference
 from .real_text import SORTED, read_tokens, shares, texts, whole_steps
 
 GIBIBYTES = 24  # of a GPU, for the largest batch
@@ -93,7 +93,10 @@ def measure(cell: Cell, options: argparse.Namespace, until: float) -> Figures:
     if cell.kind == "batch":
         data = partial(shapes.batch, cell.model, cell.records, cell.tokens, device)
         made = {name: partial(_gradients, make, data) for name, make in methods(model).items()}
-        return _compare(made, BASE, cell.records, options, until)
+        figures = _compare(made, BASE, cell.records, options, until)
+        if "time_ratio" in figures.get(LOWER, {}):
+            figures[LOWER]["row_difference"] = row_difference(model, *data())
+        return figures
     records = texts(options.tokens, model)
     made = whole_steps(model, records, options.sampled)
     figures = _compare(made, SORTED, options.sampled, options, until)
@@ -196,6 +199,9 @@ def show(name: str, figures: Figures) -> None:
                 else "",
                 f"  {row['padding']:.1%} padding, {row['dummies']:.1%} dummies"
                 if "padding" in row
+                else "",
+                f"  rows differ by up to {row['row_difference']:.1%}"
+                if "row_difference" in row
                 else "",
             )
             print(f"  {method:36}" + "".join(cells))
