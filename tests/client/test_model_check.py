@@ -14,6 +14,7 @@ from dpbitfit.errors import InputError, ModelError
 
 from ..dpbitfit.tasks.test_text_classification import save
 from ..support.backbones import backbone
+from ..support.bfloat16 import units_for_bfloat16
 from ..support.policies import changed, read
 
 COORDINATOR = ("datasets", "letters", "coordinators", "trial-office")
@@ -54,6 +55,17 @@ def test_the_doctor_says_how_long_a_record_takes_and_a_guard_that_starts_does_no
     assert float(seconds) > 0
     task: Any = SimpleNamespace(layout=SimpleNamespace(size=7, left_out_by_reason={}))
     assert not time.search(check_training(policy, "own", lambda *_: task))
+
+
+def test_it_loads_a_model_in_the_policys_precision(tmp_path: Path, labels: Path) -> None:
+    policy = policy_with(Path(save(backbone("bert"), tmp_path / "model")), labels)
+    lower = policy.model_copy(
+        update={"site": policy.site.model_copy(update={"precision": "bfloat16"})}
+    )
+    with units_for_bfloat16(False):
+        assert check_training(policy, "own")
+        with pytest.raises(InputError, match="no units for bfloat16"):
+            check_training(lower, "own")
 
 
 def test_it_tries_each_way_that_the_policy_allows(tmp_path: Path, labels: Path) -> None:

@@ -15,6 +15,7 @@ from dpbitfit.errors import InputError
 from dpbitfit.tasks.rounds import site_round
 
 from ..support import plans
+from ..support.bfloat16 import units_for_bfloat16
 
 
 def sites(config: dict[str, Any], count: int) -> dict[str, tuple[Dataset, Table]]:
@@ -119,6 +120,16 @@ def test_sites_of_one_process_share_a_model_and_each_trains_from_its_own_biases(
     assert len(kinds) == 1
     assert alone @ again > 0.8
     assert far @ again < 0.4
+
+
+def test_a_site_loads_its_model_in_the_runs_precision(
+    run_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**run_config, "out": str(tmp_path), "precision": "bfloat16"}
+    guard = simulated_guard(config, {"partition-id": 0})
+    (dataset,) = guard.policy.datasets.values()
+    with units_for_bfloat16(False), pytest.raises(InputError, match="no units for bfloat16"):
+        guard.tasks.find(dataset, plans.plan(max_length=24))
 
 
 def test_natural_sites_have_the_names_of_the_data(run_config: dict[str, Any]) -> None:

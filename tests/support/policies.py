@@ -21,7 +21,7 @@ POLICY: dict[str, Any] = {
         "reply-slot-seconds": 60,
         "round-seconds": 1800,
         "device": "auto",
-        "precision": "bfloat16",
+        "precision": "float32",
     },
     "coordinators": {"trial-office": {"public-key": PUBLIC}},
     "models": {"minilm": {"path": "minilm", "digest": "cd" * 32}},

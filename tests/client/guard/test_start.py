@@ -24,6 +24,7 @@ from dpbitfit.tasks.text_classification.settings import TextTask
 from ...dpbitfit.tasks.test_text_classification import save
 from ...support import plans, warm
 from ...support.backbones import backbone
+from ...support.bfloat16 import units_for_bfloat16
 from ...support.coordinators import Coordinator
 from ...support.policies import written
 from ...support.saved_models import byte_tokenizer, save_small
@@ -130,6 +131,23 @@ def test_a_model_that_cannot_be_trained_starts_no_guard_in_the_doctors_words(
         pass
     assert str(refused.value) == f"training of own: {wrong.text}"
     assert not (tmp_path / "guard.sock").exists()  # it never answered
+
+
+def test_a_guard_checks_its_models_in_its_policys_precision(
+    tmp_path: Path, office: Coordinator
+) -> None:
+    policy = policy_with(tmp_path, office, {"own": save(backbone("bert"), tmp_path / "model")})
+    site = '["site"]\n'
+    text = policy.read_text()
+    assert text.count(site) == 1
+    policy.write_text(text.replace(site, f'{site}precision = "bfloat16"\n'))
+    with units_for_bfloat16(), serving(Policy.read(policy)):
+        pass
+    with units_for_bfloat16(False):
+        findings = {each.what: each for each in examine(policy)}
+        assert "no units for bfloat16" in findings["training of own"].text
+        with pytest.raises(DpbitfitError, match="no units"), serving(Policy.read(policy)):
+            pass
 
 
 def test_what_a_guard_has_checked_is_what_it_answers_with(

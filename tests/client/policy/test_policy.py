@@ -72,7 +72,6 @@ OPTIONAL: dict[Key, Callable[[Policy], bool]] = {
     ("site", "reply-slot-seconds"): lambda policy: policy.site.reply_slot_seconds == 0,
     ("site", "round-seconds"): lambda policy: policy.site.round_seconds == 3600,
     ("site", "device"): lambda policy: policy.site.devices == ("cpu",),
-    ("site", "precision"): lambda policy: policy.site.precision == "float32",
     (*LETTERS, "text-column"): lambda policy: letters(policy).text_column == "text",
     (*LETTERS, "label-column"): lambda policy: letters(policy).label_column == "label",
     (*LETTERS, "unit-column"): lambda policy: letters(policy).unit == "record",
@@ -91,7 +90,11 @@ CHOSEN = {("coordinators", "trial-office"), ("models", "minilm"), ("tasks", "tri
 # What may be left out where no limit names it.
 NAMED = {ACCURACY, ("tasks",)}
 # What may be left out and is given here as it would then be read.
-DEFAULT = {(*LETTERS, "task"), *((*LIMITS, name) for name in ("heads", "phases", "clippings"))}
+DEFAULT = {
+    ("site", "precision"),
+    (*LETTERS, "task"),
+    *((*LIMITS, name) for name in ("heads", "phases", "clippings")),
+}
 REQUIRED = [key for key in keys() if key not in {*OPTIONAL, *CHOSEN, *NAMED, *DEFAULT}]
 NOT_NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 10**400]
 NOT_COUNTS = [0, -1, 10**12, 10**400]
