@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from dpbitfit_client.doctor import examine
+from dpbitfit_client.guard import task_cache
 from dpbitfit_client.guard.service import serving
 from dpbitfit_client.policy.policy import Policy, model_digest
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from dpbitfit.errors import DpbitfitError
 from dpbitfit.ledger import Ledger
 from dpbitfit.protocol.messages import Description
+from dpbitfit.tasks.base import Task
 from dpbitfit.tasks.text_classification.settings import TextTask
 
 from ...dpbitfit.tasks.test_text_classification import save
@@ -148,6 +150,29 @@ def test_a_guard_checks_its_models_in_its_policys_precision(
         assert "no units for bfloat16" in findings["training of own"].text
         with pytest.raises(DpbitfitError, match="no units"), serving(Policy.read(policy)):
             pass
+
+
+def test_a_worker_computes_in_the_guards_precision(
+    tmp_path: Path, office: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_with(tmp_path, office, {"own": save(backbone("bert"), tmp_path / "model")})
+    site = '["site"]\n'
+    more = 'precision = "bfloat16"\ndevice = ["cpu", "cpu"]\n'
+    policy.write_text(policy.read_text().replace(site, site + more))
+    given: list[Callable[..., Task]] = []
+
+    class Workers(task_cache.Workers):
+        def start(self) -> None:
+            given.append(self._load)
+
+        def ready(self, task: Task) -> None:
+            """There are none."""
+
+    monkeypatch.setattr(task_cache, "Workers", Workers)
+    with units_for_bfloat16(), serving(Policy.read(policy)):
+        assert given
+    with units_for_bfloat16(False), pytest.raises(DpbitfitError, match="no units"):
+        given[0](device="cpu")
 
 
 def test_what_a_guard_has_checked_is_what_it_answers_with(
