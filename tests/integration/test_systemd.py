@@ -88,6 +88,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         made.run(changed(install, NAME))
         made.until(f"curl -sf --cacert ca.crt https://{ADDRESS}/health")
         made.run(f"cp /etc/dpbitfit/node.key.pub .; {register}")
+        made.until("test -S /run/dpbitfit/guard.sock")  # a run waits a minute for one that loads
         watch, _ = commands("Watching the coordinator")
         made.run(f"exec 2> told.txt; {watch}")
         yield made
