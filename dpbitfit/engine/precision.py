@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpbitfit.engine.biases import BiasLayout, freeze
+from dpbitfit.engine.biases import BiasLayout
 from dpbitfit.engine.split import layer_stack
 from dpbitfit.errors import InputError, ModelError
 
@@ -42,7 +42,6 @@ def use_bfloat16(model: nn.Module, layout: BiasLayout) -> None:
             f"{type(model).__name__} is not one stack of layers, of which it is clear what may be "
             "rounded to bfloat16: choose float32"
         )
-    freeze(model)
     trained = {id(model.get_parameter(name)) for name in layout.names}
     for layer in found[2].modules():
         transposed = type(layer).__name__ == "Conv1D"  # transformers' own, as in GPT-2

@@ -45,6 +45,16 @@ class OwnsABias(Shape):
         return (states + self.shift_bias).tanh()
 
 
+class RoundsTheLastOfMany(Shape):
+    """Otherwise than all others: a record of which the check has more than one copy."""
+
+    def between(self, states: Tensor) -> Tensor:
+        values = states.tanh()
+        if len(values) > 8:
+            values[-1] *= 1 + 1e-5
+        return values
+
+
 class Recurrent(nn.Module):
     """Hardly any of its biases has a gradient of one record."""
 
@@ -62,6 +72,13 @@ class Rounds(Shape):
 
     def forward(self, records: Tensor) -> Tensor:
         return (super().forward(records) * 100).round()
+
+
+def test_every_copy_of_a_record_is_compared() -> None:
+    torch.manual_seed(0)
+    model = RoundsTheLastOfMany()
+    with pytest.raises(ModelError, match="its rounding changes"):
+        check_losses(model, select_biases(model), square(model), ONE_LENGTH)
 
 
 @pytest.mark.parametrize("name", MODELS)
