@@ -177,6 +177,10 @@ def _method(name: str) -> tuple[Method, int]:
     return METHODS[name], int(rounds or 0)
 
 
+def _target(method: str, epsilon: str) -> float | None:
+    return float(epsilon) if _method(method)[0].private else None
+
+
 def _declared(count: int) -> int:
     digit = 10 ** math.floor(math.log10(count))
     return int(round(count / digit) * digit)
@@ -211,7 +215,7 @@ def main() -> None:
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     done = {tuple(json.loads(line)["key"]): json.loads(line) for line in lines}
     keys = [
-        (name, method, float(epsilon) if _method(method)[0].private else None, sites, seed)
+        (name, method, _target(method, epsilon), sites, options.precision, seed)
         for name in options.sets.split(",")
         for epsilon in options.epsilons.split(",")
         for sites in options.sites.split(",")
@@ -222,9 +226,9 @@ def main() -> None:
     keys = list(dict.fromkeys(keys))  # without privacy there is no epsilon to vary
     data_sets: dict[str, Data] = {}
     for key in track([key for key in keys if key not in done], console=Console(stderr=True)):
-        name, method, epsilon, sites, seed = key
+        name, method, epsilon, sites, precision, seed = key
         data = data_sets.setdefault(name, read(name, options.data))
-        rounds = list(run(data, method, epsilon, SITES[sites], seed, options.precision))
+        rounds = list(run(data, method, epsilon, SITES[sites], seed, precision))
         done[key] = {"key": key, "rounds": rounds}
         with options.out.open("a") as file:
             file.write(json.dumps(done[key]) + "\n")
@@ -238,7 +242,8 @@ def _print(runs: dict[tuple[Any, ...], list[dict[str, Any]]]) -> None:
         groups.setdefault(key[:-1], []).append(rounds)
     titles = ("set", "method", "target", "sites", "epsilon", "accuracy", "after the head")
     printed = Printed(*titles, "CPU minutes", "kB a site")
-    for (name, method, target, sites), group in groups.items():
+    for (name, method, target, sites, precision), group in groups.items():
+        printed.caption = precision
         final = [rounds[-1]["accuracy"] for rounds in group]
         error = stdev(final) / math.sqrt(len(final)) if len(final) > 1 else 0.0
         heads = [
