@@ -53,7 +53,11 @@ _log = logging.getLogger("dpbitfit.engine")
 
 
 def check_gradients(
-    model: nn.Module, layout: BiasLayout, losses: Losses, lengths: NDArray[np.int64]
+    model: nn.Module,
+    layout: BiasLayout,
+    losses: Losses,
+    lengths: NDArray[np.int64],
+    private: bool = True,
 ) -> tuple[BiasLayout, int]:
     """What of ``layout`` trains, and the canonical size of a micro-batch, in rows.
 
@@ -61,6 +65,8 @@ def check_gradients(
     their losses [B]; ``lengths`` [n] are the probes' padded lengths, in tokens. Biases that
     cannot be trained soundly are left out (a layer used functionally or whose output does
     not begin with the record, a layer that no record reaches): the same ones on every machine.
+    Where no record will be ``private``, rows are not compared among companions, and the
+    canonical size is 1.
 
     Raises ModelError when a weight, loss or gradient is not finite, when a row changes with its
     companions at every size (layers or losses that mix records, a device whose sums depend
@@ -75,7 +81,8 @@ def check_gradients(
         alone = {probe: by_autograd(model, layout, losses, probe) for probe in probes}
         while True:  # what is left is another graph: check it anew
             with PerRecordGradients(model, layout) as gradients:
-                canonical, rows = _Check(model, layout, losses, groups, gradients).run()
+                check = _Check(model, layout, losses, groups, gradients)
+                canonical, rows = check.run() if private else (1, check.alone())
             wrong = _unlike_autograd(layout, rows, alone) | unreached(layout, alone.values())
             if not wrong:
                 break
@@ -149,6 +156,10 @@ class _Check:
             if not reason:
                 return canonical, rows
         raise ModelError(reason)
+
+    def alone(self) -> dict[int, Tensor]:
+        """Each probe's row [P], of a micro-batch of its own."""
+        return {probe: self._rows([probe])[0] for group in self.groups.values() for probe in group}
 
     def _exact_rows(self, canonical: int, scale: float) -> tuple[dict[int, Tensor], str]:
         """Each probe's row [P] at biases moved by ``scale``; and why that is not one row, if so."""

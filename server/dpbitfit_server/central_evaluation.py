@@ -33,6 +33,7 @@ class PublicEvaluation:
             settings.task,
             data.label_set(),
             needs_gradients=settings.needs_gradients,
+            private=False,  # its test records are public
         )
         self._test = self.task.records(data.test(kind.columns))
 

@@ -5,6 +5,7 @@ plan in this process, where Flower's transport has no part.
 """
 
 import csv
+import functools
 import grp
 import os
 import re
@@ -12,7 +13,7 @@ import secrets
 import signal
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from dpbitfit_client import guard_client
 from dpbitfit_client.app import app as client_app
+from dpbitfit_server import central_evaluation
 from dpbitfit_server.app import run as run_server
 from flwr.app import Context, RecordDict
 
@@ -29,11 +31,13 @@ from dpbitfit.data.corpus import write_corpus
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.fold import Allotment
 from dpbitfit.settings import RunSettings
+from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.models import model_digest, resolve_model
 
 from ..support.federation import Federation, Guard, federation, living_in
 from ..support.grids import LocalGrid
 from ..support.policies import written
+from ..support.shallow import narrow_minilm
 
 SITES = ("hospital-1", "hospital-2")
 RECORDS, TEST_RECORDS = 60, 100
@@ -50,11 +54,12 @@ SPREAD = 0.075
 
 
 class Field:
-    """A federation with both sites, and the data that went into it."""
+    """A federation with both sites, and the data that went into it.
 
-    def __init__(
-        self, running: Federation, project_config: dict[str, Any], model: str = "minilm"
-    ) -> None:
+    The sites allow the models; a run has the first, unless it is told another.
+    """
+
+    def __init__(self, running: Federation, project_config: dict[str, Any], *models: str) -> None:
         self.running = running
         self.coordinator = Ledger(str(running.home / "coordinator.sqlite"), create=True)
         folder = running.home / "sites"
@@ -64,7 +69,7 @@ class Field:
         self.config = {
             **project_config,
             **PLAN,
-            "model": model,
+            "model": models[0],
             "data": str(folder / "messages.csv"),
             "site-column": "site",
             "test-data": str(folder / "test.csv"),
@@ -72,7 +77,7 @@ class Field:
         }
         self.ledgers: dict[str, Ledger] = {}
         for name in SITES:
-            policy = write_policy(folder, name, self.coordinator.id, model)
+            policy = write_policy(folder, name, self.coordinator.id, models)
             Ledger(str(folder / f"{name}.sqlite"), create=True).database.close()
             running.add_site(name, policy, folder / f"{name}.sock")
             self.ledgers[name] = Ledger(str(folder / f"{name}.sqlite"), readonly=True)
@@ -142,10 +147,11 @@ def write_table(path: Path, columns: str, rows: list[Any]) -> None:
         csv.writer(file).writerows([columns.split(), *rows])
 
 
-def write_policy(folder: Path, site: str, coordinator: str, model: str) -> Path:
+def write_policy(folder: Path, site: str, coordinator: str, models: Sequence[str]) -> Path:
+    folders = {Path(model).name: model for model in models}
     limits = {
         **{"min-noise-multiplier": 0.6, "max-sampling-rate": 0.5, "max-steps-per-round": 100},
-        **{"max-rounds": 10, "models": ["minilm"], "max-length": 24},
+        **{"max-rounds": 10, "models": list(folders), "max-length": 24},
     }
     dataset = {
         **{"path": str(folder / f"{site}.csv"), "labels": str(folder / "corpus.labels.txt")},
@@ -158,7 +164,10 @@ def write_policy(folder: Path, site: str, coordinator: str, model: str) -> Path:
             **{"socket": str(folder / f"{site}.sock"), "group": grp.getgrgid(os.getgid()).gr_name},
         },
         "coordinators": {"office": {"public-key": coordinator}},
-        "models": {"minilm": {"path": model, "digest": model_digest(Path(resolve_model(model)))}},
+        "models": {
+            name: {"path": model, "digest": model_digest(Path(resolve_model(model)))}
+            for name, model in folders.items()
+        },
         "datasets": {"letters": dataset},
     }
     policy = folder / f"{site}.toml"
@@ -185,7 +194,7 @@ def simulated(config: dict[str, Any], out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def field(project_config: dict[str, Any]) -> Iterator[Field]:
     with federation() as running:
-        yield Field(running, project_config)
+        yield Field(running, project_config, "minilm", narrow_minilm("narrow"))
         # Every process of a guard ends when it is asked to, and removes its socket.
         assert [guard.stop() for guard in running.guards.values()] == [0, 0]
         assert not any(guard.socket.exists() for guard in running.guards.values())
@@ -202,7 +211,9 @@ def report(field: Field) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def simulations(field: Field, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return [simulated(field.config, tmp_path_factory.mktemp("out")) for _ in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(central_evaluation, "attach", functools.cache(attach))  # once for all three
+        return [simulated(field.config, tmp_path_factory.mktemp("out")) for _ in range(3)]
 
 
 def test_it_is_the_plan_of_a_simulation_and_costs_the_same(
@@ -330,7 +341,9 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
 def test_a_run_that_fails_ends_with_its_cause(
     changes: dict[str, float], status: int, cause: str, field: Field
 ) -> None:
-    ended, printed = field.running.fail({**field.config, **field.here("failing-run"), **changes})
+    narrow = {"model": narrow_minilm("narrow"), **field.here("failing-run")}
+    config = {**field.config, **narrow, **changes}
+    ended, printed = field.running.fail(config)
     assert ended == status
     assert re.match(f"error: {cause}", printed[-1])
     assert not any("Traceback" in line for line in printed)
@@ -340,6 +353,7 @@ def test_a_plan_of_phases_costs_what_its_simulation_does(field: Field, tmp_path:
     changes = {
         **{"phases": ",".join(PHASES), "head": "trained", "most-rounds": 6, "rounds": 2},
         **{"steps-per-round": 2, "noise-multiplier": 0.0, "target-epsilon": 8.0},
+        "model": narrow_minilm("narrow"),
     }
     *lines, report = field.run("phased-run", **changes)
     assert [line["phase"] for line in lines] == ["", PHASES[0], *["head"] * 3, *["biases"] * 2]

@@ -120,6 +120,7 @@ class Operated(Field):
 @pytest.fixture(scope="module")
 def field(project_config: dict[str, Any]) -> Iterator[Operated]:
     with federation() as running:
+        warm.program(running.programs / "flwr-clientapp", warm.CLIENT_APP)
         yield Operated(running, project_config, narrow_minilm())
 
 

@@ -103,8 +103,10 @@ class Federation:
         self.guards: dict[str, Guard] = {}
         self.logs = home / "logs"
         self.watched = home / "watched.txt"
-        for folder in ("logs", "site-logs", "tmp", "watch"):
+        self.programs = home / "bin"  # found before those of this environment
+        for folder in ("logs", "site-logs", "tmp", "watch", "bin"):
             (home / folder).mkdir()
+        warm.program(self.programs / "flwr-serverapp", warm.SERVER_APP)
         (home / "watch" / "sitecustomize.py").write_text(_WATCH)
         self.environment = {
             **os.environ,
@@ -114,7 +116,9 @@ class Federation:
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "OMP_NUM_THREADS": "1",  # the guards and the server share this machine's cores
             "TMPDIR": str(home / "tmp"),  # what a killed guard leaves there goes too
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PATH": os.pathsep.join(
+                [str(self.programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+            ),
         }
         self._authority = Authority(home, "ca")
 

@@ -26,33 +26,33 @@ _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 @functools.cache
 def shallow_minilm() -> str:
     """MiniLM's first two layers: a folder as ``narrow_minilm``'s."""
-    return _cut({})
+    return _cut({}, "minilm")
 
 
 @functools.cache
-def narrow_minilm() -> str:
+def narrow_minilm(name: str = "minilm") -> str:
     """A corner of two layers: its folder, which every user can read, named as it is in a plan."""
-    return _cut(WIDTHS)
+    return _cut(WIDTHS, name)
 
 
-def _cut(widths: Mapping[int, int]) -> str:
+def _cut(widths: Mapping[int, int], name: str) -> str:
     parent = Path(tempfile.mkdtemp(prefix="dpbitfit-model-"))
     atexit.register(shutil.rmtree, parent)
     parent.chmod(0o755)
-    whole, folder = Path(resolve_model("minilm")), parent / "minilm"
+    whole, folder = Path(resolve_model("minilm")), parent / name
     folder.mkdir(mode=0o755)
-    for name in _COPIED:
-        shutil.copy(whole / name, folder)
+    for file in _COPIED:
+        shutil.copy(whole / file, folder)
     config = json.loads((whole / "config.json").read_text())
     above = tuple(f"encoder.layer.{n}." for n in range(LAYERS, config["num_hidden_layers"]))
-    for name in ("hidden_size", "intermediate_size"):
-        config[name] = widths.get(config[name], config[name])
+    for key in ("hidden_size", "intermediate_size"):
+        config[key] = widths.get(config[key], config[key])
     config |= {"num_hidden_layers": LAYERS, "num_attention_heads": config["hidden_size"] // HEAD}
     (folder / "config.json").write_text(json.dumps(config))
     kept = {
-        name: value[tuple(slice(widths.get(width, width)) for width in value.shape)].copy()
-        for name, value in load_file(whole / "model.safetensors").items()
-        if not name.startswith(above)
+        tensor: value[tuple(slice(widths.get(width, width)) for width in value.shape)].copy()
+        for tensor, value in load_file(whole / "model.safetensors").items()
+        if not tensor.startswith(above)
     }
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)

@@ -15,11 +15,12 @@ def load_text(
     labels: Sequence[str],
     head: str = "labels",
     precision: Precision = "float32",
+    private: bool = True,
     **settings: Any,
 ) -> TextClassification:
-    """A model that was checked as a guard does."""
+    """A model that was checked as a guard does, or the coordinator."""
     options = read_settings(TextClassification, {"head": head, **settings})
-    task = attach(TextClassification, model, options, labels, precision=precision)
+    task = attach(TextClassification, model, options, labels, precision=precision, private=private)
     assert isinstance(task, TextClassification)
     return task
 

@@ -27,15 +27,29 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from ..conftest import ROOT
+from . import forks
 
 _PRELOADED = (
     *("transformers.models.bert.modeling_bert", "dpbitfit.cli", "dpbitfit_client.cli"),
     *("dpbitfit_client.guard.service", "dpbitfit_monitor.cli", "dpbitfit_monitor.serve"),
+    *("flwr.superlink.cli", "dpbitfit_server.app", "dpbitfit_server.central_evaluation"),
+    *("flwr.supernode.cli", "dpbitfit_client.app"),
 )
 MAIN = "from dpbitfit.cli import main; main()"  # the command line
+SERVER_APP = "from flwr.superlink.cli import flwr_serverapp; flwr_serverapp()"
+CLIENT_APP = "from flwr.supernode.cli import flwr_clientapp; flwr_clientapp()"
 _TEMPLATE = "from tests.support.warm import serve; exec(serve())"
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-_BYTES = 1 << 20  # of a request: the environment is in it
+_ENVIRONMENT = {
+    **{"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"},  # one thread
+    **{"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"},  # read on import
+}
+_PROGRAM = """\
+#!{python} -IS
+import sys
+sys.path.append({support!r})
+import forks
+forks.ask({address!r}, {code!r}, sys.argv[1:])
+"""
 
 
 class Process:
@@ -51,21 +65,11 @@ class Process:
         env: Mapping[str, str] | None = None,
         umask: int = -1,
     ) -> None:
-        request = {
-            "code": code,
-            "words": words,
-            "cwd": str(cwd or Path.cwd()),
-            "env": dict(os.environ if env is None else env),
-            "umask": umask,
-        }
-        self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         output = 1 if stdout is None else stdout.fileno()
         errors = 2 if stderr is None else stderr.fileno()
-        with theirs:
-            descriptors = [theirs.fileno(), output, errors]
-            socket.send_fds(_template(), [json.dumps(request).encode()], descriptors)
+        given: Any = {"outputs": (output, errors), "cwd": cwd, "env": env, "umask": umask}
+        self._status, self.pid = forks.ask(_template(), code, words, **given)
         self.returncode: int | None = None
-        self.pid = self._receive("began")
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal's; None while it runs."""
@@ -79,14 +83,9 @@ class Process:
                 selector.register(self._status, selectors.EVENT_READ)
                 if not selector.select(timeout):
                     raise TimeoutError(f"process {self.pid} runs after {timeout} seconds")
-            self.returncode = os.waitstatus_to_exitcode(self._receive("ended"))
+            self.returncode = os.waitstatus_to_exitcode(forks.receive(self._status, "ended"))
             self._status.close()
         return self.returncode
-
-    def _receive(self, kind: str) -> int:
-        word, _, number = self._status.recv(100).decode().partition(" ")
-        assert word == kind, "what the template or its fork says stands above"
-        return int(number)
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -119,26 +118,40 @@ def run(
     return subprocess.CompletedProcess([code, *words], process.wait(), *texts)
 
 
+def program(path: Path, code: str) -> None:
+    """Write a program that is found by its name, and starts CODE warm with its own words.
+
+    It ends once that began, which is nothing to a caller that does not wait for it.
+    """
+    names = {"python": sys.executable, "support": str(Path(__file__).parent)}
+    path.write_text(_PROGRAM.format(address=_template(), code=code, **names))
+    path.chmod(0o700)
+
+
 @functools.cache
-def _template() -> socket.socket:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BYTES)
+def _template() -> str:
+    """Where the template listens: a socket in a folder that is this user's alone."""
+    folder = tempfile.TemporaryDirectory(prefix="warm-")
+    address = f"{folder.name}/socket"
     path = os.pathsep.join(map(str, (ROOT, ROOT / "client", ROOT / "server")))
-    with theirs:
+    with forks.channel() as listener:
+        listener.bind(address)
+        listener.listen()
         template = subprocess.Popen(
-            [sys.executable, "-c", _TEMPLATE],
-            stdin=theirs,
+            [sys.executable, "-c", _TEMPLATE, str(listener.fileno())],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path, **_ONE_THREAD},
+            env={**os.environ, "PYTHONPATH": path, **_ENVIRONMENT},
             cwd=ROOT,
+            pass_fds=[listener.fileno()],
         )
 
     def end() -> None:
-        ours.close()
-        template.wait()
+        template.communicate()  # closes its input, by which it knows that the tests are gone
+        folder.cleanup()
 
     atexit.register(end)
-    return ours
+    return address
 
 
 def serve() -> str:
@@ -152,31 +165,35 @@ def serve() -> str:
     assert len(os.listdir("/proc/self/task")) == 1
     gc.collect()
     gc.freeze()
-    requests = socket.socket(fileno=os.dup(0))
+    listener = socket.socket(fileno=int(sys.argv[1]))
     running: dict[int, tuple[int, socket.socket]] = {}  # by the descriptor of its pid
     selector = selectors.DefaultSelector()
-    selector.register(requests, selectors.EVENT_READ)
+    selector.register(listener, selectors.EVENT_READ)
+    selector.register(0, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
-            if key.fileobj is requests:
-                message, descriptors, _, _ = socket.recv_fds(requests, _BYTES, 3)
-                if not message:
-                    for pid, _ in running.values():
-                        os.kill(pid, signal.SIGKILL)
-                    sys.exit()
-                status = socket.socket(fileno=descriptors[0])
+            if key.fd == 0:
+                for pid, _ in running.values():
+                    os.kill(pid, signal.SIGKILL)
+                sys.exit()
+            elif key.fileobj is listener:
+                status, _ = listener.accept()
+                message, outputs, _, _ = socket.recv_fds(status, forks.BYTES, 2)
+                if not message:  # it was killed before it could ask
+                    status.close()
+                    continue
                 pid = os.fork()
                 if not pid:
                     for _, other in running.values():
                         other.close()
-                    requests.close()
+                    listener.close()
                     selector.close()
-                    code = _become(json.loads(message), descriptors[1:])
+                    code = _become(json.loads(message), outputs)
                     with status:
                         status.send(f"began {os.getpid()}".encode())
                     return code
-                for descriptor in descriptors[1:]:
-                    os.close(descriptor)
+                for output in outputs:
+                    os.close(output)
                 watched = os.pidfd_open(pid)
                 running[watched] = pid, status
                 selector.register(watched, selectors.EVENT_READ)

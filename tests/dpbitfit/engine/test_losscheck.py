@@ -111,6 +111,7 @@ def test_biases_without_a_gradient_of_one_record_train(
     of, selected = square(model), select_biases(model)
     layout, canonical = check_losses(model, selected, of, ONE_LENGTH)
     assert set(layout.names) == trains
+    assert check_losses(model, selected, of, ONE_LENGTH, private=False) == (layout, 1)
     directions = Directions(bytes(32))
     places = list(range(4)) * canonical
     with LossDifferences(model, layout, directions, 3, 1e-2) as differences:

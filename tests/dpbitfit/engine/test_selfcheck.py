@@ -173,6 +173,7 @@ def test_a_bias_that_would_be_wrong_is_left_out_and_the_others_are_right(
         alone = torch.autograd.grad(losses_of([record]).sum(), parameters)
         assert torch.allclose(row, torch.cat(alone), atol=1e-5)
     assert check_gradients(model, layout, losses_of, ONE_LENGTH) == (layout, canonical)
+    assert check_gradients(model, selected, losses_of, ONE_LENGTH, private=False) == (layout, 1)
 
 
 def test_where_hardly_any_bias_is_right_the_model_is_refused() -> None:

@@ -49,6 +49,13 @@ def test_a_model_that_mixes_records_only_without_gradients_is_refused() -> None:
         attach(Mixing, "", SlopeSettings(), ())
 
 
+@pytest.mark.parametrize("kind", [Mixing, OtherForFewRows])
+def test_where_no_record_is_private_none_is_compared_with_others(kind: type[Slope]) -> None:
+    task = attach(kind, "", SlopeSettings(), (), private=False)
+    assert task.canonical_rows == 1
+    assert task.layout.size == attach(Slope, "", SlopeSettings(), ()).layout.size
+
+
 def test_a_micro_batch_has_as_many_rows_as_either_way_needs() -> None:
     assert attach(Slope, "", SlopeSettings(), ()).canonical_rows < 16
     assert attach(OtherForFewRows, "", SlopeSettings(), ()).canonical_rows == 16
