@@ -29,7 +29,7 @@ def attach(
     ``precision``: but for losses alone, whose differences need float32. What the model
     computes of a record without gradients is checked, as features and evaluations need, and
     where the plan ``needs_gradients``, the record's gradient too. At the coordinator, where no
-    record is ``private``, it is only seen what trains, in a sixth of the time.
+    record is ``private``, it is only seen what trains, which takes little of the time.
     Biases that cannot be trained soundly leave its layout. Raises InputError when it cannot be
     loaded or the device is not there, ModelError when it cannot be trained privately on it.
     Nothing here sees a private record, so that what a library raises may be quoted.

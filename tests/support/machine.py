@@ -27,6 +27,7 @@ PROGRAMS = (INIT, "unshare", "setpriv", "nsenter", "useradd", "runuser", "ssh-ke
 # A cgroup is joined first, so that it is all that the namespace will have of cgroups.
 _ALONE = ["setpriv", "--pdeathsig=KILL", "unshare", "--fork", "--kill-child", "--pid", "--mount"]
 _ALONE += ["--net", "--ipc", "--uts", "bash", "-c", 'echo 0 > "$0"; exec unshare --cgroup -- "$@"']
+_ONE_THREAD = "OMP_NUM_THREADS=1"  # as other tests' processes: threads would wait for one another
 # $1 is an empty folder; then comes what is mounted where.
 _BOOT = f"""
 mount --make-rprivate /
@@ -67,6 +68,8 @@ for target in sysinit basic multi-user network-online; do
 done
 echo Wants=systemd-journald.service >> etc/systemd/system/multi-user.target
 ln -s multi-user.target etc/systemd/system/default.target
+mkdir -p etc/systemd/system.conf.d
+printf '[Manager]\\nDefaultEnvironment={_ONE_THREAD}\\n' > etc/systemd/system.conf.d/test.conf
 od -An -tx1 -N16 /dev/urandom | tr -d ' \\n' > etc/machine-id
 mkdir mnt/before
 pivot_root . mnt/before
@@ -88,6 +91,7 @@ class Machine:
         enter = ["nsenter", f"--target={self._init}", "--mount", "--pid", "--cgroup", "--net"]
         enter += ["--ipc", "--uts", "--root", "--wd", "bash", "-ec", f"cd {PLACE}/given\n{lines}"]
         known = {"HOME": "/root", "PATH": "/opt/dpbitfit/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        known |= [_ONE_THREAD.split("=")]
         done = subprocess.run(
             enter, env=known, capture_output=True, text=True, cwd="/", timeout=SECONDS
         )
