@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,14 @@ def test_a_signal_ends_it(number: signal.Signals) -> None:
         assert process.wait(60) == -number
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
+
+
+def test_a_program_starts_its_code_with_its_own_words(tmp_path: Path) -> None:
+    code = "import os, sys; open('draft', 'w').write(sys.argv[1]); os.rename('draft', 'written')"
+    warm.program(tmp_path / "tool", code)
+    subprocess.run([tmp_path / "tool", "a word"], cwd=tmp_path, check=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "written").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (tmp_path / "written").read_text() == "a word"

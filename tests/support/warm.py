@@ -26,6 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
+from dpbitfit import simulate
+
 from ..conftest import ROOT
 from . import forks
 
@@ -131,7 +133,7 @@ def program(path: Path, code: str) -> None:
 @functools.cache
 def _template() -> str:
     """Where the template listens: a socket in a folder that is this user's alone."""
-    folder = tempfile.TemporaryDirectory(prefix="warm-")
+    folder = tempfile.TemporaryDirectory(prefix="warm-", dir=simulate._short_folder())
     address = f"{folder.name}/socket"
     path = os.pathsep.join(map(str, (ROOT, ROOT / "client", ROOT / "server")))
     with forks.channel() as listener:
