@@ -34,6 +34,8 @@ from dpbitfit.errors import DpbitfitError, InputError
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.tasks.models import model_digest, resolve_model
 
+from ..support.shallow import narrow_minilm
+
 POLICY = """\
 [site]
 name = "north"
@@ -43,7 +45,7 @@ group = "nogroup"
 [coordinators.office]
 public-key = "{key}"
 [models.minilm]
-path = "minilm"
+path = "{model}"
 digest = "{digest}"
 [datasets.messages]
 path = "{data}"
@@ -65,10 +67,12 @@ def policy(corpus: Path, tmp_path: Path) -> Path:
     return written(tmp_path, corpus)
 
 
-def written(folder: Path, corpus: Path, size: int = 100, digest: str = "") -> Path:
-    digest = digest or model_digest(Path(resolve_model("minilm")))
+def written(
+    folder: Path, corpus: Path, size: int = 100, digest: str = "", model: str = "minilm"
+) -> Path:
+    digest = digest or model_digest(Path(resolve_model(model)))
     labels = corpus.with_suffix(".labels.txt")
-    values = {"folder": folder, "key": "ab" * 32, "digest": digest, "data": corpus}
+    values = {"folder": folder, "key": "ab" * 32, "model": model, "digest": digest, "data": corpus}
     file = folder / "policy.toml"
     file.write_text(POLICY.format(**values, labels=labels, size=size))
     file.chmod(0o600)
@@ -278,7 +282,10 @@ def test_the_connection_and_the_clock(
     assert findings_of(policy, "nowhere", pem)["connection"][0] == "wrong"
 
 
-def test_the_command_says_the_same_and_fails_where_something_is_wrong(policy: Path) -> None:
+def test_the_command_says_the_same_and_fails_where_something_is_wrong(
+    corpus: Path, tmp_path: Path
+) -> None:
+    policy = written(tmp_path, corpus, model=narrow_minilm())
     code = "from dpbitfit.cli import main; main()"
     words = ["doctor", "--policy", str(policy), "--json"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)

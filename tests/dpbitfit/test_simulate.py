@@ -9,6 +9,8 @@ import pytest
 from dpbitfit import cli, simulate
 from dpbitfit.errors import BudgetError, DpbitfitError, InputError, ProtocolError, RunFailed
 
+from ..support.shallow import narrow_minilm
+
 
 @pytest.mark.parametrize(
     ("code", "kind", "names_log"),
@@ -48,7 +50,7 @@ def test_results_that_have_no_place_are_refused_in_one_line(
     (tmp_path / "taken").write_text("mine")
     labels = str(corpus.with_suffix(".labels.txt"))
     words = ["--data", str(corpus), "--labels", labels, "--out", str(tmp_path / "out")]
-    words += [f"--{option}", str(tmp_path / place)]
+    words += [f"--{option}", str(tmp_path / place), "--model", narrow_minilm()]
     monkeypatch.setattr(sys, "argv", ["dpbitfit", "simulate", *words, "--sites", "2"])
     with pytest.raises(SystemExit, match="2"):
         cli.main()

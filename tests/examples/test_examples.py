@@ -14,6 +14,7 @@ import pytest
 from dpbitfit import flower_tools, simulate
 
 from ..conftest import ROOT
+from ..support.shallow import NARROW_WIDTH, PARAMETERS, narrow_minilm
 
 EXAMPLES = ROOT / "examples"
 
@@ -47,7 +48,7 @@ def out(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         **{"data": str(corpus), "labels": str(corpus.with_suffix(".labels.txt")), "out": str(out)},
         **{"sites": 2, "phases": "class-sums,head,biases", "most-rounds": 3, "steps-per-round": 1},
-        **{"max-length": 24, "test-fraction": 0.5},
+        **{"max-length": 24, "test-fraction": 0.5, "model": narrow_minilm()},
     }
     given = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
     log = out / "flower.log"
@@ -84,9 +85,10 @@ def test_a_servers_own_strategy_trains_within_the_budget(out: Path) -> None:
 
 
 def test_a_clients_own_mod_saw_what_leaves(out: Path) -> None:
-    """One vector of float32 values, of the head [24, 384] alone or of all that trains."""
+    """One vector of float32 values, of the head [24, width] alone or of all that trains."""
     log = (out / "flower.log").read_text()
     sizes = [int(size) for size in re.findall(r"arrays in bytes: \{'\w+': (\d+)\}", log)]
     assert sizes
+    head = 24 * NARROW_WIDTH
     for size in sizes:
-        assert any(0 <= size - 4 * values < 1_000 for values in (24 * 384, 23_424 + 24 * 385))
+        assert any(0 <= size - 4 * values < 1_000 for values in (head, PARAMETERS + head + 24))

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 from dpbitfit.tasks.models import resolve_model
 
 LAYERS = 2
-WIDTHS = {384: 64, 1536: 256}  # MiniLM's, and a narrow model's
+NARROW_WIDTH = 64
+WIDTHS = {384: NARROW_WIDTH, 1536: 4 * NARROW_WIDTH}  # MiniLM's, and a narrow model's
 HEAD = 32  # the width of one of attention's heads
 TENSORS, PARAMETERS = 15, 1_344  # a narrow model's biases that train
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")

@@ -32,6 +32,7 @@ from dpbitfit.tasks.evaluation import outputs
 
 from ...support import plans, tasks
 from ...support.devices import limit_memory
+from ...support.shallow import narrow_minilm
 from ...support.tasks import text_table
 
 MAX_LENGTH = 12
@@ -85,7 +86,7 @@ def test_what_trains_and_what_is_evaluated_has_only_shapes_that_were_checked(
     fits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "LARGEST_SHAPE", 16)  # a CPU takes its time
-    task = tasks.load_text("minilm", ("a", "b"), max_length=MAX_LENGTH)
+    task = tasks.load_text(narrow_minilm(), ("a", "b"), max_length=MAX_LENGTH)
     limit_memory(task.model.backbone, fits)
     probes = task.probes()
     every = {padded_length(tokens, task.positions) for tokens in range(1, MAX_LENGTH + 1)}

@@ -14,11 +14,11 @@ from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError
 from dpbitfit.phases import BiasPhase, ClassSums, HeadDescent
 from dpbitfit.tasks import features
-from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.features import FeatureCache
-from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
 from dpbitfit.tasks.rounds import site_round
 from dpbitfit.tasks.text_classification.task import TextClassification
+
+from ...support.tasks import load_text
 
 QUIET = FastInsecureNoise(multiplier=0.01)
 LABELS = ("card", "loan", "transfer")
@@ -27,10 +27,7 @@ TEXTS = ["my card is lost", "what is the rate of a loan", "send money abroad", "
 
 @functools.cache
 def task(head: str = "trained") -> TextClassification:
-    kind = resolve(TEXT_CLASSIFICATION, {})
-    result = attach(kind, "minilm", kind.Settings.checked(head=head, max_length=16), LABELS)
-    assert isinstance(result, TextClassification)
-    return result
+    return load_text("minilm", LABELS, head, private=False, max_length=16)
 
 
 @dataclass

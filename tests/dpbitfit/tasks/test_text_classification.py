@@ -1,6 +1,7 @@
 """Text classification with real pretrained weights and with small saved models."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def minilm() -> TextClassification:
-    return load_text("minilm", LABELS, "labels")
+    return load_text("minilm", LABELS, "labels", private=False)
 
 
 @pytest.mark.parametrize("head", ["labels", "trained"])
@@ -86,7 +87,7 @@ def test_label_names_alone_are_a_strong_start(minilm: TextClassification) -> Non
 
 
 def test_a_trained_head_starts_as_strong(minilm: TextClassification) -> None:
-    trained = load_text("minilm", LABELS, "trained")
+    trained = load_text("minilm", LABELS, "trained", private=False)
     ours, theirs = (task.logits(task.records(EXAMPLES)).numpy() for task in (trained, minilm))
     assert ours == pytest.approx(theirs, abs=1e-4)
     assert trained.layout.size == minilm.layout.size + 2 * 384 + 2
@@ -128,19 +129,20 @@ def test_a_saved_task_loads_and_answers_alike(small: str, tmp_path: Path) -> Non
 
 
 def test_the_digest_tells_weights_labels_and_lengths_apart(small: str) -> None:
-    task = load_text(small, LABELS, "labels")
-    assert load_text(small, LABELS, "labels").digest == task.digest
+    load = partial(load_text, small, private=False)
+    task = load(LABELS, "labels")
+    assert load(LABELS, "labels").digest == task.digest
     others = [
-        load_text(small, LABELS[::-1], "labels"),
-        load_text(small, LABELS, "trained"),
-        load_text(small, LABELS, "labels", logit_scale=5.0),
-        load_text(small, LABELS, "labels", max_length=8),
+        load(LABELS[::-1], "labels"),
+        load(LABELS, "trained"),
+        load(LABELS, "labels", logit_scale=5.0),
+        load(LABELS, "labels", max_length=8),
     ]
     assert len({task.digest, *(other.digest for other in others)}) == 5
 
 
 def test_long_texts_are_cut(minilm: TextClassification) -> None:
-    task = load_text("minilm", LABELS, "labels", max_length=8)
+    task = load_text("minilm", LABELS, "labels", private=False, max_length=8)
     long = text_table(["card " * 500], np.array([0]))
     assert task.records(long).lengths.tolist() == [8]
     assert minilm.records(long).lengths.tolist() == [128]
