@@ -55,7 +55,7 @@ def simulate(
         write_app(home / "app", {**config, "out": str(out)})
         log = out / "flower.log"
         log.unlink(missing_ok=True)
-        with _superlink(home, log) as (variables, superlink):
+        with _superlink(home, log) as (variables, superlink), log.open("ab") as stream:
             run = subprocess.Popen(
                 [
                     *tool("flwr"),
@@ -66,7 +66,7 @@ def simulate(
                 ],
                 cwd=home,
                 env=variables,
-                stdout=log.open("ab"),
+                stdout=stream,
                 stderr=subprocess.STDOUT,
             )
             try:
@@ -113,18 +113,19 @@ def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subproc
         f'[superlink]\ndefault = "dpbitfit"\n\n[superlink.dpbitfit]\n'
         f'address = "127.0.0.1:{port}"\ninsecure = true\n'
     )
-    process = subprocess.Popen(
-        [
-            *tool("flower-superlink"),
-            *("--insecure", "--simulation", "--isolation", "subprocess"),
-            *("--host", "127.0.0.1", "--port", str(port), "--database", str(home / "state.db")),
-        ],
-        cwd=home,
-        env=variables,
-        stdout=log.open("ab"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [
+                *tool("flower-superlink"),
+                *("--insecure", "--simulation", "--isolation", "subprocess"),
+                *("--host", "127.0.0.1", "--port", str(port), "--database", str(home / "state.db")),
+            ],
+            cwd=home,
+            env=variables,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         _await_health(port, process, log)
         yield variables, process
