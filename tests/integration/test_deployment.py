@@ -13,7 +13,7 @@ import secrets
 import signal
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ PLAN = {
     **{"budget": BUDGET, "phases": "biases", "head": "labels"},
 }
 PHASES = ("class-sums", "head", "biases")
+# Which heads each data set allows: a guard checks a model, when it starts, with the first.
+HEADS = {"letters": ["labels"], "phases": ["trained"]}
 # Three simulated runs with noise 0.4 had a standard deviation of 0.015; five of those.
 SPREAD = 0.075
 
@@ -56,10 +58,10 @@ SPREAD = 0.075
 class Field:
     """A federation with both sites, and the data that went into it.
 
-    The sites allow the models; a run has the first, unless it is told another.
+    Each data set has its ``models``; a run is of the letters, unless it is told another.
     """
 
-    def __init__(self, running: Federation, project_config: dict[str, Any], *models: str) -> None:
+    def __init__(self, running: Federation, project_config: dict[str, Any], **models: str) -> None:
         self.running = running
         self.coordinator = Ledger(str(running.home / "coordinator.sqlite"), create=True)
         folder = running.home / "sites"
@@ -69,7 +71,7 @@ class Field:
         self.config = {
             **project_config,
             **PLAN,
-            "model": models[0],
+            "model": models["letters"],
             "data": str(folder / "messages.csv"),
             "site-column": "site",
             "test-data": str(folder / "test.csv"),
@@ -138,7 +140,8 @@ def write_records(messages: Path, test: Path, mark: str) -> None:
     ]
     write_table(messages, "text label site", [row for part in marked for row in part])
     for site, part in zip(SITES, marked, strict=True):
-        write_table(messages.with_name(f"{site}.csv"), "text label site", part)
+        for name in HEADS:
+            write_table(messages.with_name(f"{site}-{name}.csv"), "text label site", part)
     write_table(test, "text label", rows[-TEST_RECORDS:])
 
 
@@ -147,16 +150,14 @@ def write_table(path: Path, columns: str, rows: list[Any]) -> None:
         csv.writer(file).writerows([columns.split(), *rows])
 
 
-def write_policy(folder: Path, site: str, coordinator: str, models: Sequence[str]) -> Path:
-    folders = {Path(model).name: model for model in models}
+def write_policy(folder: Path, site: str, coordinator: str, models: Mapping[str, str]) -> Path:
     limits = {
         **{"min-noise-multiplier": 0.6, "max-sampling-rate": 0.5, "max-steps-per-round": 100},
-        **{"max-rounds": 10, "models": list(folders), "max-length": 24},
+        **{"max-rounds": 10, "max-length": 24},
     }
     dataset = {
-        **{"path": str(folder / f"{site}.csv"), "labels": str(folder / "corpus.labels.txt")},
-        **{"declared-size": RECORDS, "epsilon": BUDGET, "delta": 1e-5},
-        "coordinators": {"office": limits},
+        **{"labels": str(folder / "corpus.labels.txt"), "declared-size": RECORDS},
+        **{"epsilon": BUDGET, "delta": 1e-5},
     }
     values = {
         "site": {
@@ -165,10 +166,18 @@ def write_policy(folder: Path, site: str, coordinator: str, models: Sequence[str
         },
         "coordinators": {"office": {"public-key": coordinator}},
         "models": {
-            name: {"path": model, "digest": model_digest(Path(resolve_model(model)))}
-            for name, model in folders.items()
+            Path(model).name: {"path": model, "digest": model_digest(Path(resolve_model(model)))}
+            for model in models.values()
         },
-        "datasets": {"letters": dataset},
+        "datasets": {
+            name: {
+                **{"path": str(folder / f"{site}-{name}.csv"), **dataset},
+                "coordinators": {
+                    "office": {**limits, "models": [Path(model).name], "heads": HEADS[name]}
+                },
+            }
+            for name, model in models.items()
+        },
     }
     policy = folder / f"{site}.toml"
     policy.write_text(written(values)[0])
@@ -194,7 +203,7 @@ def simulated(config: dict[str, Any], out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def field(project_config: dict[str, Any]) -> Iterator[Field]:
     with federation() as running:
-        yield Field(running, project_config, "minilm", narrow_minilm("narrow"))
+        yield Field(running, project_config, letters="minilm", phases=narrow_minilm("narrow"))
         # Every process of a guard ends when it is asked to, and removes its socket.
         assert [guard.stop() for guard in running.guards.values()] == [0, 0]
         assert not any(guard.socket.exists() for guard in running.guards.values())
@@ -341,8 +350,8 @@ def test_a_site_whose_guard_is_lost_misses_a_round_and_comes_back(field: Field) 
 def test_a_run_that_fails_ends_with_its_cause(
     changes: dict[str, float], status: int, cause: str, field: Field
 ) -> None:
-    narrow = {"model": narrow_minilm("narrow"), **field.here("failing-run")}
-    config = {**field.config, **narrow, **changes}
+    narrow = {"model": narrow_minilm("narrow"), "dataset": "phases", "head": "trained"}
+    config = {**field.config, **field.here("failing-run"), **narrow, **changes}
     ended, printed = field.running.fail(config)
     assert ended == status
     assert re.match(f"error: {cause}", printed[-1])
@@ -353,7 +362,7 @@ def test_a_plan_of_phases_costs_what_its_simulation_does(field: Field, tmp_path:
     changes = {
         **{"phases": ",".join(PHASES), "head": "trained", "most-rounds": 6, "rounds": 2},
         **{"steps-per-round": 2, "noise-multiplier": 0.0, "target-epsilon": 8.0},
-        "model": narrow_minilm("narrow"),
+        **{"model": narrow_minilm("narrow"), "dataset": "phases"},
     }
     *lines, report = field.run("phased-run", **changes)
     assert [line["phase"] for line in lines] == ["", PHASES[0], *["head"] * 3, *["biases"] * 2]

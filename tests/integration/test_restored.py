@@ -121,7 +121,7 @@ class Operated(Field):
 def field(project_config: dict[str, Any]) -> Iterator[Operated]:
     with federation() as running:
         warm.program(running.programs / "flwr-clientapp", warm.CLIENT_APP)
-        yield Operated(running, project_config, narrow_minilm())
+        yield Operated(running, project_config, letters=narrow_minilm())
 
 
 def test_a_backup_that_was_restored_at_the_site(field: Operated) -> None:

@@ -27,10 +27,7 @@ HAS_NGINX = shutil.which("nginx") is not None
 ADDRESS = "127.0.0.1:8000"
 NAME = ("coordinator.example:443", "localhost:443" if HAS_NGINX else ADDRESS)
 # A small plan instead of the default one; its noise is what the policy asks for.
-PLAN = (
-    "--sites 1 --phases biases --head labels --rounds 1 --steps-per-round 2 "
-    "--noise-multiplier 1.0 --max-length 24"
-)
+PLAN = "--sites 1 --phases biases --rounds 1 --steps-per-round 2 --noise-multiplier 1.0"
 MONITOR = "https://127.0.0.1:8443"
 # How a process of a unit's user, in that unit's own view of files and network, tries something.
 AS_UNIT = """
