@@ -34,6 +34,7 @@ from dpbitfit.settings import RunSettings
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.models import model_digest, resolve_model
 
+from ..support import warm
 from ..support.federation import Federation, Guard, federation, living_in
 from ..support.grids import LocalGrid
 from ..support.policies import written
@@ -215,6 +216,8 @@ def field(project_config: dict[str, Any]) -> Iterator[Field]:
 def report(field: Field) -> dict[str, Any]:
     *lines, report = field.run("first-run")
     assert [line["replies"] for line in lines] == [0, *[len(SITES)] * ROUNDS]
+    # What a SuperNode's processes import has been watched: those of the other runs start warm.
+    warm.program(field.running.programs / "flwr-clientapp", warm.CLIENT_APP)
     return dict(report)
 
 
