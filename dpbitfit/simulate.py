@@ -26,6 +26,7 @@ from dpbitfit.schema import Scalar
 START_SECONDS = 60
 STOP_SECONDS = 15
 POLL_SECONDS = 0.2
+CRASHED = "Simulation Runtime crashed"  # Flower's words for it, Ray's own error above them
 LONGEST_FOLDER = 20  # of the 107 characters of a socket's name Ray needs some 65
 
 
@@ -104,6 +105,7 @@ def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subproc
     variables = {
         **environment(os.environ),
         "FLWR_HOME": str(home),
+        "RAY_ADDRESS": "",  # a Ray of its own, where a cluster's address is set too
         "RAY_TMPDIR": str(home),
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -168,14 +170,20 @@ def _follow(
 
 
 def _result(out: Path, log: Path) -> dict[str, Any]:
-    error = out / "error.json"
+    error, report = out / "error.json", out / "report.json"
+    failed = error.exists() or not report.exists()
+    # What the server app failed with after a crash is a consequence of it.
+    if failed and log.exists() and CRASHED in log.read_text(errors="replace"):
+        raise RunFailed(
+            "Flower's simulation runtime crashed, as where Ray cannot start its processes within "
+            f"30 seconds on a busy machine: run it again; its log is {log}"
+        )
     if error.exists():
         failure = json.loads(error.read_text())
         kind = kinds().get(failure["code"], RunFailed)
         # What a site refuses for, or which line of code failed, only the log says.
         more = f"; the log is {log}" if issubclass(kind, (ProtocolError, RunFailed)) else ""
         raise kind(failure["message"] + more)
-    report = out / "report.json"
     if not report.exists():
         raise RunFailed(f"the run ended without a report; its log is {log}")
     result: dict[str, Any] = json.loads(report.read_text())

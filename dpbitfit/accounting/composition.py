@@ -16,9 +16,9 @@ most processes count steps and compute none.
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +110,10 @@ def delta(steps: Mapping[Mechanism, int], epsilon: float) -> float:
     counts = checked(steps)
     if not counts:
         return 0.0
-    bounds = [_compose(_rdp_of, counts).get_delta(epsilon)]
+    bounds = [_renyi(counts).get_delta(epsilon)]
     rdp = _rdp(counts, SMALLEST_DISCRETISED_DELTA)
     if _steps(counts) <= MOST_PLD_STEPS and rdp <= LARGEST_PLD_EPSILON:
-        pld = _pld(counts, rdp, fine=True).get_delta(epsilon)
+        pld = _pld(counts, rdp, fine=True).get_delta_for_epsilon(epsilon)
         bounds.append(pld + _steps(counts) * ROUNDING)
     return float(min(bounds))
 
@@ -193,17 +193,32 @@ def _uppers(counts: Counts, delta: float, fine: bool) -> Mapping[str, float]:
     rounding = _steps(counts) * ROUNDING
     sound = delta >= SMALLEST_DISCRETISED_DELTA and rounding <= delta / 10
     if sound and _steps(counts) <= MOST_PLD_STEPS and rdp <= LARGEST_PLD_EPSILON:
-        uppers["PLD"] = float(_pld(counts, rdp, fine).get_epsilon(delta - rounding))
+        uppers["PLD"] = float(_pld(counts, rdp, fine).get_epsilon_for_delta(delta - rounding))
     return uppers
 
 
 def _pld(counts: Counts, rdp: float, fine: bool) -> Any:
-    """PLD's accountant of a composition that costs at most ``rdp``; a ``fine`` one where it can."""
-    from dp_accounting.pld import PLDAccountant
+    """The losses of a composition that costs at most ``rdp``; on the ``fine`` grid where it can."""
+    from dp_accounting.pld import privacy_loss_distribution as losses
 
     fine = fine and rdp <= LARGEST_FINE_EPSILON
     cell = FINEST_CELL if fine else _cell(counts, rdp)
-    return _compose(partial(PLDAccountant, value_discretization_interval=cell), counts)
+    total = losses.identity(value_discretization_interval=cell)
+    for mechanism, count in counts:
+        total = total.compose(_step_losses(mechanism, cell).self_compose(count))
+    return total
+
+
+@lru_cache(maxsize=16)  # half of a figure's time, and a round of a run adds nothing but steps
+def _step_losses(mechanism: Mechanism, cell: float) -> Any:
+    """The privacy losses of one step, for a unit that is removed and for one that is added."""
+    from dp_accounting.pld import privacy_loss_distribution as losses
+
+    return losses.from_gaussian_mechanism(
+        standard_deviation=mechanism.noise_multiplier,
+        value_discretization_interval=cell,
+        sampling_prob=mechanism.sampling_rate,
+    )
 
 
 def _cell(counts: Counts, rdp: float) -> float:
@@ -222,17 +237,14 @@ def _steps(counts: Counts) -> int:
 
 
 def _rdp(counts: Counts, delta: float) -> float:
-    return float(_compose(_rdp_of, counts).get_epsilon(delta))
+    return float(_renyi(counts).get_epsilon(delta))
 
 
-def _rdp_of() -> Any:
+def _renyi(counts: Counts) -> Any:
+    """RDP's accountant of a composition."""
     from dp_accounting.rdp import RdpAccountant
 
-    return RdpAccountant(orders=RDP_ORDERS)
-
-
-def _compose(accountant_of: Callable[[], Any], counts: Counts) -> Any:
-    accountant = accountant_of()
+    accountant = RdpAccountant(orders=RDP_ORDERS)
     for mechanism, count in counts:
         accountant.compose(event(mechanism), count)
     return accountant

@@ -36,6 +36,17 @@ def test_a_run_that_left_nothing_names_its_log(tmp_path: Path) -> None:
         simulate._result(tmp_path, tmp_path / "flower.log")
 
 
+def test_a_runtime_that_crashed_is_the_cause_whatever_the_run_fails_with_after_it(
+    tmp_path: Path,
+) -> None:
+    failure = {"code": "bad-input", "message": "the model cannot be loaded"}
+    (tmp_path / "error.json").write_text(json.dumps(failure))
+    log = tmp_path / "flower.log"
+    log.write_text("Exception: The current node timed out\nSimulation Runtime crashed.\n")
+    with pytest.raises(RunFailed, match=r"runtime crashed, .*; its log is .*flower\.log"):
+        simulate._result(tmp_path, log)
+
+
 @pytest.mark.parametrize(
     ("option", "place"), [("out", "taken"), ("out", "taken/inside"), ("ledger", "taken")]
 )

@@ -99,6 +99,18 @@ def test_parts_of_a_composition_cost_no_more_and_order_does_not_matter() -> None
     assert epsilon({}, 1e-5).epsilon == 0
 
 
+def test_each_round_of_a_run_costs_what_an_accountant_of_its_own_says() -> None:
+    """To the bit: what is kept of a step's losses from round to round is not changed by them."""
+    first, then = Mechanism(4.0, 1.0), Mechanism(1.3, 0.1)
+    for rounds in (1, 2, 3, 2):
+        counts = ((then, 5 * rounds), (first, 1))
+        accountant = PLDAccountant()
+        for mechanism, count in counts:
+            accountant.compose(composition.event(mechanism), count)
+        ours = composition._pld(counts, 8.0, fine=True).get_epsilon_for_delta(1e-5)
+        assert ours == accountant.get_epsilon(1e-5)
+
+
 def test_a_tiny_delta_is_answered_by_rdp() -> None:
     assert epsilon({Mechanism(1.0, 0.01): 100}, 1e-14).accountant == "RDP"
 
