@@ -371,7 +371,7 @@ def test_another_ledger_in_the_same_place_is_read_anew(tmp_path: Path) -> None:
 def test_nothing_is_written(north: Account, reader: Viewer, refined: Refined, url: str) -> None:
     refined(reader).account(NAME)
     reader.forecast(NAME, 0.02, 10)
-    with Ledger(url).database.read() as connection:
+    with Ledger(url) as ledger, ledger.database.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(schema.figure)) == 0
 
 

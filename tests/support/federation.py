@@ -33,7 +33,7 @@ from .certificates import Authority
 START_SECONDS = 120
 POLL_SECONDS = 0.1
 WATCH_SECONDS = 0.5
-_STARTED: list["subprocess.Popen[bytes]"] = []  # by this process, to be waited for
+_STARTED: list["subprocess.Popen[bytes] | warm.Process"] = []  # by this process, to be waited for
 
 # Every process of a SuperNode says that it began, and whether it ever tried to import these.
 _WATCH = """\
@@ -76,6 +76,7 @@ class Guard:
                 cwd=self._home,
                 env=self._environment,
             )
+        _STARTED.append(self._process)
         _await(self._answers, self._process, self.log)
 
     def send(self, number: signal.Signals) -> None:
