@@ -209,7 +209,8 @@ def _pld(counts: Counts, rdp: float, fine: bool) -> Any:
     return total
 
 
-@lru_cache(maxsize=16)  # half of a figure's time, and a round of a run adds nothing but steps
+# Half of a figure's time, and a round of a run adds nothing but steps. Each takes up to 14 MB.
+@lru_cache(maxsize=8)
 def _step_losses(mechanism: Mechanism, cell: float) -> Any:
     """The privacy losses of one step, for a unit that is removed and for one that is added."""
     from dp_accounting.pld import privacy_loss_distribution as losses
