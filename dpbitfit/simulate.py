@@ -109,6 +109,7 @@ def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subproc
         "RAY_TMPDIR": str(home),
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_prestart_worker_first_driver": "0",  # one for each core, and no site uses them
         "TOKENIZERS_PARALLELISM": "false",
     }
     (home / "config.toml").write_text(
