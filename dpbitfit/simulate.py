@@ -109,7 +109,7 @@ def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subproc
         "RAY_TMPDIR": str(home),
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_prestart_worker_first_driver": "0",  # one for each core, and no site uses them
+        "RAY_prestart_worker_first_driver": "0",  # else one a core, which no site uses
         "TOKENIZERS_PARALLELISM": "false",
     }
     (home / "config.toml").write_text(
@@ -177,7 +177,7 @@ def _result(out: Path, log: Path) -> dict[str, Any]:
     if failed and log.exists() and CRASHED in log.read_text(errors="replace"):
         raise RunFailed(
             "Flower's simulation runtime crashed, as where Ray cannot start its processes within "
-            f"30 seconds on a busy machine: run it again; its log is {log}"
+            f"30 seconds on a busy machine: run it again with --resume; its log is {log}"
         )
     if error.exists():
         failure = json.loads(error.read_text())

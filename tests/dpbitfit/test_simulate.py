@@ -43,7 +43,7 @@ def test_a_runtime_that_crashed_is_the_cause_whatever_the_run_fails_with_after_i
     (tmp_path / "error.json").write_text(json.dumps(failure))
     log = tmp_path / "flower.log"
     log.write_text("Exception: The current node timed out\nSimulation Runtime crashed.\n")
-    with pytest.raises(RunFailed, match=r"runtime crashed, .*; its log is .*flower\.log"):
+    with pytest.raises(RunFailed, match=r"runtime crashed, .* --resume; its log is .*flower\.log"):
         simulate._result(tmp_path, log)
 
 

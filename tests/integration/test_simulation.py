@@ -55,8 +55,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def out(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
+    elsewhere = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}  # no cluster: it has a Ray of its own
     done = subprocess.run(
-        command(*simulate_arguments(data, out)), capture_output=True, text=True, timeout=600
+        command(*simulate_arguments(data, out)),
+        **{"capture_output": True, "text": True, "timeout": 600, "env": elsewhere},
     )
     assert done.returncode == 0, done.stderr[-3000:] + (out / "flower.log").read_text()[-3000:]
     return out
