@@ -59,23 +59,14 @@ class Guard:
         self.socket = socket
         self.log = home / "site-logs" / f"{policy.stem}.log"
         self._home, self._policy, self._environment = home, policy, environment
-        words = ("guard", "serve", "--policy", str(policy))
-        command = [sys.executable, "-c", warm.MAIN, *words]
-        self._process: subprocess.Popen[bytes] | warm.Process
-        self._process = _start(command, home, environment, self.log)
-        _await(self._answers, self._process, self.log)
+        self.start()
 
     def start(self) -> None:
-        """Start it again, and wait until it answers."""
+        """Start it, or start it again, and wait until it answers."""
         words = ("guard", "serve", "--policy", str(self._policy))
         with self.log.open("ab") as file:
-            self._process = warm.Process(
-                *(warm.MAIN, *words),
-                stdout=file,
-                stderr=file,
-                cwd=self._home,
-                env=self._environment,
-            )
+            given: Any = {"stdout": file, "stderr": file, "cwd": self._home}
+            self._process = warm.Process(warm.MAIN, *words, **given, env=self._environment)
         _STARTED.append(self._process)
         _await(self._answers, self._process, self.log)
 
