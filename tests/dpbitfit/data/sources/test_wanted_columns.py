@@ -13,6 +13,8 @@ from dpbitfit.data.tables import read_columns
 
 ROWS, SPARE = 4000, 200
 WORDS = "some words that are not read"
+# Kept while the process lives: Arrow's threads may free into a pool after the read has ended.
+POOLS: list[pa.MemoryPool] = []
 
 
 def write(path: Path, spare: int) -> Path:
@@ -33,6 +35,7 @@ def peak(act: Callable[[], object]) -> int:
     """Bytes that Arrow and Python held at most."""
     usual = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(usual)
+    POOLS.append(pool)
     pa.set_memory_pool(pool)
     tracemalloc.start()
     try:
