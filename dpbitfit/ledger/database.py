@@ -7,6 +7,7 @@ written before it, and a transaction that reads sees one moment.
 
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -214,9 +215,19 @@ class Database:
                 query["immutable"] = "1"
             url = url.set(database=f"file:{quote(str(path))}", query=query)
         engine = sa.create_engine(url, connect_args={"timeout": self._wait_seconds})
-        sa.event.listen(engine, "connect", _prepare_readonly if readonly else _prepare)
+        sa.event.listen(engine, "connect", _prepare_readonly if readonly else self._prepare)
         sa.event.listen(engine, "begin", _begin)
         return engine
+
+    def _prepare(self, connection: sqlite3.Connection, _record: Any) -> None:
+        # SQLAlchemy begins transactions below; the driver must not begin its own.
+        connection.isolation_level = None
+        _write_ahead(connection, self._wait_seconds)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        with suppress(OSError):
+            _, _, path = connection.execute("PRAGMA database_list").fetchone()
+            os.chmod(path, 0o600)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -255,14 +266,18 @@ def _flock(descriptor: int) -> bool:
     return True
 
 
-def _prepare(connection: Any, _record: Any) -> None:
-    # SQLAlchemy begins transactions below; the driver must not begin its own.
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    with suppress(OSError):
-        _, _, path = connection.execute("PRAGMA database_list").fetchone()
-        os.chmod(path, 0o600)
+def _write_ahead(connection: sqlite3.Connection, wait_seconds: float) -> None:
+    """Turn the write-ahead log on, for which SQLite itself waits for no other process's writing."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+            if not busy or time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def _prepare_readonly(connection: Any, _record: Any) -> None:

@@ -36,6 +36,7 @@ _PRELOADED = (
     *("dpbitfit_client.guard.service", "dpbitfit_monitor.cli", "dpbitfit_monitor.serve"),
     *("flwr.superlink.cli", "dpbitfit_server.app", "dpbitfit_server.central_evaluation"),
     *("flwr.supernode.cli", "dpbitfit_client.app"),
+    *("dp_accounting.rdp", "dp_accounting.pld", "prv_accountant"),
 )
 MAIN = "from dpbitfit.cli import main; main()"  # the command line
 SERVER_APP = "from flwr.superlink.cli import flwr_serverapp; flwr_serverapp()"

@@ -52,7 +52,7 @@ def ledger(url: str, reopen: Callable[..., Ledger]) -> Ledger:
 
 @pytest.fixture(scope="session")
 def fork() -> ForkServerContext:
-    """Starts processes that have imported the ledger already."""
+    """Starts processes that have imported the ledger, and what tests of it import, already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dpbitfit.ledger"])
+    context.set_forkserver_preload(["dpbitfit.ledger", "psycopg", "pytest"])
     return context

@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -168,6 +170,21 @@ def test_processes_that_make_a_ledger_at_once_make_one(
     assert [event.kind for event in ledger.events(NAME)] == ["open"]
     ledger.verify(account)
     ledger.database.close()
+
+
+def test_a_ledger_that_another_process_writes_to_meanwhile_is_opened_after_it(
+    tmp_path: Path,
+) -> None:
+    """Before a new file has its write-ahead log, SQLite itself waits for no writer."""
+    path = tmp_path / "ledger.sqlite"
+    writes = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writes.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerError, match="another process holds it"):
+        Ledger(str(path), create=True, wait_seconds=0.3)
+    ends = threading.Timer(0.5, writes.close)
+    ends.start()
+    Ledger(str(path), create=True).database.close()
+    ends.join()
 
 
 def test_processes_at_once_never_pass_the_allotment(
