@@ -14,7 +14,7 @@ from dpbitfit.data.run_data import RunData
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.devices import Precision
 from dpbitfit.errors import InputError
-from dpbitfit.ledger import Ledger
+from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.ledger.begin import site_path
 from dpbitfit.ledger.heads import default_folder
 from dpbitfit.plan import Plan
@@ -88,6 +88,9 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
     """
     name, table, size = _part(run, int(node["partition-id"]))
     name_of_data = str(run["dataset"]) or Path(str(run["data"])).stem
+    ledger = site_path(_ledgers_of(run), name)
+    account = AccountName(name, name_of_data, str(run["unit-column"]) or "record")
+    budget = float(run["budget"]) or float(run["target-epsilon"])
     dataset = SimulatedDataset.model_construct(
         task=str(run["task"]),
         path=str(run["data"]),
@@ -96,10 +99,9 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
         labels=str(run["labels"]),
         unit_column=str(run["unit-column"]) or None,
         declared_size=int(run["declared-size"]) or size,
-        epsilon=float(run["budget"]) or float(run["target-epsilon"]),
+        epsilon=_kept_budget(ledger, account) or budget,
         delta=float(run["delta"]),
     ).named(name_of_data)
-    ledger = site_path(_ledgers_of(run), name)
     state = default_folder(str(ledger))
     assert state is not None
     site = SiteRules.model_construct(
@@ -109,6 +111,14 @@ def simulated_site(run: Config, node: Config) -> tuple[Policy, Table]:
         site=site, coordinators={}, datasets={dataset.name: dataset}, model=str(run["model"])
     )
     return policy, table
+
+
+def _kept_budget(ledger: Path, name: AccountName) -> float | None:
+    """The budget of an account that an earlier run opened; it keeps that, as the coordinator's."""
+    if not ledger.exists():
+        return None
+    with Ledger(str(ledger), readonly=True) as earlier:
+        return next((known.budget for known in earlier.accounts() if known.name == name), None)
 
 
 def _part(run: Config, index: int) -> tuple[str, Table, int]:

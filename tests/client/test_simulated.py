@@ -12,6 +12,8 @@ from dpbitfit_client.simulated import simulated_guard, simulated_site
 from dpbitfit.data.tables import Table
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError
+from dpbitfit.ledger import Ledger
+from dpbitfit.ledger.begin import site_path
 from dpbitfit.tasks.rounds import site_round
 
 from ..support import plans
@@ -37,6 +39,24 @@ def test_simulated_sites_share_the_records_that_are_not_held_out(
     assert {dataset.epsilon for dataset, _ in parts.values()} == {8.0}
     with pytest.raises(InputError, match="3 sites"):
         sites({**run_config, "sites": 3}, 4)
+
+
+def test_an_account_keeps_its_budget_in_later_runs(
+    run_config: dict[str, Any], tmp_path: Path
+) -> None:
+    """As the coordinator's does: ``budget`` and the target are those of an account that is new."""
+    config = {**run_config, "site-ledgers": str(tmp_path), "target-epsilon": 3.0}
+    Ledger(str(site_path(tmp_path, "site-1")), create=True).database.close()
+    for budget, expected in ((8.0, 8.0), (0.0, 8.0), (2.0, 8.0)):
+        guard = simulated_guard({**config, "budget": budget}, {"partition-id": 0})
+        (account,) = guard.ledger.accounts()
+        assert account.budget == expected
+        assert [event.kind for event in guard.ledger.events(account.name)] == ["open"]
+        guard.ledger.database.close()
+    (known, _), _ = sites({**config, "budget": 0.0}, 2).values()
+    assert known.epsilon == 8.0
+    (other, _), _ = sites({**config, "budget": 0.0, "unit-column": "customer"}, 2).values()
+    assert other.epsilon == 3.0
 
 
 def test_a_declared_size_is_taken_as_given(run_config: dict[str, Any]) -> None:
