@@ -1,6 +1,7 @@
 """The command line. ``dpbitfit simulate`` runs a whole federation on one machine."""
 
 import sys
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from dpbitfit.accounting import calibration, composition, promise
-from dpbitfit.errors import BudgetError, DpbitfitError, LedgerError
+from dpbitfit.errors import BudgetError, DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger.cli import app as ledger_app
 from dpbitfit.plan_command import command as plan_command
 from dpbitfit.predict_command import predict
@@ -26,12 +27,16 @@ class _Commands(TyperGroup):
     """This package's commands, and those of the roles that are installed here.
 
     A role's is loaded when it is asked for: a Typer application is a group of
-    commands, a function is one command. One whose packages are not installed is not there.
+    commands, a function is one command. One whose packages are not installed is not listed.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        offered = [name for name in entry_points(group=COMMANDS).names if self._load(name)]
-        return [*super().list_commands(ctx), *_CLICK_COMMANDS, *sorted(offered)]
+        offered = []
+        for name in sorted(entry_points(group=COMMANDS).names):
+            with suppress(InputError):
+                self._load(name)
+                offered.append(name)
+        return [*super().list_commands(ctx), *_CLICK_COMMANDS, *offered]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _CLICK_COMMANDS:
@@ -42,8 +47,11 @@ class _Commands(TyperGroup):
         for point in entry_points(group=COMMANDS, name=name):
             try:
                 loaded = point.load()
-            except ImportError:
-                return None
+            except ImportError as error:
+                role = "client" if point.module.startswith("dpbitfit_client") else "server"
+                raise InputError(
+                    f"{name}: cannot be loaded ({error}): pip install 'dpbitfit[{role}]'"
+                ) from error
             if not isinstance(loaded, typer.Typer):
                 application = typer.Typer(add_completion=False)
                 application.command(name)(loaded)

@@ -36,6 +36,7 @@ _NONE_HERE = (
     "one is made with: ledger init"
 )
 
+RESTORE = "restore a backup, then run: ledger settle --rebase"
 # What a database's error contains, and what an operator can do.
 _ADVICE = (
     ("disk is full", "the disk is full: make room, then try again"),
@@ -44,8 +45,8 @@ _ADVICE = (
     ("read-only", "it may only be read: give this user the right to write it and its folder"),
     ("permission denied", "this user may not use it: check its owner and mode"),
     ("unable to open", "it cannot be opened: check that its folder exists and who may write there"),
-    ("not a database", "it is damaged or no ledger: restore a backup, then settle it"),
-    ("malformed", "it is damaged: restore a backup, then settle it"),
+    ("not a database", f"it is damaged or no ledger: {RESTORE}"),
+    ("malformed", f"it is damaged: {RESTORE}"),
     ("disk i/o error", "the disk cannot be written: check it, then try again"),
     ("lock timeout", "another process holds it: try again when that one has finished"),
     ("locked", "another process holds it: try again when that one has finished"),

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import schema
-from dpbitfit.ledger.database import Database
+from dpbitfit.ledger.database import RESTORE, Database
 from dpbitfit.protocol.signing import Signer
 
 
@@ -50,6 +50,4 @@ def signer_of(seed: str) -> Signer:
     try:
         return Signer.from_hex(seed)
     except ValueError as error:
-        raise LedgerError(
-            "the ledger's signing key is damaged: restore a backup, then settle it"
-        ) from error
+        raise LedgerError(f"the ledger's signing key is damaged: {RESTORE}") from error

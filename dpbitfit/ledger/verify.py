@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import queries, schema
 from dpbitfit.ledger.account import Account, AccountName
+from dpbitfit.ledger.database import RESTORE
 from dpbitfit.ledger.events import Entry, Event
 from dpbitfit.ledger.fold import AccountState, Allotment, Allotments, Round, replay
 
@@ -54,7 +55,7 @@ def check_whole(connection: sa.Connection) -> None:
     if connection.dialect.name == "sqlite":
         answer = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if answer != "ok":
-            raise LedgerError("the ledger's file is damaged: restore a backup, then settle it")
+            raise LedgerError(f"the ledger's file is damaged: {RESTORE}")
     known = sa.select(schema.account.c.id)
     column = schema.event.c.account_id
     lost = connection.scalar(sa.select(column).where(column.not_in(known)).limit(1))

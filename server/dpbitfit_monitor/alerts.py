@@ -78,7 +78,10 @@ def of_overview(overview: Overview) -> list[Alert]:
     alerts = [alert for view in overview.accounts for alert in _of_account(view, overview.at)]
     for account in overview.unreadable:
         text = f"{account.name}: no figure can be shown: {account.problem}"
-        advice = "run: dpbitfit ledger verify; restore a backup, then run: dpbitfit ledger settle"
+        advice = (
+            "run: dpbitfit ledger verify; restore a backup, then run: dpbitfit ledger settle "
+            "--rebase"
+        )
         severity = Severity.CRITICAL
         alerts.append(
             Alert(Kind.UNREADABLE, str(account.name), severity, overview.at, text, advice)

@@ -21,7 +21,7 @@ _UNREADABLE = (
 )
 _DAMAGED = (
     "No figure of it can be given. Run: dpbitfit ledger verify; then restore a backup, and run "
-    "dpbitfit ledger settle on both sides."
+    "dpbitfit ledger settle --rebase on both sides."
 )
 _UNKNOWN = "Look for it on the page of all budgets: a name is site, data set and unit."
 
