@@ -34,7 +34,6 @@ def simulate(
     config: Mapping[str, Scalar],
     sites: int,
     on_round: Callable[[dict[str, Any]], None],
-    cpus_per_site: int = 1,
     gpus_per_site: float = 0,
 ) -> dict[str, Any]:
     """Run ``config`` with ``sites`` simulated sites; returns the report.
@@ -62,7 +61,7 @@ def simulate(
                     *tool("flwr"),
                     *("run", str(home / "app"), "dpbitfit", "--stream"),
                     "--federation-config",
-                    f"num-supernodes={sites} client-resources-num-cpus={cpus_per_site} "
+                    f"num-supernodes={sites} client-resources-num-cpus=1 "
                     f"client-resources-num-gpus={gpus_per_site:.1f}",
                 ],
                 cwd=home,

@@ -150,7 +150,7 @@ def test_a_loader_gives_each_text_once(loader: Any) -> None:
     ids=lambda cell: cell.kind,
 )
 def test_a_cell_has_figures_of_every_method(cell: engine.Cell) -> None:
-    options = Namespace(device=CPU, tokens=TOKENS, sampled=6, repeats=1, cores=1, methods=[""])
+    options = Namespace(device=CPU, tokens=TOKENS, sampled=6, repeats=1, methods=[""])
     figures = engine.measure(cell, options, until=float("inf"))
     engine.show(cell.name, figures)
     for name, row in figures.items():

@@ -81,7 +81,7 @@ def describe(device: "torch.device") -> str:
     import torch
 
     if device.type == "cpu":
-        return f"CPU, {torch.get_num_threads()} threads"
+        return f"CPU, one of {os.cpu_count()} cores"  # see ``batches.deterministic``
     seen = torch.cuda.get_device_properties(device)
     return (
         f"{device}: {seen.name}, {seen.total_memory / 2**30:.0f} GiB, "

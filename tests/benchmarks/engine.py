@@ -165,17 +165,15 @@ def _largest(make: Callable[[], Any], add: Callable[[Any, int], None]) -> dict[s
 
 
 def _beside_cpu(cell: Cell, options: argparse.Namespace) -> Figures:
-    """Ours on the GPU and on all cores of the CPU: seconds of a whole step on the same texts."""
-    threads, seconds = torch.get_num_threads(), {}
+    """Ours on the GPU and on a core of the CPU: seconds of a whole step on the same texts."""
+    seconds = {}
     for device in (options.device, torch.device("cpu")):
-        torch.set_num_threads(options.cores if device.type == "cpu" else threads)
         model = shapes.build(cell.model, device)
         step = whole_steps(model, texts(options.tokens, model), options.sampled)[OURS]()
         step()
         began = time.perf_counter()
         step()  # its sum is read at its end: no work of the device is left
         seconds[str(device)] = time.perf_counter() - began
-    torch.set_num_threads(threads)
     least = min(seconds.values())
     return {
         name: {"milliseconds": 1e3 * taken / options.sampled, "time_ratio": taken / least}
@@ -223,7 +221,6 @@ def main() -> None:
     until = time.monotonic() + 60 * options.minutes
     warnings.simplefilter("ignore")  # of the peers
     transformers.logging.set_verbosity_error()
-    options.cores = torch.get_num_threads()
     torch.set_num_threads(1)
     options.tokens = read_tokens(options.texts)
     machine = f"{devices.describe(options.device)}, torch {torch.__version__}"

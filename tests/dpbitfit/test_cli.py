@@ -77,7 +77,11 @@ def test_a_role_offers_functions_and_groups(offered: dict[str, Any]) -> None:
         """Look at one."""
         typer.echo(f"looking at {name}")
 
-    offered |= {"keep": group, "look": look, "absent": ModuleNotFoundError("No module named 'grpc'")}
+    offered |= {
+        "keep": group,
+        "look": look,
+        "absent": ModuleNotFoundError("No module named 'grpc'"),
+    }
     run = CliRunner().invoke
     assert run(cli.app, ["keep", "serve", "7"]).output == "serving at 7\n"
     assert run(cli.app, ["look", "north"]).output == "looking at north\n"

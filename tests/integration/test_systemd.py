@@ -68,7 +68,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with machine(tmp_path_factory.mktemp("machine")) as made:
         shutil.copytree(DEPLOY, made.given, dirs_exist_ok=True)
         write_records(made.given)
-        (certificates,) = commands("Certificates")
+        certificates, _ = commands("Certificates")
         made.run(certificates)
         start, init, proxy, profile = commands("The coordinator, once")
         made.run(start)

@@ -93,8 +93,8 @@ Devices = Annotated[
     Field(description="Where models compute: on one device, or on several together."),
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     Form(
-        "'cpu', 'auto', 'cuda' or 'cuda:N', or a list of GPUs that differ, each 'cuda:N'; "
-        "a model is split over 'cuda:N+cuda:M'",
+        "'cpu', 'auto', 'cuda' or 'cuda:N', or a list: 'cpu' once for each core, or GPUs that "
+        "differ, each 'cuda:N'; a model is split over 'cuda:N+cuda:M'",
         _are_devices,
     ),
 ]

@@ -8,8 +8,9 @@ the size of a batch, made one record's row depend on the others.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,15 @@ from transformers import (
 )
 
 from dpbitfit.data.tables import Table
+from dpbitfit.engine.batches import deterministic, filled
 from dpbitfit.engine.biases import read_biases, write_biases
+from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.noise import DiscreteGaussian
+from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.training import clipped_sum
 from dpbitfit.phases import BiasPhase
+from dpbitfit.tasks.features import FeatureCache
+from dpbitfit.tasks.rounds import site_round
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.task import TextClassification
 
@@ -90,7 +96,7 @@ def integer_sum(
     noise = phase.noise.source(clipper.sensitivity)
     sample = np.array(units, dtype=np.int64)
     records.prepare()
-    with phase.estimator.attach(task.model, task.layout) as estimator:
+    with deterministic(), phase.estimator.attach(task.model, task.layout) as estimator:
         return clipped_sum(task.model, estimator, records, sample, clipper, noise, 200)
 
 
@@ -152,6 +158,54 @@ def test_hostile_biases_gain_nothing(threads: int) -> None:
         check_hostile_biases(load_text("minilm", LABELS, "labels", max_length=64))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """As many threads as part a tensor where no vector of a CPU ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    yield 16
+    torch.set_num_threads(before)
+
+
+def test_rows_do_not_follow_from_where_threads_part_a_tensor(threads: int, tmp_path: Path) -> None:
+    """An activation of exponentials, wide enough for several threads: 4 % of its values differ."""
+    torch.manual_seed(0)
+    shape = {**SMALL, "hidden_size": 64, "intermediate_size": 1024}
+    model = BertModel(BertConfig(**shape, hidden_act="silu"))
+    task = load_text(save(model, tmp_path), LABELS, "trained", max_length=32)
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(WORDS[2:], 26)) for _ in range(24)]
+    records = task.records(text_table(texts, [0] * len(texts)))
+    assert (records.lengths == 28).all()  # of which the check on attaching has none
+    with deterministic(), PerRecordGradients(task.model, task.layout) as gradients:
+        alone: dict[int, torch.Tensor] = {}
+        for count in range(1, len(texts) + 1):
+            batch = filled(range(count), task.canonical_rows)
+            rows = gradients.rows(partial(records.losses, task.model, batch), len(batch))
+            for record, row in zip(batch, rows, strict=True):
+                assert torch.equal(row, alone.setdefault(record, row)), (count, record)
+    assert torch.get_num_threads() == threads
+
+
+def test_whatever_reads_records_computes_on_one_thread(threads: int, tmp_path: Path) -> None:
+    """Rounds of every phase, features, and evaluations."""
+    torch.manual_seed(0)
+    task = load_text(save(ARCHITECTURES["bert"](), tmp_path), LABELS, "trained")
+    records = task.records(text_table(["the card is lost"] * 4, [0] * 4))
+    layer = next(m for m in task.model.modules() if isinstance(m, torch.nn.Linear))
+    seen, cache = list[int](), FeatureCache(task, records)
+    layer.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    for work in (
+        lambda: site_round(task, records, cache, PHASE, 4, task.pretrained, OptimizerState()),
+        lambda: task.features(records),
+        lambda: task.evaluate(records),
+    ):
+        seen.clear()
+        work()
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == threads
 
 
 def test_without_mkls_strict_mode_rows_are_exact_at_canonical_sizes() -> None:
