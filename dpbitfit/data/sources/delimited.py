@@ -161,12 +161,23 @@ def _ragged(path: str, header: _Header, row: Any) -> str:
 
 
 def _check_quotes(path: str, separator: str) -> None:
-    """InputError where a quote is never closed: all that follows would be one text."""
+    """InputError where a quote is not closed: what follows, up to the next, would be one text.
+
+    Rows of several people would be one person's then, where their number of fields still fits.
+    """
     with open_text(path, errors="replace") as file:
-        if sum(part.count('"') for part in iter(lambda: file.read(_CHARACTERS), "")) % 2:
-            file.seek(0)
-            try:
-                for _ in csv.reader(file, delimiter=separator, strict=True):
-                    pass
-            except csv.Error as error:
-                raise InputError(f"{path}: a double quote is never closed") from error
+        if not any('"' in part for part in iter(lambda: file.read(_CHARACTERS), "")):
+            return
+        file.seek(0)
+        rows = csv.reader(file, delimiter=separator, strict=True)
+        shorter = csv.field_size_limit(max(_BLOCKS))
+        try:
+            for _ in rows:
+                pass
+        except csv.Error as error:
+            raise InputError(
+                f"{path}: a double quote is never closed, or stands once where a text needs it "
+                f"twice: see line {rows.line_num}, and those before it"
+            ) from error
+        finally:
+            csv.field_size_limit(shorter)

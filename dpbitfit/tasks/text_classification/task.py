@@ -19,7 +19,7 @@ from dpbitfit.engine import batches
 from dpbitfit.engine.batches import PADDED_MULTIPLE, padded_length
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, select_biases
 from dpbitfit.engine.linear_head import LinearHead
-from dpbitfit.errors import ModelError
+from dpbitfit.errors import InputError, ModelError
 from dpbitfit.tasks.base import Progress
 from dpbitfit.tasks.evaluation import outputs
 from dpbitfit.tasks.models import resolve_model
@@ -107,13 +107,20 @@ class TextClassification(TextTask):
         model, tokenizer, positions = load_pretrained(
             folder, settings.logit_scale, settings.max_length
         )
+        max_length = min(settings.max_length, positions)
+        added = tokenizer.num_special_tokens_to_add()
+        if max_length <= added:
+            raise InputError(
+                f"max-length {max_length} leaves no token of a text: the tokenizer of {folder!r} "
+                f"adds {added} of its own"
+            )
         return cls(
             name=Path(folder).name if Path(folder).is_dir() else folder,
             model=model,
             tokenizer=tokenizer,
             settings=settings,
             labels=tuple(labels),
-            max_length=min(settings.max_length, positions),
+            max_length=max_length,
             positions=positions,
             base=weights_digest(model.backbone),
         )
@@ -248,8 +255,8 @@ class TextClassification(TextTask):
         if not texts:
             return []  # a simulated site may have no record; a tokenizer fails on none
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
-        tokens: list[list[int]] = encoded["input_ids"]
-        return tokens
+        # Cut here too: a longer text would fail later, and so tell that a site has one.
+        return [ids[: self.max_length] for ids in encoded["input_ids"]]
 
     def pad(self, tokens: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """What the model reads [B, T] of some records, padded as their longest is."""

@@ -26,6 +26,7 @@ from dpbitfit.errors import InputError, ModelError
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
+from ...support.shallow import narrow_minilm
 from ...support.tasks import load_text, text_table
 
 WORDS = ["[PAD]", "[UNK]", "card", "loan", "lost", "new", "rate", "my", "is", "what", "the"]
@@ -146,6 +147,20 @@ def test_long_texts_are_cut(minilm: TextClassification) -> None:
     long = text_table(["card " * 500], np.array([0]))
     assert task.records(long).lengths.tolist() == [8]
     assert minilm.records(long).lengths.tolist() == [128]
+
+
+@pytest.mark.parametrize("max_length", [1, 2])
+def test_a_length_that_leaves_nothing_of_a_text_is_refused(max_length: int) -> None:
+    """With less than it adds itself, the tokenizer cuts nothing."""
+    with pytest.raises(InputError, match=f"max-length {max_length} leaves no token of a text"):
+        load_text(narrow_minilm(), LABELS, "labels", max_length=max_length)
+
+
+def test_a_text_is_cut_even_where_the_tokenizer_does_not(small: str) -> None:
+    task = load_text(small, LABELS, "labels", max_length=3)
+    uncut = task.tokenizer
+    task.tokenizer = lambda texts, **_: uncut(texts)
+    assert [len(ids) for ids in task.tokens(["my card is the lost card", "card"])] == [3, 1]
 
 
 @pytest.mark.parametrize(("max_length", "padded"), [(3, 8), (5, 8), (30, 32)])

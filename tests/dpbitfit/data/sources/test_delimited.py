@@ -94,6 +94,13 @@ def test_columns_that_were_not_asked_for_may_hold_anything(tmp_path: Path) -> No
         (f'text,who,label\nb,8,loan\n"{SECRET}","7,card\n', "row 2 has 2 fields"),
         (f'label,who,text\nloan,8,b\ncard,7,"{SECRET}\nloan,9,c\n', "quote is never closed"),
         (f'text,label,who,x\n{SECRET},card,7,"open\nc,loan,9,\n', "quote is never closed"),
+        # Two of them, and the rows between still have as many fields: they would be one person's.
+        (
+            f'label,text,who\nloan,"b,7\ncard,{SECRET},8\nloan,"c,9\ncard,d,7\n',
+            "quote is never closed, .*: see line 4",
+        ),
+        (f'text,label,who\n"{SECRET}" said he,card,7\n', "stands once .* twice: see line 2"),
+        (f'text,label,who\n"a \\"{SECRET}\\"",card,7\n', "stands once .* twice: see line 2"),
         ("sep=\r\n" + PLAIN, "among the 1 that it has"),
         ("", "is empty"),
         ("text,label,who\n", "there are no records"),
