@@ -223,6 +223,23 @@ def test_each_process_that_is_killed_comes_back(deployed: Machine) -> None:
 
 
 @pytest.mark.usefixtures("report")
+def test_a_renewed_certificate_is_served(deployed: Machine) -> None:
+    certificates, renew = commands("Certificates")
+    authority, issue = certificates.split("issue() {", 1)
+    assert authority.startswith("openssl req -x509 ")
+    deployed.run(f"issue() {{{issue}")
+    deployed.run(renew if HAS_NGINX else changed(renew, (" && systemctl reload nginx", "")))
+    ask = "openssl s_client -CAfile ca.crt -connect {} < /dev/null 2> /dev/null"
+    serial = "openssl x509 -noout -serial"
+    expected = deployed.run(f"{serial} -in server.crt")
+    for address in {ADDRESS, MONITOR.partition("//")[2], NAME[1]}:
+        deployed.until(f'test "$({ask.format(address)} | {serial})" = {expected.strip()}')
+    deployed.until(
+        "systemctl -q is-active dpbitfit-superexec && systemctl -q is-active dpbitfit-s*node"
+    )
+
+
+@pytest.mark.usefixtures("report")
 def test_everything_is_stopped(deployed: Machine) -> None:
     """The last test: nothing runs any more, and the ledgers are there."""
     *_, coordinator, site = commands("A run")

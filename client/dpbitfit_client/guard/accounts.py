@@ -43,9 +43,13 @@ class Accounts:
     def claimed(self, wait_seconds: float) -> Iterator[None]:
         """No other process writes; what a killed process left reserved is settled as spent."""
         with self.ledger.claim(wait_seconds):
-            self._heads.check(self.ledger)
+            self.require_newest()
             self.ledger.settle("crashed")
             yield
+
+    def require_newest(self) -> None:
+        """LedgerError where the ledger is behind what is kept of it: a backup was restored."""
+        self._heads.check(self.ledger)
 
     def approve(
         self, request: Request, account: Account, once: Counts, whole: Counts, share: float

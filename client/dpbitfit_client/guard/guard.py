@@ -286,9 +286,11 @@ class Guard:
         """A refusal, with the site's promise that the key touched no data where that is so."""
         signature, head = "", None
         with suppress(LedgerError):
+            self._accounts.require_newest()  # a ledger that was put back has forgotten keys
             void = (account.name, request.run, request.round, request.key, request.coordinator)
             if self.ledger.void_key(*void):
                 signature = self.ledger.signer.sign("untouched", untouched(request.key))
+        with suppress(LedgerError):
             head = self._accounts.head(account, request.coordinator, request.key)
         return Refusal(code=code, key=request.key, untouched=signature, head=head)
 

@@ -502,4 +502,6 @@ def test_a_ledger_that_is_put_back_while_the_guard_serves_is_noticed_before_a_ro
     assert site.spent() == spent  # the second round is forgotten
     for reply in (site.query(PLAN), site.train(plan, biases, key="c" * 16)):
         assert refusal(reply) == "ledger"
+    trained = site.train(plan, biases, key="b" * 16)
+    assert (refusal(trained), fields(trained)["untouched"]) == ("ledger", "")
     assert site.spent() == spent
