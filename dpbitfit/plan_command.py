@@ -32,7 +32,7 @@ PASSES_OF_A_STEP = 3
 _KEYS = {*FACTS, NOISE, DIRECTIONS, *(option.key for option in options(Choices))}
 _OWN = (
     click.Option(["--width"], type=int, default=384, help="Of the embeddings: the model's."),
-    click.Option(["--biases"], type=int, default=23_808, help="How many values they have."),
+    click.Option(["--biases"], type=int, default=23_424, help="How many values they have."),
     click.Option(
         ["--records-per-second"],
         type=float,
@@ -90,7 +90,7 @@ def plan(
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        _print(result, forecasts, config["delta"], whole.accountant)
+        _print(result, forecasts, config["delta"], whole.accountant, not config[NOISE])
     if over := [str(each.account.name) for each in forecasts if not each.fits]:
         raise BudgetError(f"the plan does not fit the budget of {', '.join(over)}")
 
@@ -189,7 +189,7 @@ def _described(cost: Forecast) -> dict[str, Any]:
 
 
 def _in_words(cost: Forecast, phase: str) -> Iterator[str]:
-    """The lines of an account; ``phase`` is the plan's last."""
+    """The lines of an account; ``phase`` is the plan's last, "" where its noise is calibrated."""
     account, fitting = cost.account, cost.fitting_noise_multiplier
     fits = "fits" if cost.fits else "does not fit"
     if cost.approved:
@@ -199,6 +199,8 @@ def _in_words(cost: Forecast, phase: str) -> Iterator[str]:
         )
     if cost.price:
         yield str(cost.price)
+    elif not phase:
+        yield "with a smaller --target-epsilon it may fit"
     elif fitting is None:
         yield f"no noise multiplier of {phase} makes it fit"
     else:
@@ -206,7 +208,11 @@ def _in_words(cost: Forecast, phase: str) -> Iterator[str]:
 
 
 def _print(
-    result: Mapping[str, Any], forecasts: list[Forecast], delta: float, accountant: str
+    result: Mapping[str, Any],
+    forecasts: list[Forecast],
+    delta: float,
+    accountant: str,
+    calibrated: bool,
 ) -> None:
     printed = Table(
         *("phase", "trains", "rounds", "steps", "rate", "noise", "lr"),
@@ -236,5 +242,5 @@ def _print(
     if result["no_biases"]:
         console.print(f"no biases: {result['no_biases']}", highlight=False)
     for each in forecasts:
-        for line in _in_words(each, result["phases"][-1]["phase"]):
+        for line in _in_words(each, "" if calibrated else result["phases"][-1]["phase"]):
             console.print(line, highlight=False, markup=False)

@@ -29,7 +29,7 @@ from dpbitfit.phases import (
     HeadDescent,
     Phase,
 )
-from dpbitfit.schema import Part
+from dpbitfit.schema import Part, options
 
 AUTO, DP_ZERO = "auto", "dp-zero"
 HEAD_ROUNDS, BIAS_ROUNDS, BIAS_STEPS = 20, 12, 60
@@ -69,9 +69,9 @@ class Choices(Part):
     sampling_rate: Annotated[
         float, _help("Poisson sampling rate of its steps; 0: the planner's.", ge=0, le=1)
     ] = 0.0
-    learning_rate: Annotated[
-        float, _help("Its first learning rate, which falls to 0; 0: the planner's.", ge=0)
-    ] = 0.0
+    learning_rate: Annotated[float, _help("Its largest learning rate; 0: the planner's.", ge=0)] = (
+        0.0
+    )
     schedule: Annotated[
         Literal["", "linear", "warm-up"],
         _help("How it changes over the steps; empty: the planner's."),
@@ -107,6 +107,7 @@ class PublicFacts:
     units: int
 
 
+_OF_ALL = ("phases", "most-rounds")  # what is chosen for all phases together
 NO_HEAD = PublicFacts(labels=0, width=0, sites=1, units=0)
 
 
@@ -121,12 +122,17 @@ def propose(
     """The phases of a plan that costs at most ``epsilon`` at ``delta``.
 
     ``base`` is the phase of biases, or dp-zero, as chosen, whose fields that are 0 or empty in
-    ``choices`` are replaced; a ``noise_multiplier`` other than 0 is its own, and nothing is
-    calibrated. Raises InputError for phases that cannot be, AccountingError for a target that
-    no noise reaches.
+    ``choices`` are replaced; a ``noise_multiplier`` other than 0 is its own, and where it comes
+    last nothing is calibrated. Raises InputError for phases that cannot be and for what is chosen
+    of a phase that the plan has not, AccountingError for a target that no noise reaches.
     """
     mu = gaussian_mu(epsilon, delta)
     kinds = _kinds(facts, choices, mu)
+    if base.kind not in kinds and (chosen := _chosen(choices, noise_multiplier)):
+        raise InputError(
+            f"{', '.join(map(repr, chosen))}: of a phase of biases, and this plan has none: name "
+            "it in 'phases'"
+        )
     rounds = _rounds(kinds, choices)
     sampled = _sampled(base, choices, rounds[base.kind], facts)
     share = _head_share(facts, mu) if base.kind in kinds else 1.0
@@ -150,6 +156,13 @@ def why_no_biases(facts: PublicFacts, mu: float) -> str:
     if _noise(facts, mu) > LARGEST_NOISE:
         return "with so much noise on so few units they would lose more than they learn"
     return ""
+
+
+def _chosen(choices: Choices, noise_multiplier: float) -> list[str]:
+    """What is chosen of the phase that samples."""
+    keys = [option.key for option in options(Choices) if option.key not in _OF_ALL]
+    chosen = [key for key in keys if getattr(choices, key.replace("-", "_"))]
+    return [*chosen, *(["noise-multiplier"] if noise_multiplier else [])]
 
 
 def _kinds(facts: PublicFacts, choices: Choices, mu: float) -> list[str]:

@@ -24,11 +24,15 @@ from dpbitfit.simulate_command import INTERRUPTED
 
 ATTEMPTS, PAUSE_SECONDS = 20, 3.0  # to reach a SuperLink that has answered before
 # What only a simulation needs: here records are the sites' own.
-SIMULATED = ("data", "site-column", "skew", "seed", "site-ledgers", "test-fraction")
+SIMULATED = (
+    *("data", "site-column", "skew", "seed", "site-ledgers", "test-fraction"),
+    *("device", "precision"),
+)
 _REQUIRED = ("test-data", "out", "ledger")
 _PATHS = ("test-data", "out", "ledger")
 _HERE: dict[str, tuple[Scalar, str]] = {
-    "sites": (1, "How many sites to wait for, a minute at most."),
+    "sites": (1, "How many sites to plan for, and to wait for, a minute at most."),
+    "declared-size": (0, "Public size that a site declares; phases of the head need it."),
     "out": ("", "Folder for the results, where the coordinator's app runs."),
     "ledger": ("", "The coordinator's ledger: a path or a URL."),
 }

@@ -69,7 +69,7 @@ class Settings(Part):
     ] = 8.0
     delta: Annotated[Delta, _help("Delta of every site.")] = 1e-5
     noise_multiplier: Annotated[
-        float, _help("Standard deviation of the noise, over the clipping norm; 0: calibrated.")
+        float, _help("Standard deviation of the noise, over the sensitivity; 0: calibrated.")
     ] = 0.0
     budget: Annotated[float, _help("Epsilon of an account that is new; 0: the target.", ge=0)] = 0.0
     ledger: Annotated[
@@ -84,7 +84,9 @@ class Settings(Part):
     server_strategy: Annotated[
         Literal["fedavg", "fedadam", "fedmedian"], _help("How the coordinator aggregates.")
     ] = "fedavg"
-    server_learning_rate: Annotated[float, _help("For fedadam.")] = 1.0
+    server_learning_rate: Annotated[
+        float, _help("Of fedadam: about how far a round moves each value.", gt=0)
+    ] = 0.1
     min_replies: Annotated[int, _help("Replies that make a round count.", ge=1)] = 1
     round_timeout: Annotated[float, _help("Seconds to wait for a round.", gt=0)] = 3600.0
     out: Annotated[str, _help("Folder for the results; absolute in a configuration.")] = ""

@@ -75,7 +75,7 @@ def _is_short(value: float) -> bool:
 
 # The bounds of noise multiplier and rate are those that the accountants hold within.
 NoiseMultiplier = Annotated[
-    float, real(0.01, 1e6, "Standard deviation of the noise, over the clipping norm.")
+    float, real(0.01, 1e6, "Standard deviation of the noise, over the sensitivity.")
 ]
 SamplingRate = Annotated[float, real(1e-9, 1, "Poisson sampling rate of each unit at each step.")]
 Delta = Annotated[
@@ -95,9 +95,7 @@ Epsilon = Annotated[
 ClippingNorm = Annotated[
     float, real(1e-9, 1e6, "L2 norm to which the gradient of each unit is clipped.")
 ]
-LearningRate = Annotated[
-    float, real(1e-9, 1e6, "Learning rate of the first step; it falls linearly to 0.")
-]
+LearningRate = Annotated[float, real(1e-9, 1e6, "The largest learning rate: see the schedule.")]
 Prior = Annotated[
     float, real(0, 1e6, "How much the head as it is counts, in lengths of the sums' noise.")
 ]
@@ -134,7 +132,6 @@ Digest = Annotated[
     text("SHA-256 or public key, as hexadecimal digits."),
     Form("64 hexadecimal digits", lambda value: re.fullmatch("[0-9a-fA-F]{64}", value) is not None),
 ]
-AbsolutePath = Annotated[str, text("An absolute path."), Form("an absolute path", is_path)]
 Import = Annotated[
     str,
     text("Where to import something from."),

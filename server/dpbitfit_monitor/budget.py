@@ -30,7 +30,7 @@ def budget(
     watch: Annotated[
         bool,
         typer.Option(
-            "--watch", help="Go on until interrupted; with --json, account line per interval."
+            "--watch", help="Go on until interrupted; with --json, a line per account and interval."
         ),
     ] = False,
     interval: Annotated[float, typer.Option(min=1, help="Seconds between two updates.")] = 5.0,

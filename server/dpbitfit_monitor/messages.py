@@ -68,7 +68,7 @@ def figure(bound: composition.Bound, exact: bool = True) -> pb.EpsilonBound:
 
 
 def run(status: RunStatus) -> pb.Run:
-    """What line run may still spend of an account."""
+    """What a run may still spend of an account."""
     return pb.Run(
         run=status.run,
         plan=status.plan,

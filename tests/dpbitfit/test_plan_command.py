@@ -143,6 +143,8 @@ def test_the_price_is_told_in_words_and_nothing_of_a_programmers(ledger: Ledger)
     assert f"account {NAME}: with this plan, all that is approved takes epsilon " in printed
     assert "it does not fit with noise multiplier " in printed
     assert " for biases it fits" in printed
+    result = CliRunner().invoke(command, ["--target-epsilon", "50", *url])
+    assert "with a smaller --target-epsilon it may fit" in " ".join(result.output.split())
     for sign in ("{", "}", "(<", "Mechanism(", "Allotment(", "('", "None", "Name("):
         assert sign not in printed
 

@@ -111,6 +111,19 @@ def test_what_is_chosen_stays() -> None:
     assert (phase.rounds, phase.steps_per_round) == (3, BASE.steps_per_round)
 
 
+def test_what_is_chosen_stays_beside_a_head() -> None:
+    chosen = BASE.changed(rounds=3, sampling_rate=0.4)
+    choices = Choices.checked(rounds=3, sampling_rate=0.4, learning_rate=0.5, clipping="abadi")
+    *_, phase = propose(FEW, 8.0, 1e-5, choices, chosen)
+    assert isinstance(phase, BiasPhase)
+    assert (phase.rounds, phase.sampling_rate) == (3, 0.4)
+    assert phase.optimizer.learning_rate == BASE.optimizer.learning_rate
+    assert phase.clipping == BASE.clipping
+    *_, planned = propose(FEW, 8.0, 1e-5, Choices.checked(rounds=3), chosen)
+    assert isinstance(planned, BiasPhase)
+    assert planned.sampling_rate != 0.4
+
+
 @pytest.mark.parametrize(("sites", "rate"), [(1, 0.01), (2, 0.0141), (4, 0.02), (100, 0.02)])
 def test_biases_move_faster_where_more_sites_average_their_noise(sites: int, rate: float) -> None:
     facts = PublicFacts(labels=2, width=384, sites=sites, units=2_000 * sites)
@@ -173,6 +186,8 @@ def test_the_head_descends_from_its_first_step_on(labels: int) -> None:
         (MANY, {"phases": "head,head"}, "each once"),
         (NO_HEAD, {"phases": "head"}, "head=trained"),
         (FEW, {"most_rounds": 2}, "need one each"),
+        (MANY, {"rounds": 3, "clipping": "abadi"}, "'rounds', 'clipping': of a phase of biases"),
+        (FEW, {"phases": "head", "sampling_rate": 0.2}, "'sampling-rate': .* name it in 'phases'"),
     ],
 )
 def test_what_cannot_be_is_named(facts: PublicFacts, choices: dict[str, object], says: str) -> None:

@@ -13,7 +13,9 @@ KINDS = {"fedavg": FedAvg, "fedadam": FedAdam, "fedmedian": FedMedian}
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_flower_strategy_is_chosen_by_name(name: str) -> None:
-    assert type(STRATEGIES[name](0.5)) is KINDS[name]
+    strategy = STRATEGIES[name](0.5)
+    assert type(strategy) is KINDS[name]
+    assert getattr(strategy, "eta", 0.5) == 0.5
 
 
 def test_every_name_that_a_run_may_give_is_here() -> None:
