@@ -15,7 +15,9 @@ from dpbitfit.errors import InputError
 def predict(
     model: Annotated[str, typer.Option(help="A run's OUT/model or OUT/adapter.")],
     data: Annotated[str, typer.Option(help="Texts: a file as for training, or module:function.")],
-    base: Annotated[str, typer.Option(help="Of an adapter: the folder of its base model.")] = "",
+    base: Annotated[
+        str, typer.Option(help="Of an adapter: its base model, a folder, hub id, or minilm.")
+    ] = "",
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     out: Annotated[
         Path | None, typer.Option(help="CSV file to write; without it, standard output.")

@@ -138,6 +138,11 @@ class RunSettings(Part):
         for key in ("out", "labels") if needs_labels else ("out",):
             if not config[key]:
                 raise InputError(f"{key!r} is empty: give {HELP[key]}")
+        if bool(run.site_metrics) != bool(run.site_evaluations):
+            raise InputError(
+                "'site-metrics' and 'site-evaluations' say what the sites measure and how often: "
+                "give both, or neither"
+            )
         planned = {option.key for option in options(Choices) if not config[option.key]}
         values = {key: value for key, value in config.items() if key not in planned}
         values["noise-multiplier"] = run.noise_multiplier or _PLACEHOLDER

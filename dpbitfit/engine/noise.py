@@ -66,18 +66,18 @@ class NoiseSource(Protocol):
 
 
 class DiscreteGaussian:
-    """A discrete Gaussian of standard deviation ``noise_multiplier * clipping_norm``."""
+    """A discrete Gaussian of standard deviation ``noise_multiplier * sensitivity``."""
 
     def __init__(
         self,
-        clipping_norm: float,
+        sensitivity: float,
         noise_multiplier: float,
         source: RandomSource | None = None,
         grid: float = 0.0,
     ) -> None:
         """``grid`` is that of sums that are on one already, at least as fine as its own."""
-        _check(clipping_norm, noise_multiplier)
-        deviation = clipping_norm * noise_multiplier
+        _check(sensitivity, noise_multiplier)
+        deviation = sensitivity * noise_multiplier
         # A power of two, so that scaling to and from the grid is exact; a public constant.
         # frexp gives the deviation's own power of two; a logarithm may round up to the next.
         self.step = math.ldexp(1.0, math.frexp(deviation)[1] - 1 - GRID_BITS)
@@ -102,8 +102,8 @@ class DiscreteGaussian:
 class FastGaussian(DiscreteGaussian):
     """The same grid with noise from a fast generator that is no secret: experiments only."""
 
-    def __init__(self, clipping_norm: float, noise_multiplier: float, grid: float = 0.0) -> None:
-        super().__init__(clipping_norm, noise_multiplier, grid=grid)
+    def __init__(self, sensitivity: float, noise_multiplier: float, grid: float = 0.0) -> None:
+        super().__init__(sensitivity, noise_multiplier, grid=grid)
         self._generator = np.random.default_rng()
 
     def release(self, total: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -193,7 +193,7 @@ def _geometric(scale: int, count: int, source: RandomSource) -> NDArray[np.int64
     return drawn
 
 
-def _check(clipping_norm: float, noise_multiplier: float) -> None:
-    for name, value in (("clipping norm", clipping_norm), ("noise multiplier", noise_multiplier)):
+def _check(sensitivity: float, noise_multiplier: float) -> None:
+    for name, value in (("sensitivity", sensitivity), ("noise multiplier", noise_multiplier)):
         if not (math.isfinite(value) and 0 < value <= 1e6):
             raise InputError(f"the {name} must be a positive number, not {value!r}")

@@ -57,6 +57,8 @@ def test_the_projects_own_configuration_is_every_option_at_its_default(
         ("learning-rate", -1.0, "learning-rate"),
         ("noise", "none", "noise"),
         ("clipping", "none", "clipping"),
+        ("site-metrics", "accuracy", "'site-metrics' and 'site-evaluations' .* give both"),
+        ("site-evaluations", 3, "give both, or neither"),
     ],
 )
 def test_what_cannot_be_is_named(config: dict[str, Any], key: str, value: Any, says: str) -> None:
