@@ -60,7 +60,7 @@ def collect(monitor: Monitor) -> Iterator[Metric]:
         yield from _counts(overview)
         yield _bytes(monitor, overview)
         yield _missing(monitor)
-    yield _certificates(monitor)
+    yield from _certificates(monitor)
     yield _gauge("build_info", "The version of dpbitfit.", 1, version=version("dpbitfit"))
 
 
@@ -109,13 +109,20 @@ def _missing(monitor: Monitor) -> Metric:
     return family
 
 
-def _certificates(monitor: Monitor) -> Metric:
+def _certificates(monitor: Monitor) -> Iterator[Metric]:
     text = "When a certificate expires."
-    family = _family("certificate_expiry_timestamp_seconds", text, "certificate", "subject")
-    for certificate in monitor.certificates():
+    expiry = _family("certificate_expiry_timestamp_seconds", text, "certificate", "subject")
+    text = "Whether a certificate can be read from a file that is watched."
+    readable = _family("certificate_readable", text, "certificate")
+    certificates = monitor.certificates()
+    for certificate in certificates:
         labels = [certificate.file, certificate.subject]
-        family.add_metric(labels, certificate.not_after.timestamp())
-    return family
+        expiry.add_metric(labels, certificate.not_after.timestamp())
+    for file in {certificate.file: None for certificate in certificates}:
+        readable.add_metric([file], 1)
+    for path in monitor.unreadable_certificates():
+        readable.add_metric([path.name], 0)
+    yield from (expiry, readable)
 
 
 def _of_accounts(overview: Overview) -> Iterator[Metric]:

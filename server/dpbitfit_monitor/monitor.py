@@ -45,6 +45,10 @@ class Monitor:
         """Every certificate that can be read."""
         return read_certificates(self._certificates)[0]
 
+    def unreadable_certificates(self) -> list[Path]:
+        """The watched files from which no certificate can be read."""
+        return read_certificates(self._certificates)[1]
+
     def alerts(self) -> tuple[Alert, ...]:
         """The active alerts, most severe first.
 

@@ -85,6 +85,17 @@ def test_values_are_those_of_the_views(
     assert seen == monitor.reader.overview().accounts[0].last_seen.timestamp()  # type: ignore[union-attr]
     (ends,) = values["dpbitfit_certificate_expiry_timestamp_seconds"].values()
     assert ends == monitor.certificates()[0].not_after.timestamp()
+    assert values["dpbitfit_certificate_readable"] == {("server.crt",): 1}
+
+
+def test_a_watched_certificate_that_cannot_be_read_is_a_sample(
+    reader: Viewer, tmp_path: Path
+) -> None:
+    """Its expiry is none any more, and so would its alert be."""
+    certificate, _ = Authority(tmp_path, "authority").issue("server")
+    monitor = Monitor(reader, certificates=[certificate, tmp_path / "absent.crt"])
+    values = samples(monitor)["dpbitfit_certificate_readable"]
+    assert values == {("server.crt",): 1, ("absent.crt",): 0}
 
 
 def test_names_and_labels_are_those_agreed_upon(
