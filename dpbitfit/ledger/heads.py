@@ -7,7 +7,6 @@ was deleted or restored.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dpbitfit import durable
 from dpbitfit.errors import DpbitfitError, LedgerError
 from dpbitfit.ledger import peers, queries, schema
 from dpbitfit.ledger.account import AccountName
@@ -104,19 +104,8 @@ class Heads:
     def write(self, ledger: Reader) -> None:
         """Bring this copy to where the ledger stands; on disk when this returns."""
         content = json.dumps({"ledger": ledger.id, "accounts": _heads(ledger)})
-        draft = self.path.with_suffix(".new")
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, self.path)
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            durable.replace(self.path, content.encode())
         except OSError as error:
             raise LedgerError(
                 f"{self.path}: cannot be written ({error.strerror}): nothing is trained without it"

@@ -5,7 +5,6 @@ What was spent is in the ledger, not here.
 
 import io
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpbitfit import durable
 from dpbitfit.errors import InputError
 
 FILE = "checkpoint.npz"
@@ -46,18 +46,7 @@ class Checkpoint:
             arrays |= {f"{group}:{name}": value for name, value in state.pop(group).items()}
         buffer = io.BytesIO()
         np.savez(buffer, state=np.array(json.dumps(state)), **arrays)
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / (FILE + ".new")
-        with draft.open("wb") as file:
-            file.write(buffer.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, folder / FILE)
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        durable.replace(folder / FILE, buffer.getvalue())
 
     @classmethod
     def load(cls, folder: Path, plan_digest: str) -> "Checkpoint | None":
