@@ -173,8 +173,8 @@ class TextClassification(TextTask):
     def records(self, table: Table) -> TextRecords:
         """The records, tokenised once."""
         tokens = self.tokens(table.columns["text"])
-        keeps = self.model.upper is not None and self.model.upper.can_go_on
-        return TextRecords(self, tokens, table.columns["label"], table.unit_records(), keeps)
+        upper = self.model.upper if self.model.upper and self.model.upper.can_go_on else None
+        return TextRecords(self, tokens, table.columns["label"], table.unit_records(), upper)
 
     def logits(self, records: TextRecords) -> Tensor:
         """Logits [n, K]."""
