@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpbitfit.engine import linear_head
+from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.optimizers import OptimizerState
@@ -18,6 +19,7 @@ from dpbitfit.tasks.base import LinearTask, PreparedRecords, Progress, Task
 Vector = NDArray[np.float32]
 
 
+@deterministic()  # features and what is prepared, too, which a site's own task computes as it likes
 def site_round(
     task: Task,
     records: Any,

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpbitfit.accounting.composition import Counts, Mechanism, merged
+from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import OptimizerState
@@ -143,6 +144,7 @@ class EvaluateRound:
         """The plan is for this very task."""
         loaded.check(plan)
 
+    @deterministic()
     def do(
         self,
         plan: Plan,

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from dpbitfit_client.guard import operations
 from dpbitfit_client.guard.guard import go_on
 from dpbitfit_client.message import Refused
 from scipy.stats import norm
 
 from dpbitfit.accounting.composition import Mechanism, merged
+from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.messages import EvaluateReply
@@ -35,6 +38,26 @@ def refused(site: Site, plan: Plan, **options: Any) -> str:
     with pytest.raises(Refused) as refusal:
         site.evaluate(plan, **options)
     return refusal.value.code
+
+
+def test_a_sites_own_task_measures_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several, values would follow from other records: see ``engine.batches.deterministic``."""
+    model, seen = torch.nn.Linear(2, 2), list[int]()
+    layout = select_biases(model)
+    task: Any = SimpleNamespace(model=model, layout=layout, metrics={})
+    task.evaluate = lambda *_: seen.append(torch.get_num_threads())
+    loaded: Any = SimpleNamespace(task=task, records=lambda _part: None)
+    dataset: Any = SimpleNamespace(evaluation=SimpleNamespace())
+    monkeypatch.setattr(operations, "_chosen", lambda *_: {})
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        work = operations.EvaluateRound(go_on).do
+        work(MEASURED, 1, dataset, loaded, read_biases(model, layout), None, "run-1")
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
 
 
 def test_only_listed_metrics_are_measured_and_nothing_else_is_charged(site: Site) -> None:

@@ -28,6 +28,7 @@ from dpbitfit.engine.biases import (
     write_biases,
 )
 from dpbitfit.errors import ModelError
+from dpbitfit.plan_command import command as plan_command
 
 from ...support.models import MODELS, build, losses
 
@@ -161,4 +162,6 @@ def test_the_packaged_encoder_trains_about_a_thousandth() -> None:
     model = AutoModel.from_pretrained(Path(package.get_model_path()), add_pooling_layer=False)
     total = sum(parameter.numel() for parameter in model.parameters())
     assert select_biases(model).size == 23_424
+    (default,) = (option.default for option in plan_command.params if option.name == "biases")
+    assert default == select_biases(model).size
     assert select_biases(model).size / total < 0.0011

@@ -37,7 +37,7 @@ from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.training import clipped_sum
-from dpbitfit.phases import BiasPhase
+from dpbitfit.phases import BiasPhase, ClassSums, Phase
 from dpbitfit.tasks.features import FeatureCache
 from dpbitfit.tasks.rounds import site_round
 from dpbitfit.tasks.text_classification.records import TextRecords
@@ -190,15 +190,20 @@ def test_rows_do_not_follow_from_where_threads_part_a_tensor(threads: int, tmp_p
 
 
 def test_whatever_reads_records_computes_on_one_thread(threads: int, tmp_path: Path) -> None:
-    """Rounds of every phase, features, and evaluations."""
+    """Rounds of each kind, features, and evaluations."""
     torch.manual_seed(0)
     task = load_text(save(ARCHITECTURES["bert"](), tmp_path), LABELS, "trained")
     records = task.records(text_table(["the card is lost"] * 4, [0] * 4))
     layer = next(m for m in task.model.modules() if isinstance(m, torch.nn.Linear))
     seen, cache = list[int](), FeatureCache(task, records)
     layer.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+
+    def work_in(phase: Phase) -> None:
+        site_round(task, records, cache, phase, 4, task.pretrained, OptimizerState())
+
     for work in (
-        lambda: site_round(task, records, cache, PHASE, 4, task.pretrained, OptimizerState()),
+        lambda: work_in(PHASE),
+        lambda: work_in(ClassSums(noise=PHASE.noise)),
         lambda: task.features(records),
         lambda: task.evaluate(records),
     ):
@@ -206,6 +211,24 @@ def test_whatever_reads_records_computes_on_one_thread(threads: int, tmp_path: P
         work()
         assert set(seen) == {1}
         assert torch.get_num_threads() == threads
+
+
+def test_a_sites_own_features_are_computed_on_one_thread(threads: int, tmp_path: Path) -> None:
+    """By a task that does not see to it itself."""
+    torch.manual_seed(0)
+    task = load_text(save(ARCHITECTURES["bert"](), tmp_path), LABELS, "trained")
+    records = task.records(text_table(["the card is lost"] * 4, [0] * 4))
+    rows, seen = task.features(records), list[int]()
+
+    def own(*_: Any) -> NDArray[np.float32]:
+        seen.append(torch.get_num_threads())
+        return rows
+
+    task.features = own  # type: ignore[method-assign]
+    phase, cache = ClassSums(noise=PHASE.noise), FeatureCache(task, records)
+    site_round(task, records, cache, phase, 4, task.pretrained, OptimizerState())
+    assert seen == [1]
+    assert torch.get_num_threads() == threads
 
 
 def test_without_mkls_strict_mode_rows_are_exact_at_canonical_sizes() -> None:
