@@ -9,7 +9,6 @@ layer used as a function, or whose output does not begin with the record.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -27,7 +26,7 @@ from dpbitfit.engine.biases import (
     read_biases,
     write_biases,
 )
-from dpbitfit.engine.screening import Losses, per_record_layers
+from dpbitfit.engine.screening import Losses, per_record_layers, watching
 from dpbitfit.engine.selfcheck import (
     BIAS_SCALES,
     CANONICAL_ROWS,
@@ -141,7 +140,7 @@ class _Check:
     def run(self, least: int) -> int:
         """The canonical size, from ``least`` on; ModelError where there is none."""
         layer, mixes = "", False
-        with self._watched():
+        with watching(self._layers, self._keep):
             for canonical in (rows for rows in CANONICAL_ROWS if rows >= least):
                 for scale in (0.0, *BIAS_SCALES):
                     layer, mixes = self._differs(canonical, scale)
@@ -176,23 +175,9 @@ class _Check:
             raise ModelError("private training needs one loss for each record, not their mean")
         return {**self._outputs, "the loss": _numbers(values)}
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        def keep(path: str) -> Any:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                first = output[0] if isinstance(output, tuple) else output
-                if path not in self._outputs:
-                    self._outputs[path] = _numbers(first)
-
-            return hook
-
-        modules = dict(self._model.named_modules())
-        handles = [modules[path].register_forward_hook(keep(path)) for path in self._layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _keep(self, path: str, _layer: nn.Module, output: Any) -> None:
+        if path not in self._outputs:
+            self._outputs[path] = _numbers(output[0] if isinstance(output, tuple) else output)
 
 
 def _runs(batch: Sequence[int]) -> Iterator[tuple[int, slice]]:

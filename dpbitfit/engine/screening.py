@@ -5,7 +5,8 @@ at all, so that every machine leaves out the same ones. It only ever takes away:
 must pass the full check (``selfcheck``).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,59 +33,70 @@ def not_per_record(
     reasons: dict[str, str] = {}
     batch: list[int] = []
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not is_per_record(module, output, len(batch)):
-                reasons[name] = NOT_PER_RECORD
+    def see(name: str, layer: nn.Module, output: Any) -> None:
+        if not is_per_record(layer, output, len(batch)):
+            reasons[name] = NOT_PER_RECORD
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(watch(names[id(parameter)]))
+    layers = [
+        (names[id(parameter)], module)
         for module in model.modules()
         for parameter in module._parameters.values()
         if id(parameter) in names
     ]
-    try:
-        for group in groups:
-            for size in _SIZES:
-                batch = [group[place % len(group)] for place in range(size)]
-                with torch.no_grad():
-                    losses(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching(layers, see), torch.no_grad():
+        for batch in _batches(groups):
+            losses(batch)
     return reasons
 
 
 def per_record_layers(
     model: nn.Module, losses: Losses, groups: Iterable[Sequence[int]]
-) -> list[str]:
+) -> list[tuple[str, nn.Module]]:
     """The innermost modules whose output begins with the record, in batches of every size."""
-    leaves = {path: module for path, module in model.named_modules() if not [*module.children()]}
     seen: set[str] = set()
     others: set[str] = set()
-    size = 0
+    batch: list[int] = []
 
-    def watch(path: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.add(path)
-            first = output[0] if isinstance(output, tuple) and output else output
-            if not (isinstance(first, Tensor) and first.dim() and len(first) == size):
-                others.add(path)
+    def see(path: str, _layer: nn.Module, output: Any) -> None:
+        seen.add(path)
+        first = output[0] if isinstance(output, tuple) and output else output
+        if not (isinstance(first, Tensor) and first.dim() and len(first) == len(batch)):
+            others.add(path)
 
-        return hook
+    layers = innermost(model)
+    with watching(layers, see), torch.no_grad():
+        for batch in _batches(groups):
+            losses(batch)
+    return [(path, layer) for path, layer in layers if path in seen - others]
 
-    handles = [leaf.register_forward_hook(watch(path)) for path, leaf in leaves.items()]
+
+def innermost(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules without others inside, by their paths."""
+    return [(path, module) for path, module in model.named_modules() if not [*module.children()]]
+
+
+@contextmanager
+def watching(
+    layers: Iterable[tuple[str, nn.Module]], see: Callable[[str, nn.Module, Any], None]
+) -> Iterator[None]:
+    """Inside, ``see`` gets each layer's name, the layer and its output whenever it has computed."""
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda layer, _inputs, output: see(name, layer, output)
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers]
     try:
-        for group in groups:
-            for size in _SIZES:
-                with torch.no_grad():
-                    losses([group[place % len(group)] for place in range(size)])
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return [path for path in leaves if path in seen - others]
+
+
+def _batches(groups: Iterable[Sequence[int]]) -> Iterator[list[int]]:
+    """Probes of one padded length, of each size."""
+    for group in groups:
+        for size in _SIZES:
+            yield [group[place % len(group)] for place in range(size)]
 
 
 def by_autograd(model: nn.Module, layout: BiasLayout, losses: Losses, probe: int) -> Rows:

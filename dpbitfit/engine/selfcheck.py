@@ -32,7 +32,15 @@ from dpbitfit.engine.biases import (
 )
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.memory import halve, token_budget
-from dpbitfit.engine.screening import Losses, Rows, by_autograd, not_per_record, unreached
+from dpbitfit.engine.screening import (
+    Losses,
+    Rows,
+    by_autograd,
+    innermost,
+    not_per_record,
+    unreached,
+    watching,
+)
 from dpbitfit.errors import ModelError
 
 Result = TypeVar("Result")
@@ -194,21 +202,12 @@ class _Check:
         """The output for one record of each layer, in the order of computation."""
         outputs: dict[str, Tensor] = {}
 
-        def keep(path: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                if isinstance(output, Tensor) and len(output) == len(batch):
-                    outputs.setdefault(path, output[place].nan_to_num())
+        def keep(path: str, _layer: nn.Module, output: Any) -> None:
+            if isinstance(output, Tensor) and len(output) == len(batch):
+                outputs.setdefault(path, output[place].nan_to_num())
 
-            return hook
-
-        leaves = [(path, m) for path, m in self.model.named_modules() if not [*m.children()]]
-        handles = [layer.register_forward_hook(keep(path)) for path, layer in leaves]
-        try:
-            with torch.no_grad():
-                self.losses(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with watching(innermost(self.model), keep), torch.no_grad():
+            self.losses(batch)
         return outputs
 
 
