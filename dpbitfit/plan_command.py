@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -11,12 +13,12 @@ from rich.table import Table
 
 from dpbitfit import run_options
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import merged
+from dpbitfit.accounting.composition import Counts, merged
 from dpbitfit.data.labels import read_labels
-from dpbitfit.errors import BudgetError
+from dpbitfit.errors import AccountingError, BudgetError
 from dpbitfit.ledger.cli.options import chosen_accounts, progress
-from dpbitfit.ledger.cli.terminal import bound_text
-from dpbitfit.ledger.forecast import Forecast, forecast
+from dpbitfit.ledger.cli.terminal import bound_text, errors
+from dpbitfit.ledger.forecast import Forecast, fits, forecast
 from dpbitfit.ledger.reader import Reader
 from dpbitfit.phases import DpZeroPhase, HeadDescent, Phase, SampledPhase
 from dpbitfit.planner import AUTO, Choices, PublicFacts, gaussian_mu, propose, why_no_biases
@@ -28,6 +30,9 @@ NOISE, DIRECTIONS = "noise-multiplier", "directions"
 BYTES_OF_A_VALUE = 4
 # A step on a record runs through the model three times: forward, and twice as much backward.
 PASSES_OF_A_STEP = 3
+SMALLEST_TARGET = 0.01  # epsilon that is looked for
+
+Proposed = Callable[[float], tuple[Phase, ...]]  # by target epsilon
 
 _KEYS = {*FACTS, NOISE, DIRECTIONS, *(option.key for option in options(Choices))}
 _OWN = (
@@ -71,13 +76,20 @@ def plan(
     choices = build(Choices, config)
     base = build(choices.sampled, {**chosen, NOISE: config[NOISE] or 1.0})
     target = (config["target-epsilon"], config["delta"])
-    phases = propose(facts, *target, choices, base, config[NOISE])
+
+    def proposed(epsilon: float) -> tuple[Phase, ...]:
+        return propose(facts, epsilon, config["delta"], choices, base, config[NOISE])
+
+    phases = proposed(target[0])
     rows = [
         _row(phase, phases, facts, biases, records_per_second, config["delta"]) for phase in phases
     ]
-    counts = merged(count for phase in phases for count in phase.counts)
-    whole = composition.epsilon(dict(counts), config["delta"])
-    forecasts = _on_accounts(config["ledger"], account, phases) if config["ledger"] else []
+    whole = composition.epsilon(dict(_counts(phases)), config["delta"])
+    forecasts: list[Forecast] = []
+    if url := config["ledger"]:
+        forecasts = _on_accounts(url, account, phases)
+    if not config[NOISE]:
+        forecasts = [_with_target(url, each, proposed, target[0]) for each in forecasts]
     accounts = [_described(each) for each in forecasts]
     by_itself = choices.phases == AUTO and labels
     no_biases = why_no_biases(facts, gaussian_mu(*target)) if by_itself else ""
@@ -96,6 +108,10 @@ def plan(
 
 
 command = click.Command("plan", callback=plan, params=list(_parameters()), help=plan.__doc__)
+
+
+def _counts(phases: tuple[Phase, ...]) -> Counts:
+    return merged(count for phase in phases for count in phase.counts)
 
 
 def _count(labels: str) -> int:
@@ -164,11 +180,30 @@ def _gain(phase: Phase, facts: PublicFacts) -> str:
 def _on_accounts(url: str, account: str, phases: tuple[Phase, ...]) -> list[Forecast]:
     """The plan beside all that is there; what would fit is asked of its last phase's noise."""
     *others, last = phases
-    beside = merged(count for phase in others for count in phase.counts)
+    beside = _counts(tuple(others))
     steps = (last.sampling_rate, last.steps, last.noise.multiplier)
     with Reader(url) as reader:
         chosen = progress(chosen_accounts(reader, account), "computing")
         return [forecast(reader, each, *steps, beside) for each in chosen]
+
+
+def _with_target(url: str, cost: Forecast, proposed: Proposed, refused: float) -> Forecast:
+    """Where a proposed plan does not fit, with the largest target epsilon that would.
+
+    To two digits, and from 0.01 on. Some seconds for each that is tried.
+    """
+    if cost.fits:
+        return cost
+    fitting = 0.0
+    with Reader(url) as reader, errors.status("looking for a target epsilon that fits"):
+        while True:
+            middle = float(f"{(fitting + refused) / 2:.2g}")
+            if middle in (fitting, refused) or middle < SMALLEST_TARGET:
+                return replace(cost, fitting_target_epsilon=fitting or None)
+            held = False
+            with suppress(AccountingError):  # no noise is enough for a target as small
+                held = fits(reader, cost.account, _counts(proposed(middle)))
+            fitting, refused = (middle, refused) if held else (fitting, middle)
 
 
 def _described(cost: Forecast) -> dict[str, Any]:
@@ -178,6 +213,7 @@ def _described(cost: Forecast) -> dict[str, Any]:
         "delta": cost.account.delta,
         "fits": cost.fits,
         "fitting_noise_multiplier": cost.fitting_noise_multiplier,
+        "fitting_target_epsilon": cost.fitting_target_epsilon,
     }
     if cost.approved:
         described["approved"] = dict(vars(cost.approved))
@@ -199,8 +235,10 @@ def _in_words(cost: Forecast, phase: str) -> Iterator[str]:
         )
     if cost.price:
         yield str(cost.price)
+    elif not phase and cost.fitting_target_epsilon is None:
+        yield f"no --target-epsilon from {SMALLEST_TARGET:g} on fits"
     elif not phase:
-        yield "with a smaller --target-epsilon it may fit"
+        yield f"with --target-epsilon {cost.fitting_target_epsilon:g} it fits"
     elif fitting is None:
         yield f"no noise multiplier of {phase} makes it fit"
     else:

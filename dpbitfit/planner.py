@@ -14,7 +14,7 @@ from pydantic import Field
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
-from dpbitfit.accounting.calibration import calibrate
+from dpbitfit.accounting.calibration import calibrate, rounded_up
 from dpbitfit.accounting.composition import Counts, merged
 from dpbitfit.engine.clipping import AutomaticClipping
 from dpbitfit.engine.noise import Noise
@@ -255,7 +255,7 @@ def _head_phase(
     kind: str, facts: PublicFacts, mu_squared: float, rounds: int, noise: Noise
 ) -> ClassSums | HeadDescent:
     """A phase whose full-batch steps take ``mu_squared`` together."""
-    noise = noise.changed(multiplier=_rounded_up(math.sqrt(rounds / mu_squared)))
+    noise = noise.changed(multiplier=rounded_up(math.sqrt(rounds / mu_squared)))
     if kind == "class-sums":
         return ClassSums.checked(noise=noise)
     # All steps add noise of norm sum(rate_t) * sigma * sqrt(sites * d / steps) / units to a row.
@@ -287,9 +287,3 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     while excess(high) < 0 and high < 1e4:
         high *= 2
     return float(brentq(excess, low, high))
-
-
-def _rounded_up(value: float) -> float:
-    """To four digits, so that the figure that people read is the one that is used."""
-    digit = 10.0 ** (math.floor(math.log10(value)) - 3)
-    return float(f"{math.ceil(value / digit) * digit:.4g}")

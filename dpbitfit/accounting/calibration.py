@@ -76,12 +76,16 @@ def calibrate(
     while low > SMALLEST_SIGMA and search(low) <= target_epsilon:
         low = max(SMALLEST_SIGMA, low / 2)
     root = _root(search, target_epsilon, low, high)
-    # Rounded up to four digits, so that the figure that people read is the one that is used.
-    digit = 10.0 ** (math.floor(math.log10(root)) - 3)
-    sigma = float(f"{math.ceil(root / digit) * digit:.4g}")
+    sigma = rounded_up(root)
     while cost(sigma) > target_epsilon:
-        sigma = float(f"{sigma + digit:.4g}")
+        sigma = rounded_up(sigma * (1 + 1e-6))
     return sigma
+
+
+def rounded_up(value: float) -> float:
+    """To four digits, so that the figure that people read is the one that is used."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return float(f"{math.ceil(value / digit) * digit:.4g}")
 
 
 def _root(cost: Callable[[float], float], target: float, low: float, high: float) -> float:

@@ -203,7 +203,7 @@ def fitting_noise(
 def what_fits(account: Account, allotments: Allotments, plan: Counts) -> str:
     """In words, what would fit in place of a plan that does not; takes seconds."""
     if len(plan) != 1:
-        return "a smaller target epsilon, fewer steps or more noise may fit"
+        return "dpbitfit plan --ledger says what fits"
     mechanism, steps = plan[0]
     rate = mechanism.sampling_rate
     try:

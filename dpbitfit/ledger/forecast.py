@@ -43,6 +43,7 @@ class Forecast:
 
     ``approved`` is what all that is approved would take of the budget with the plan; None
     where no noise multiplier was given; ``price`` is None also where the plan does not fit.
+    ``fitting_target_epsilon`` is that of the same plan with more noise, where it was looked for.
     """
 
     account: Account
@@ -51,6 +52,7 @@ class Forecast:
     fitting_noise_multiplier: float | None
     approved: Bound | None
     price: Price | None = None
+    fitting_target_epsilon: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -74,6 +76,15 @@ def price(
     later = replace(account, filter_order=approval.order)
     after = derive_status(later, {**allotments, **more}, epsilon)
     return Price(before, after, epsilon(plan, account.delta))
+
+
+def fits(ledger: Reader, account: Account, plan: Counts) -> bool:
+    """Whether an account's budget holds a plan beside all that is there. Seconds."""
+    try:
+        approve(account, ledger.allotments([account.id])[account.id], plan)
+    except BudgetError:
+        return False
+    return True
 
 
 def forecast(

@@ -120,6 +120,27 @@ def test_the_noise_that_would_fit_is_that_of_the_last_phase(ledger: Ledger) -> N
     assert ledger.account(OTHER).sequence == 1
 
 
+def test_the_target_that_would_fit_is_the_largest_of_two_digits(ledger: Ledger) -> None:
+    head = ("--labels", "77", "--declared-size", "2000", "--phases", "class-sums,head")
+    of_account = ("--ledger", str(ledger.database), "--account", str(OTHER))
+
+    def tried(target: float) -> Result:
+        return CliRunner().invoke(command, [*head, "--target-epsilon", f"{target:g}", *of_account])
+
+    printed = " ".join(tried(3).output.split())
+    fitting = float(printed.split("with --target-epsilon ")[1].split(" it fits")[0])
+    assert tried(fitting).exit_code == 0
+    assert isinstance(tried(fitting + 0.1).exception, BudgetError)
+
+
+def test_no_target_fits_where_all_is_spent(tmp_path: Path) -> None:
+    with Ledger(str(tmp_path / "ledger.sqlite"), create=True) as ledger:
+        ledger.open_account(NAME, 1e-5, 0.005)
+        result = CliRunner().invoke(command, [*FEW, "--ledger", str(ledger.database)])
+    assert isinstance(result.exception, BudgetError)
+    assert "no --target-epsilon from 0.01 on fits" in " ".join(result.output.split())
+
+
 def test_beside_results_the_filter_counts(ledger: Ledger) -> None:
     """A plan after results may cost half of what it raises the account's guarantee by."""
     (account, _) = on_ledger(ledger, *biases(50, 0.02, 4.0))
@@ -143,8 +164,6 @@ def test_the_price_is_told_in_words_and_nothing_of_a_programmers(ledger: Ledger)
     assert f"account {NAME}: with this plan, all that is approved takes epsilon " in printed
     assert "it does not fit with noise multiplier " in printed
     assert " for biases it fits" in printed
-    result = CliRunner().invoke(command, ["--target-epsilon", "50", *url])
-    assert "with a smaller --target-epsilon it may fit" in " ".join(result.output.split())
     for sign in ("{", "}", "(<", "Mechanism(", "Allotment(", "('", "None", "Name("):
         assert sign not in printed
 
