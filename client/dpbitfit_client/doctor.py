@@ -30,6 +30,7 @@ from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import Ledger, exchange
 from dpbitfit.ledger.heads import Heads
 from dpbitfit.tasks.registry import resolve
+from dpbitfit_client.guard.accounts import unused
 from dpbitfit_client.guard.records import read_part
 from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit_client.model_check import LoadFor, check_training
@@ -117,14 +118,24 @@ def warnings(policy: Policy) -> list[str]:
 
 
 def drifts(policy: Policy) -> list[str]:
-    """Each account whose ledger and another disagree: a guard answers, and spends nothing on it."""
+    """Accounts to look at; a guard answers all the same.
+
+    Each whose ledger and another disagree, and each that holds losses and is no data set's.
+    """
     try:
         with Ledger(policy.site.ledger, readonly=True) as ledger:
             return [
-                f"account {account.name}: {other.drift}: nothing is spent until both sides have "
-                "run ledger settle --rebase"
-                for account in ledger.accounts()
-                for other in exchange.unsettled(ledger, account)
+                *(
+                    f"account {account.name}: {other.drift}: nothing is spent until both sides "
+                    "have run ledger settle --rebase"
+                    for account in ledger.accounts()
+                    for other in exchange.unsettled(ledger, account)
+                ),
+                *(
+                    f"account {account.name} holds losses, and no data set of the policy is "
+                    "charged to it: one that reads the same records counts none of them"
+                    for account in unused(policy, ledger)
+                ),
             ]
     except LedgerError:  # a finding of its own
         return []

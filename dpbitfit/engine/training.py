@@ -10,6 +10,7 @@ of that unit and the biases alone, to the bit (see ``batches``), so that as inte
 on the noise's grid the sum with a unit less the sum without it is that row.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -86,8 +87,7 @@ def train_round(
     values = biases.astype(np.float64)  # [P]
     ranks = ranks or Ranks()
     kinds = kinds_of(devices_of(model))
-    count, canonical = len(records.units), records.canonical_rows
-    ranks.require_alike(layout.digest, biases.tobytes(), count, canonical, kinds)
+    ranks.require_alike(layout.digest, biases.tobytes(), *_facts(records), kinds)
     rows = []  # [D] each, where the phase sends them
     model.eval()  # dropout off
     with deterministic(), phase.estimator.attach(model, layout, directions) as estimator:
@@ -108,6 +108,14 @@ def train_round(
     write_biases(model, layout, values.astype(np.float32))
     sent = np.concatenate(rows) if rows else values.astype(np.float32) - biases
     return sent, replace(state, norms=clipper.norms)
+
+
+def _facts(records: PrivateRecords) -> tuple[object, ...]:
+    """What must be the same of them in all processes that share the units."""
+    held = hashlib.sha256(records.lengths.tobytes())
+    for unit in records.units:
+        held.update(len(unit).to_bytes(8, "big") + unit.tobytes())
+    return len(records.units), records.canonical_rows, held.hexdigest()
 
 
 def clipped_sum(

@@ -9,6 +9,7 @@ account is then blocked until both sides have taken over the higher counts (see
 ``repair``). How often a side has done that is part of its signed head.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -16,9 +17,10 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Counts, merged
-from dpbitfit.errors import LedgerError, ProtocolError
+from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
 from dpbitfit.ledger import peers, schema
 from dpbitfit.ledger.account import Account
+from dpbitfit.ledger.budget import of_coordinator, still_approved, tight
 from dpbitfit.ledger.canonical import counts_from_text, counts_to_text
 from dpbitfit.ledger.ledger import Ledger
 from dpbitfit.ledger.peers import Peer, missing
@@ -110,17 +112,22 @@ def check(
     theirs: SignedHead,
     coordinator: str,
     ahead: Counts = (),
+    share: float = math.inf,
 ) -> None:
     """Compare the other side's head with this ledger, and record it.
 
     The coordinator's record is never behind the site's: at the site, theirs
-    must hold ours and the steps ``ahead``, which are asked for now. Raises
-    ProtocolError for a head of another account; LedgerError where the two do not
-    agree, and from then on until both sides have taken over the higher counts.
+    must hold ours and the steps ``ahead``, which are asked for now, and costs no more than
+    the coordinator's ``share``. Raises ProtocolError for a head of another account, or
+    with runs of another coordinator's, BudgetError for one above the share: nothing of it is
+    recorded; LedgerError where the two do not agree, and from then on until both sides have
+    taken over the higher counts.
     """
     if (theirs.account, theirs.coordinator) != (str(account.name), coordinator):
         raise ProtocolError("a ledger's signed head is that of another account")
     is_site = coordinator != ledger.id
+    if is_site:
+        _require_credible(ledger, account, theirs, share)
     with ledger.database.write() as connection:
         known = peers.find(connection, account.id)
         peer = known.get(theirs.ledger) or Peer(account.id, theirs.ledger, coordinator)
@@ -152,6 +159,28 @@ def check(
         raise LedgerError(
             f"account {account.name}: this side has taken over the higher counts, the other one "
             "has not: nothing is spent on it until its operator has run: ledger settle --rebase"
+        )
+
+
+def _require_credible(ledger: Ledger, account: Account, theirs: SignedHead, share: float) -> None:
+    """Refuse what a coordinator cannot have done: settling takes over whatever is recorded of it.
+
+    Rounds that never arrived are only in its record. They cost no more than its share with all
+    that did.
+    """
+    claimed = counts_from_text(theirs.spent)
+    runs = peers.runs_from_text(theirs.runs) if theirs.runs else {}
+    if theirs.runs and peers.total(runs) != claimed:
+        raise ProtocolError("a ledger's signed head counts other steps by run than in all")
+    allotments = ledger.allotments([account.id])[account.id]
+    own = of_coordinator(allotments, theirs.coordinator)
+    if any(run in runs for run, _ in allotments.keys() - own.keys()):
+        raise ProtocolError("a ledger's signed head counts steps of another coordinator's run")
+    limit = min(share, account.budget)
+    if missing(claimed, still_approved(own)) and tight(claimed, account.delta).epsilon > limit:
+        raise BudgetError(
+            f"account {account.name}: by its own record the coordinator has spent more than "
+            f"epsilon {limit:g}, its share"
         )
 
 

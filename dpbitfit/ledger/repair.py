@@ -90,6 +90,8 @@ def rebase(
         others = peers.find(connection, account.id).values()
         stated = dict(known or {})
         for peer in others:
+            if known is None and not peer.drift:
+                continue  # what it has done and this side has not heard of is still to come
             runs = _complete(account, peer)
             stated[peer.coordinator] = peers.larger(stated.get(peer.coordinator, {}), runs)
         more = {
@@ -102,12 +104,11 @@ def rebase(
     for coordinator, runs in sorted(more.items()):
         theirs = [peer for peer in others if peer.coordinator == coordinator]
         drifted = [peer for peer in theirs if peer.drift]
-        if runs or drifted or known is not None:
-            ledger.rebase(account.name, runs, coordinator, reason)
-            raised = [*(raised or ()), *(Raised(coordinator, *run) for run in runs.items())]
-            if not theirs and coordinator not in ("", ledger.id):
-                theirs = [Peer(account.id, coordinator, coordinator)]
-            _settle(ledger, account, drifted or theirs, theirs)
+        ledger.rebase(account.name, runs, coordinator, reason)
+        raised = [*(raised or ()), *(Raised(coordinator, *run) for run in runs.items())]
+        if not theirs and coordinator not in ("", ledger.id):
+            theirs = [Peer(account.id, coordinator, coordinator)]
+        _settle(ledger, account, drifted or theirs, theirs)
     return raised
 
 

@@ -70,7 +70,7 @@ class Task(Declaration, Protocol):
 
     *Formal guarantee*: training protects a unit if a record's loss and its padded length
     are functions of that record and the biases alone. ``attach`` checks the losses on
-    ``probes``; the lengths are the task's own affair.
+    ``probes``, ``private_records`` some of a site's own.
     """
 
     canonical_rows: int  # of this machine, in rows; set by ``attach``
@@ -93,7 +93,12 @@ class Task(Declaration, Protocol):
         """A few public records of each shape that occurs, on which ``attach`` checks the model."""
 
     def records(self, table: Table) -> "PrivateRecords":
-        """A site's records as the training loop sees them."""
+        """A site's records as the training loop sees them, with the table's units.
+
+        What is kept of a record must follow from it alone, to the bit: nothing is standardised
+        by a mean over the table, nor are many records computed in one operation of torch, which
+        rounds the last few values of a tensor otherwise.
+        """
 
     def evaluate(
         self, records: Any, progress: Progress | None = None

@@ -98,9 +98,10 @@ class Site:
     def policy(self, name: str) -> Path:
         return self.folder / f"{name}.toml"
 
-    def request(self) -> Path:
-        """A file with the next round's request."""
+    def request(self, name: str = "guard") -> Path:
+        """A file with the next round's request, to a guard with the ledger of this name."""
         self._asked += 1
+        self._coordinator.site = self.folder / f"{name}.sqlite"
         request = self._coordinator.request(
             self._plan, self._biases, key=f"round-{self._asked:012}"
         )
@@ -143,7 +144,8 @@ def measure(records: int, steps: int, rounds: int) -> dict[str, float]:
 
         def process(kind: str, *arguments: str) -> None:
             command = [sys.executable, "-m", "tests.benchmarks.one_round", kind, *arguments]
-            subprocess.run([*command, str(site.request())], check=True)
+            asked = site.request("peer" if kind == "peer" else "guard")
+            subprocess.run([*command, str(asked)], check=True)
 
         def direct() -> None:
             warm.train(from_proto(pb.Envelope.FromString(site.request().read_bytes())))

@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from dpbitfit_client.guard.service import serving
 from torch import Tensor, nn
 
+from dpbitfit.data.tables import Table
 from dpbitfit.errors import ModelError
 from dpbitfit.ledger import Ledger
 from dpbitfit.tasks.attach import attach
@@ -59,3 +61,20 @@ def test_a_sites_own_loss_that_mixes_records_is_refused_when_it_is_attached(
     example.VitalSigns(example.network(), example.VitalSettings(), example.LABELS).save(tmp_path)
     with pytest.raises(ModelError, match="mixes records"):
         attach(Task, str(tmp_path), example.VitalSettings(), example.LABELS)
+
+
+def test_records_of_a_sites_own_task_that_change_with_others_start_no_guard(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Standardised(example.VitalSigns):  # type: ignore[misc, name-defined]
+        def records(self, table: Table) -> Any:
+            records = super().records(table)
+            records.features -= records.features.mean(dim=0)
+            return records
+
+    with Ledger(str(tmp_path / "coordinator.sqlite"), create=True) as coordinator:
+        policy = example.prepare(tmp_path, coordinator)
+    monkeypatch.setattr(example, "VitalSigns", Standardised)
+    with pytest.raises(ModelError, match="training of network: a record's"), serving(policy):
+        pass
+    assert not policy.site.socket.exists()  # it never answered

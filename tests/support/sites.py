@@ -80,6 +80,7 @@ class Site:
             (folder / part).mkdir()
         self.office = Coordinator(folder / "office")
         self.other = Coordinator(folder / "other")
+        self.office.site = self.other.site = self.ledger_file
         self.values = policy(self, corpus)
         self._code, self._fresh = code, fresh
         self.environment = {

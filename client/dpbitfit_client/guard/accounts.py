@@ -8,12 +8,29 @@ from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, exchange
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.heads import Heads
+from dpbitfit.ledger.reader import Reader
 from dpbitfit.protocol.messages import EVALUATE, TRAIN, Head
 from dpbitfit_client.guard import audit
 from dpbitfit_client.guard.request import Request
 from dpbitfit_client.policy.policy import Dataset, Evaluation, Policy
 
 REASON = "the policy file says so"
+
+
+def spent_accounts(ledger: Reader) -> list[Account]:
+    """The accounts of which something was approved."""
+    held = ledger.allotments([account.id for account in ledger.accounts()])
+    return [account for account in ledger.accounts() if held[account.id]]
+
+
+def unused(policy: Policy, ledger: Reader) -> list[Account]:
+    """The accounts that hold losses, and that no data set of a policy is charged to."""
+    used = {
+        AccountName(policy.site.name, name, part.unit)
+        for dataset in policy.datasets.values()
+        for name, part in dataset.charged.items()
+    }
+    return [account for account in spent_accounts(ledger) if account.name not in used]
 
 
 class Accounts:
@@ -62,7 +79,7 @@ class Accounts:
         runs = self.ledger.runs(account)
         if any(run.run == request.run and run.coordinator != coordinator for run in runs):
             raise ProtocolError("the run is another coordinator's, and so is its share")
-        exchange.check(self.ledger, account, request.head, coordinator, once)
+        exchange.check(self.ledger, account, request.head, coordinator, once, share)
         self.ledger.allot(account.name, request.run, request.plan.digest, whole, coordinator, share)
 
     def reserve(self, request: Request, account: Account, once: Counts) -> None:
@@ -82,25 +99,27 @@ class Accounts:
         head = exchange.head_for(self.ledger, account, coordinator, coordinator, key)
         return Head.model_validate(head.to_config(self.ledger))
 
-    def compare(self, account: Account, coordinator: str, theirs: SignedHead) -> None:
+    def compare(self, account: Account, coordinator: str, theirs: SignedHead, share: float) -> None:
         """Compare heads with a coordinator that has noticed that the two do not agree."""
-        exchange.check(self.ledger, account, theirs, coordinator)
+        exchange.check(self.ledger, account, theirs, coordinator, share=share)
 
     def _refuse_forgetting(self, dataset: Dataset) -> None:
         """InputError where losses of a data set lie in another account than it has now."""
-        if dataset.account == dataset.name:
-            return
-        for account in self.ledger.accounts():
-            site, name, _ = account.name
-            own = name.removesuffix(":evaluation") == dataset.name
-            if (
-                own
-                and site == self._policy.site.name
-                and self.ledger.allotments([account.id])[account.id]
-            ):
+        for account in spent_accounts(self.ledger):
+            site, name, unit = account.name
+            if site != self._policy.site.name:
+                continue
+            if dataset.account != dataset.name == name.removesuffix(":evaluation"):
                 raise InputError(
                     f"datasets.{dataset.name}.account: the ledger's {account.name} holds losses "
                     f"that {dataset.account!r} would not: let the others name {dataset.name!r}"
+                )
+            now = dataset.charged.get(name)
+            if now is not None and unit != now.unit:
+                raise InputError(
+                    f"datasets.{dataset.name}: the ledger's {account.name} holds losses that an "
+                    f"account by {now.unit} would not: keep the unit of privacy; a data set of "
+                    "another name begins with a budget of its own, which counts none of them"
                 )
 
     def _shares(self, account: str) -> dict[str, float]:

@@ -102,7 +102,8 @@ class Guard:
                 mine = self._accounts.head(account, coordinator, "")
                 # A head that was sent before is for another head of this ledger.
                 theirs = read_head(question.head, mine.head, coordinator)
-                self._accounts.compare(account, coordinator, theirs)
+                share = self.policy.limits(dataset.name, coordinator).epsilon
+                self._accounts.compare(account, coordinator, theirs, share)
             description = Description(
                 facts=self._facts(dataset, loaded),
                 labels=tuple(loaded.task.labels),

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,7 +37,7 @@ from dpbitfit.errors import (
 )
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import Refusal
-from dpbitfit.tasks.base import Progress
+from dpbitfit.tasks.base import Progress, Task, TaskSettings
 from dpbitfit_client.doctor import needs, refuse_to_start, trainings, warnings
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.generated.guard_pb2_grpc import GuardServicer, add_GuardServicer_to_server
@@ -44,7 +45,7 @@ from dpbitfit_client.guard.guard import Guard
 from dpbitfit_client.guard.peer_credentials import PeerCredentialProxy
 from dpbitfit_client.guard_client import MOST_BYTES, REFUSAL
 from dpbitfit_client.message import Refused, from_proto, to_proto
-from dpbitfit_client.policy.policy import Policy
+from dpbitfit_client.policy.policy import Dataset, Policy
 
 log = logging.getLogger("dpbitfit.guard")
 
@@ -147,6 +148,16 @@ def _abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
     context.abort(status, refused.code)
 
 
+def _load(
+    guard: Guard, dataset: Dataset, model: str, settings: TaskSettings, needs_gradients: bool
+) -> Task:
+    """The checked task; what a site's own makes of the records is seen before anything is asked."""
+    loaded = guard.tasks.load(dataset, model, settings, needs_gradients)
+    for part in dataset.parts if dataset.task in guard.policy.tasks else ():
+        loaded.records(part)
+    return loaded.task
+
+
 @contextmanager
 def serving(policy: Policy) -> Iterator[Guard]:
     """Serve a policy's guard on its socket until the block ends.
@@ -158,7 +169,7 @@ def serving(policy: Policy) -> Iterator[Guard]:
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would log what a caller makes fail
     refuse_to_start(needs(policy))
     guard = Guard(policy)
-    refuse_to_start(trainings(policy, lambda *wanted: guard.tasks.load(*wanted).task))
+    refuse_to_start(trainings(policy, partial(_load, guard)))
     for warning in warnings(policy):
         log.warning("%s", warning)
     with tempfile.TemporaryDirectory(prefix="dpbitfit-guard-") as folder:  # this user's alone

@@ -22,6 +22,7 @@ from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
 from dpbitfit.tasks.features import FeatureCache, linear_head
+from dpbitfit.tasks.private_records import private_records
 from dpbitfit.tasks.registry import read_settings, resolve
 from dpbitfit_client.guard.records import Records
 from dpbitfit_client.guard.workers import Workers
@@ -59,9 +60,12 @@ class LoadedTask:
         self._features: dict[str, FeatureCache] = {}
 
     def records(self, part: Dataset | Evaluation) -> PrivateRecords:
-        """The records that train it, or those that are only evaluated on."""
+        """The records that train it, or those that are only evaluated on; raises as
+        ``private_records``.
+        """
         if part.source not in self._records:
-            self._records[part.source] = self.task.records(self._site_records.table(part))
+            table = self._site_records.table(part)
+            self._records[part.source] = private_records(self.task, table)
         return self._records[part.source]
 
     def features(self, part: Dataset) -> FeatureCache:

@@ -30,6 +30,7 @@ from dpbitfit.errors import DpbitfitError, ModelError, WorkerError
 from dpbitfit.phases import Phase, SampledPhase
 from dpbitfit.tasks.base import Task
 from dpbitfit.tasks.features import FeatureCache
+from dpbitfit.tasks.private_records import private_records
 from dpbitfit.tasks.rounds import site_round
 
 LOAD_SECONDS = 3600.0  # for a model and its check, which take minutes on a GPU
@@ -224,7 +225,7 @@ def _work(guard: "Connection[Any, Any]") -> None:
         phase, declared_size, vector, state, directions = guard.recv()
         try:
             # As in the guard, in a round that is charged: a failure on a record is no free answer.
-            records = task.records(table) if records is None else records
+            records = private_records(task, table) if records is None else records
             site_round(
                 task,
                 records,

@@ -111,6 +111,11 @@ class Dataset(Records):
         return f"{self.account}:evaluation"
 
     @property
+    def charged(self) -> "dict[str, Dataset | Evaluation]":
+        """The parts, by what the ledger calls their records."""
+        return dict(zip((self.account, self.evaluation_name), self.parts, strict=False))
+
+    @property
     def parts(self) -> "tuple[Dataset | Evaluation, ...]":
         """The records that train, and those that are only measured on, where there are any."""
         return (self,) if self.evaluation is None else (self, self.evaluation)

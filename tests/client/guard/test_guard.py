@@ -23,6 +23,7 @@ from dpbitfit.accounting import composition
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.engine.groupwise import AdaptiveClipping
 from dpbitfit.ledger import Ledger
+from dpbitfit.ledger.begin import site_path
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.protocol.envelope import Envelope
@@ -44,7 +45,9 @@ class Site:
         self.context = Context(
             run_id=1, node_id=2, node_config=node_config, state=RecordDict(), run_config=run_config
         )
-        self.coordinator = Coordinator(Path(run_config["out"]))
+        folder = Path(run_config["out"])
+        self.coordinator = Coordinator(folder)
+        self.coordinator.site = site_path(folder / "ledger" / "sites", "site-1")
         dataset = run_config["dataset"] or Path(run_config["data"]).stem
         unit = run_config["unit-column"] or "record"
         self.coordinator.accounts["train"] = f"site-1/{dataset}/{unit}"
@@ -246,7 +249,6 @@ def test_a_coordinator_whose_record_is_behind_is_refused(
 ) -> None:
     """A coordinator that restored a backup would count too little."""
     site.train(plan, biases, key="a" * 16)
-    site.coordinator.claimed.clear()
     behind = site.coordinator.head({plan.phases[0].mechanism: 2}, "b" * 16)
     assert refusal(site.train(plan, biases, key="b" * 16, head=behind)) == "ledger"
     assert refusal(site.train(plan, biases, key="c" * 16)) == "ledger"  # until it is settled
@@ -263,7 +265,7 @@ def test_a_head_of_another_round_signer_or_ledger_is_refused(
     (tmp_path / "another").mkdir()
     another = Coordinator(tmp_path / "another")
     another.accounts = site.coordinator.accounts
-    borrowed = another.head({plan.phases[0].mechanism: 10**6}, "k" * 16)
+    borrowed = another.head({plan.phases[0].mechanism: 2}, "k" * 16)
     assert refusal(site.train(plan, biases, head=borrowed)) == "identity"
     assert site.spent() == {"reserved": 0, "committed": 0}
 

@@ -1,11 +1,15 @@
-"""A policy that allows less than the last one, through a restart of the real guard."""
+"""A policy that says another thing than the last one, through a restart of the real guard."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dpbitfit_client.doctor import drifts
+from dpbitfit_client.guard.accounts import Accounts
+from dpbitfit_client.policy.policy import Policy
 
 from dpbitfit.accounting import composition
+from dpbitfit.errors import InputError
 from dpbitfit.protocol.signing import verify
 
 from ...support import plans
@@ -73,3 +77,23 @@ def test_a_policy_that_holds_exactly_what_was_approved_takes_nothing_back(site: 
     restart(site, COST, COST)
     assert "void" not in kinds(site)
     assert site.train(plan).content
+
+
+def test_losses_that_another_unit_of_privacy_would_forget_start_no_guard(site: Site) -> None:
+    assert site.train(site.plan(PLAN)).content
+    site.end()
+    site.write((("datasets", "letters", "unit-column"), "site"))
+    policy = Policy.read(site.policy)
+    with pytest.raises(InputError, match=r"letters/record holds losses .* keep the unit"):
+        Accounts(policy)
+    site.write((("datasets", "letters", "unit-column"), ...))
+    site.start()
+    assert site.train(site.plan(PLAN)).content
+
+
+def test_losses_that_no_data_set_counts_any_more_are_named(site: Site) -> None:
+    assert site.train(site.plan(PLAN)).content
+    assert drifts(Policy.read(site.policy)) == []
+    site.write((("site", "name"), "hospital-one"))
+    (warning,) = drifts(Policy.read(site.policy))
+    assert "account hospital-1/letters/record holds losses, and no data set" in warning

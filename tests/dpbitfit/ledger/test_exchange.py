@@ -3,14 +3,16 @@
 import shutil
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Counts, Mechanism
-from dpbitfit.errors import InputError, LedgerError, ProtocolError
+from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, exchange, peers, repair, schema
+from dpbitfit.ledger.canonical import counts_from_text, counts_to_text
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.peers import Runs
 from dpbitfit.ledger.repair import Raised
@@ -332,3 +334,63 @@ def test_only_a_signed_position_of_this_round_is_read(pair: Pair) -> None:
         SignedHead.from_config(signed, "round-8")
     with pytest.raises(ProtocolError, match="lacks"):
         SignedHead.from_config({k: v for k, v in signed.items() if k != "head"}, "round-7")
+
+
+def claiming(pair: Pair, runs: Runs) -> SignedHead:
+    """What a coordinator states that claims more of these runs than it has done."""
+    stated = pair.from_coordinator()
+    every = peers.larger(peers.runs_from_text(stated.runs), runs)
+    spent = counts_to_text(peers.total(every))
+    return replace(stated, spent=spent, runs=peers.runs_to_text(every))
+
+
+def test_a_coordinator_states_no_more_than_its_share(pair: Pair) -> None:
+    """What settling would take over, and spend of what is others'."""
+    pair.round(1)
+    before = pair.site.ledger.peer(pair.site.account)
+    hear = partial(exchange.check, pair.site.ledger, pair.site.account, coordinator=pair.id)
+    for run, steps in (("run", 10**4), ("never was", 10**6)):
+        with pytest.raises(BudgetError, match="its share"):
+            hear(theirs=claiming(pair, {run: ((STEP, steps),)}), share=2.0)
+    with pytest.raises(BudgetError, match="its share"):  # where there is none: the budget
+        hear(theirs=claiming(pair, {"run": ((STEP, 10**6),)}))
+    (known,) = known_of(pair.site)
+    assert counts_from_text(known.spent) == ROUND
+    assert repair.rebase(pair.site.ledger, pair.site.account, "looked") is None
+    assert pair.site.ledger.peer(pair.site.account) == before
+    # Rounds that never arrived are within it.
+    hear(theirs=claiming(pair, {"run": ((STEP, 20),), "lost": ((STEP, 5),)}), share=2.0)
+
+
+def test_what_a_coordinator_states_is_of_its_own_runs_and_adds_up(pair: Pair) -> None:
+    pair.round(1)
+    pair.site.spend("another run", 1, "f" * 64)
+    hear = partial(exchange.check, pair.site.ledger, pair.site.account, coordinator=pair.id)
+    with pytest.raises(ProtocolError, match="another coordinator's run"):
+        hear(theirs=claiming(pair, {"another run": ROUND}))
+    with pytest.raises(ProtocolError, match="other steps by run"):
+        hear(theirs=replace(claiming(pair, {"run": ((STEP, 9),)}), spent=counts_to_text(ROUND)))
+
+
+def test_settling_with_one_coordinator_leaves_the_others_as_they_are(pair: Pair) -> None:
+    """Whose rounds may be on their way."""
+    pair.round(1)
+    other = Ledger(str(pair.site.path.with_name("other.sqlite")), create=True)
+    account = other.open_account(NAME, 1e-5, 8.0)
+    other.allot(NAME, "lost", "plan", ((STEP, 20),), other.id)
+    other.reserve("lost", 1, {account.id: "never-arrived"}, ROUND)
+    head = exchange.head_for(other, account, other.id, pair.site.ledger.id, "")
+    exchange.check(pair.site.ledger, pair.site.account, head, other.id)
+    with suppress(LedgerError):
+        rewritten = replace(pair.from_coordinator(), head="0" * 64)
+        exchange.check(pair.site.ledger, pair.site.account, rewritten, pair.id)
+    assert repair.rebase(pair.site.ledger, pair.site.account, "looked") == []
+    assert pair.site.runs(other.id) == {}
+    rebased = {peer.coordinator: peer.rebased for peer in known_of(pair.site)}
+    assert rebased == {pair.id: 1, other.id: 0}
+    other.database.close()
+
+
+def known_of(side: Side) -> list[peers.Peer]:
+    with side.ledger.database.read() as connection:
+        return list(peers.find(connection, side.account.id).values())
