@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Model,
 )
 
 SHAPE: dict[str, Any] = {
@@ -25,9 +26,19 @@ SHAPE: dict[str, Any] = {
     "intermediate_size": 24,
     "vocab_size": 260,
 }
+GROUPED: dict[str, Any] = {
+    **{"hidden_size": 128, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2},
+}
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "bert": lambda: BertModel(BertConfig(**SHAPE)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_key_value_heads=2)),
+    "qwen2, grouped queries": lambda: Qwen2Model(
+        Qwen2Config(
+            **{**SHAPE, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+            num_key_value_heads=2,
+        )
+    ),
     "gpt2": lambda: GPT2Model(
         GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=260, n_positions=64)
     ),

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
 from dpbitfit.engine.selfcheck import require_finite
@@ -16,6 +18,20 @@ from dpbitfit.tasks.models import check_files, reason, resolve_model
 from dpbitfit.tasks.text_classification.layers import UpperLayers
 from dpbitfit.tasks.text_classification.pooling import Pooling, pool, pooling_of
 from dpbitfit.tasks.text_classification.tokenizer import load_tokenizer
+
+# Torch's attention, with a mask whatever it says. Without one where no record of a batch is padded,
+# as transformers has it, a record that is not would be computed otherwise beside one that is.
+ATTENTION = "sdpa_masked"
+
+
+def _mask(*arguments: Any, **options: Any) -> Tensor | None:
+    never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    mask: Tensor | None = sdpa_mask(*arguments, **options | never)
+    return mask
+
+
+AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+AttentionMaskInterface.register(ATTENTION, _mask)
 
 
 class TextClassifier(nn.Module):
@@ -106,6 +122,8 @@ def _load_backbone(folder: str) -> Any:
         missing = min(loading["missing_keys"])
         raise ModelError(f"{folder}: the files lack weights, such as {missing}")
     require_finite(backbone)
+    if backbone.config._attn_implementation == "sdpa":
+        backbone.set_attn_implementation(ATTENTION)
     return backbone.float()
 
 

@@ -37,7 +37,6 @@ from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
 from dpbitfit.tasks.text_classification.tokenizer import probe_text
 
 _HEAD_WEIGHT = "head.weight"
-_PROBES_OF_A_LENGTH = 3
 _PROBE_LENGTHS = (8, 20)  # tokens, as far as the model reads so many
 
 
@@ -135,7 +134,10 @@ class TextClassification(TextTask):
         return select_biases(self.model, head, below)
 
     def probes(self) -> TextRecords:
-        """Public records of a few lengths, some of each, none beginning like another."""
+        """Public records of a few lengths, some of each, none beginning like another.
+
+        One in three is padded, where its length allows that.
+        """
         ids = self.tokens([probe_text(self.tokenizer)])[0]
         # Padded to all that the model reads, a shape may be unlike all others.
         longest = padded_length(self.max_length, self.positions)
@@ -143,10 +145,15 @@ class TextClassification(TextTask):
         if batches.has_few_shapes(self.model):  # each is checked
             every = range(1, self.max_length + 1)
             lengths = {padded_length(tokens, self.positions) for tokens in every}
-        tokens = [
-            [ids[(start + place) % len(ids)] for place in range(min(length, self.max_length))]
+        counts = [
+            fewer if padded_length(fewer, self.positions) == length else most
             for length in sorted(lengths)
-            for start in range(_PROBES_OF_A_LENGTH)
+            for most in (min(length, self.max_length),)
+            for fewer in (most, most - 1, most)
+        ]
+        tokens = [
+            [ids[(start + place) % len(ids)] for place in range(count)]
+            for start, count in enumerate(counts)
         ]
         labels = [number % len(self.labels) for number in range(len(tokens))]
         return TextRecords(self, tokens, labels, [])
