@@ -119,7 +119,8 @@ def _check_model(kind: type[Declaration], settings: RunSettings, labels: tuple[s
 
     run, gradients = settings.run, settings.needs_gradients
     here = run.precision if run.device == "cpu" else "float32"
-    attach(kind, run.model, settings.task, labels, needs_gradients=gradients, precision=here)
+    exactly: Any = {"precision": here, "private": run.device == "cpu"}  # else of no use here
+    attach(kind, run.model, settings.task, labels, needs_gradients=gradients, **exactly)
 
 
 def _gpus_per_site(device: str) -> int:

@@ -4,6 +4,7 @@ Imports without torch, which comes when a device is chosen.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +27,8 @@ def choose(name: str) -> "torch.device":
     """
     import torch
 
+    if not re.fullmatch("cpu|auto|cuda(:[0-9]+)?", name):
+        raise InputError(f"device {name!r} must be 'cpu', 'auto', 'cuda' or 'cuda:N'")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -135,12 +135,15 @@ class _Check:
     ) -> None:
         self._model, self._layout, self._losses, self._groups = model, layout, losses, groups
         self._layers = per_record_layers(model, losses, groups.values())
-        self._outputs: dict[str, Tensor] = {}  # of the last forward pass, by layer
+        self._batch: Sequence[int] = ()  # of this forward pass
+        self._seen: set[str] = set()  # layers that it has come by
+        self._first: dict[tuple[int, str], Tensor] = {}  # a probe's own row [...] of each layer
+        self._differing: tuple[str, bool] | None = None  # see ``_differs``
 
     def run(self, least: int) -> int:
         """The canonical size, from ``least`` on; ModelError where there is none."""
         layer, mixes = "", False
-        with watching(self._layers, self._keep):
+        with watching(self._layers, self._see):
             for canonical in (rows for rows in CANONICAL_ROWS if rows >= least):
                 for scale in (0.0, *BIAS_SCALES):
                     layer, mixes = self._differs(canonical, scale)
@@ -157,27 +160,37 @@ class _Check:
         """
         with moved_biases(self._model, self._layout, scale):
             for cuts in cuts_of_each(self._groups, canonical, scale):
-                first: dict[tuple[int, str], Tensor] = {}
-                for batch, rows in compared(self._model, cuts, self._rows):
-                    for probe, places in _runs(batch):
-                        for name, values in rows.items():
-                            own = values[places]  # [n, ...], all alike
-                            before = first.setdefault((probe, name), own[0].clone())
-                            if not torch.equal(own, before.expand_as(own)):
-                                return name, _apart(own, before.expand_as(own)) and scale == 0
+                self._first.clear()
+                for _ in compared(self._model, cuts, self._compute):
+                    if self._differing is not None:
+                        (name, mixes), self._differing = self._differing, None
+                        return name, mixes and scale == 0
         return "", False
 
-    def _rows(self, batch: Sequence[int]) -> dict[str, Tensor]:
-        """Of every layer, and of the loss, one row for each record [B, ...]."""
-        self._outputs.clear()
+    def _compute(self, batch: Sequence[int]) -> None:
+        """Compare the layers' outputs as they come: a large model's are too much to keep."""
+        self._batch = batch
+        self._seen.clear()
         values = self._losses(batch)
         if values.shape != (len(batch),):
             raise ModelError("private training needs one loss for each record, not their mean")
-        return {**self._outputs, "the loss": _numbers(values)}
+        self._compare("the loss", values)
 
-    def _keep(self, path: str, _layer: nn.Module, output: Any) -> None:
-        if path not in self._outputs:
-            self._outputs[path] = _numbers(output[0] if isinstance(output, tuple) else output)
+    def _see(self, path: str, _layer: nn.Module, output: Any) -> None:
+        if path not in self._seen:
+            self._seen.add(path)
+            self._compare(path, output[0] if isinstance(output, tuple) else output)
+
+    def _compare(self, name: str, output: Tensor) -> None:
+        """Compare one row for each record [B, ...] with what the records' rows were before."""
+        values = _numbers(output)
+        for probe, places in _runs(self._batch):
+            own = values[places]  # [n, ...], all alike
+            if (probe, name) not in self._first:
+                self._first[probe, name] = own[0].clone()
+            before = self._first[probe, name].expand_as(own)
+            if self._differing is None and not torch.equal(own, before):
+                self._differing = name, _apart(own, before)
 
 
 def _runs(batch: Sequence[int]) -> Iterator[tuple[int, slice]]:

@@ -66,8 +66,9 @@ def check_gradients(
     losses: Losses,
     lengths: NDArray[np.int64],
     private: bool = True,
+    least: int = 1,
 ) -> tuple[BiasLayout, int]:
-    """What of ``layout`` trains, and the canonical size of a micro-batch, in rows.
+    """What of ``layout`` trains, and the canonical size of a micro-batch, from ``least`` rows on.
 
     ``losses`` takes indices of public probes that are padded to one length, and returns
     their losses [B]; ``lengths`` [n] are the probes' padded lengths, in tokens. Biases that
@@ -90,7 +91,7 @@ def check_gradients(
         while True:  # what is left is another graph: check it anew
             with PerRecordGradients(model, layout) as gradients:
                 check = _Check(model, layout, losses, groups, gradients)
-                canonical, rows = check.run() if private else (1, check.alone())
+                canonical, rows = check.run(least) if private else (1, check.alone())
             wrong = _unlike_autograd(layout, rows, alone) | unreached(layout, alone.values())
             if not wrong:
                 break
@@ -155,9 +156,9 @@ class _Check:
         self.model, self.layout, self.losses = model, layout, losses
         self.groups, self.gradients = groups, gradients
 
-    def run(self) -> tuple[int, dict[int, Tensor]]:
-        """The canonical size, and each probe's row [P]; ModelError where there is none."""
-        for canonical in CANONICAL_ROWS:
+    def run(self, least: int) -> tuple[int, dict[int, Tensor]]:
+        """The canonical size, from ``least`` on, and each probe's row [P]; ModelError for none."""
+        for canonical in (rows for rows in CANONICAL_ROWS if rows >= least):
             rows, reason = self._exact_rows(canonical, 0.0)
             for scale in BIAS_SCALES:
                 reason = reason or self._exact_rows(canonical, scale)[1]
@@ -179,7 +180,9 @@ class _Check:
                     for place, row in enumerate(computed):
                         probe = batch[place]
                         before = seen.setdefault(probe, (batch, place))
-                        first = rows.setdefault(probe, row)
+                        if probe not in rows:
+                            rows[probe] = row.clone()  # a view would hold all rows of the batch
+                        first = rows[probe]
                         if not torch.equal(first, row):
                             mixes = (first - row).norm() > TOLERANCE * first.norm()
                             layer = self._first_layer(before, (batch, place))

@@ -15,7 +15,9 @@ from torch import Tensor
 from dpbitfit.engine.clipping import AttachedClipper
 from dpbitfit.engine.noise import NoiseSource
 
-_ROWS_AT_ONCE = 16  # are clipped: each needs some 40 bytes a value
+# Are clipped at once, each value in some 40 bytes: of a few rows on a CPU, whose caches hold them,
+# of many on a GPU, which is idle with few.
+_ROWS_AT_ONCE, _GPU_VALUES = 16, 1 << 23
 
 
 class UnitSum:
@@ -83,7 +85,8 @@ class UnitSum:
     def _on_grid(self, rows: Tensor) -> Tensor:
         """The sum [D], int64, of units' rows [U, D], clipped and rounded."""
         total = torch.zeros_like(self._total)
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            clipped = self._clipper.clip(rows[start : start + _ROWS_AT_ONCE])
+        many = _ROWS_AT_ONCE if rows.device.type == "cpu" else _GPU_VALUES // rows.shape[1]
+        for some in torch.split(rows, max(many, _ROWS_AT_ONCE)):
+            clipped = self._clipper.clip(some)
             total += self._noise.round_toward_zero(clipped).sum(dim=0)
         return total

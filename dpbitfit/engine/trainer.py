@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dpbitfit.accounting.calibration import calibrate
 from dpbitfit.accounting.composition import epsilon
+from dpbitfit.engine import batches
 from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.clipping import AbadiClipping, Clipper
 from dpbitfit.engine.noise import DiscreteGaussianNoise
@@ -78,9 +79,10 @@ class PrivateTrainer:
 
         ``loss(model, indices)`` returns one loss for each index [B]. The private records are
         0 to ``records`` - 1; ``probes`` are indices from ``records`` on, of a few public or
-        made-up records (8 will do), on which the gradients are checked. ``declared_size`` is
-        a public size, about the number of units: the noised sum is divided by it times
-        ``sampling_rate``, because a divisor made of the records would give their number away.
+        made-up records (8 will do; on a GPU some of each length), on which the gradients are
+        checked. ``declared_size`` is a public size, about the number of units: the noised sum is
+        divided by it times ``sampling_rate``, because a divisor made of the records would give
+        their number away.
         ``units`` [records] names each record's unit of privacy; without it each is its own.
         ``lengths`` are the padded lengths of all indices, probes included, each of its record
         alone: a batch has one length. ``train_also`` names parameters to train beside the
@@ -104,6 +106,11 @@ class PrivateTrainer:
         padded = np.ones(max(probes) + 1, np.int64) if lengths is None else np.array(lengths)
         if len(padded) <= max(probes):
             raise InputError("lengths must name one length for each index, the probes' included")
+        if batches.has_few_shapes(model) and not {*padded[:records]} <= {*padded[list(probes)]}:
+            raise InputError(
+                "on this device every length needs a probe: a shape that was not checked may be "
+                "computed otherwise"
+            )
         self._model, self._declared_size, self._micro_batch = model, declared_size, micro_batch
         self._ranks = ranks
         self._layout, canonical_rows = check_gradients(

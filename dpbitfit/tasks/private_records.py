@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dpbitfit.data.tables import Table
-from dpbitfit.engine.batches import deterministic
+from dpbitfit.engine import batches
 from dpbitfit.engine.screening import innermost, watching
 from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.errors import DpbitfitError, InputError, ModelError
@@ -16,7 +16,7 @@ from dpbitfit.tasks.base import Task
 COMPARED = 8  # units whose records are made a second time, without the others
 
 
-@deterministic()
+@batches.deterministic()
 def private_records(task: Task, table: Table) -> PrivateRecords:
     """What ``task.records`` makes of a table, once it is seen to protect the table's units.
 
@@ -34,6 +34,9 @@ def private_records(task: Task, table: Table) -> PrivateRecords:
                 "the task's records must have the units of table.unit_records(), in that order, "
                 "with every record in exactly one and none without a record"
             )
+        few = batches.has_few_shapes(task.model)
+        if few and not {*records.lengths} <= {*task.probes().lengths}:
+            raise ModelError("on this device every length that records have needs a probe")
         for unit in np.unique(np.linspace(0, len(units) - 1, COMPARED).astype(int)):
             alone = task.records(table.take(units[unit]))
             among_all = _computed(task, records, int(records.units[unit][0]))

@@ -156,8 +156,10 @@ def _largest(make: Callable[[], Any], add: Callable[[Any, int], None]) -> dict[s
                 add(method, records)
                 fits = records
             except torch.OutOfMemoryError:
-                method.drop()
                 fails = records
+                method = None  # which may keep what it had computed
+                free_memory()
+                method = make()
             free_memory()
         return {"records": fits}
     except Exception as error:

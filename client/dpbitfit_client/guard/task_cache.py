@@ -5,6 +5,7 @@ in a round that has been charged for them, and not before: a failure on a record
 no free answer.
 """
 
+import gc
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -143,6 +144,7 @@ class TaskCache:
         loaded = self._loaded.pop(key, None)
         while len(self._loaded) >= MOST_TASKS:  # first: a third model may not fit
             self._loaded.popitem(last=False)[1].workers.kill()
+            gc.collect()  # layers in bfloat16 hold themselves
         loaded = loaded or self._load(dataset, model, settings, needs_gradients)
         self._loaded[key] = loaded
         return loaded

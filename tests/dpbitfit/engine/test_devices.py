@@ -39,6 +39,13 @@ def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_do(
             devices.choose(name)
 
 
+@pytest.mark.parametrize("name", ["", "gpu", "mps", "cpu:0", "cuda:x", "cuda:-1", "cuda:0,1"])
+def test_what_is_no_device_is_named(two_gpus: list[torch.device], name: str) -> None:
+    with pytest.raises(InputError, match="must be 'cpu', 'auto', 'cuda' or 'cuda:N'"):
+        devices.choose(name)
+    assert two_gpus == []
+
+
 def test_the_gpu_that_is_named_is_tried(two_gpus: list[torch.device]) -> None:
     names = ["cpu", "auto", "cuda", "cuda:1"]
     chosen = [str(devices.choose(name)) for name in names]

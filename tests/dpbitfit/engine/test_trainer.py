@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 import dpbitfit
+from dpbitfit.engine import batches
 from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.trainer import PrivateTrainer
@@ -214,6 +215,14 @@ def test_records_of_several_lengths_never_share_a_batch() -> None:
 
     make_trainer(make_model(), watched, lengths=lengths.tolist(), sampling_rate=1.0).step()
     assert seen == {frozenset([length]) for length in range(1, 5)}
+
+
+def test_where_shapes_are_few_each_length_needs_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "has_few_shapes", lambda _model: True)
+    lengths = [4] * 67 + [8]
+    make_trainer(make_model(), lengths=lengths)
+    with pytest.raises(InputError, match="every length needs a probe"):
+        make_trainer(make_model(), lengths=lengths[::-1])
 
 
 def test_a_heads_weight_trains_too_and_nothing_else_moves() -> None:

@@ -16,24 +16,28 @@ Way = Callable[[Tensor], Tensor]
 
 
 class TwoWays(nn.Module):
-    """What follows ``without`` where no gradient is asked for."""
+    """What follows ``without`` where no gradient is asked for, and else ``with_gradients``."""
 
-    def __init__(self, below: nn.Module, without: Way) -> None:
+    def __init__(self, below: nn.Module, with_gradients: Way, without: Way) -> None:
         super().__init__()
-        self.below, self._without = below, without
+        self.below, self._ways = below, (without, with_gradients)
 
     def forward(self, numbers: Tensor) -> Tensor:
         output: Tensor = self.below(numbers)
-        return output if torch.is_grad_enabled() else self._without(output)
+        return self._ways[torch.is_grad_enabled()](output)
 
 
 class TwoWaysSlope(Slope):
+    with_gradients: ClassVar[Way] = staticmethod(lambda output: output)
     without: ClassVar[Way]
 
     @classmethod
     def load(cls, folder: str, settings: SlopeSettings, labels: Sequence[str]) -> Self:
         whole = Slope.load(folder, settings, labels).model
-        return cls(nn.Sequential(TwoWays(whole[:2], cls.without), whole[2]), settings.units)
+        return cls(
+            nn.Sequential(TwoWays(whole[:2], cls.with_gradients, cls.without), whole[2]),
+            settings.units,
+        )
 
 
 class Mixing(TwoWaysSlope):
@@ -42,6 +46,12 @@ class Mixing(TwoWaysSlope):
 
 class OtherForFewRows(TwoWaysSlope):
     without = staticmethod(lambda output: output * (1 + 1e-6 * (len(output) < 16)))
+
+
+class OtherForThreeTimesAsMany(OtherForFewRows):
+    """Which gradients of fewer rows do not show."""
+
+    with_gradients = staticmethod(lambda output: output * (1 + 1e-6 * (len(output) == 48)))
 
 
 def test_a_model_that_mixes_records_only_without_gradients_is_refused() -> None:
@@ -59,3 +69,4 @@ def test_where_no_record_is_private_none_is_compared_with_others(kind: type[Slop
 def test_a_micro_batch_has_as_many_rows_as_either_way_needs() -> None:
     assert attach(Slope, "", SlopeSettings(), ()).canonical_rows < 16
     assert attach(OtherForFewRows, "", SlopeSettings(), ()).canonical_rows == 16
+    assert attach(OtherForThreeTimesAsMany, "", SlopeSettings(), ()).canonical_rows == 32

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dpbitfit.data.tables import Table
+from dpbitfit.engine import batches
 from dpbitfit.errors import DpbitfitError, InputError, ModelError
 from dpbitfit.tasks.private_records import private_records
 
@@ -40,7 +41,8 @@ def made(make: Make = lambda values: values, units: Units = Table.unit_records) 
     values = np.random.default_rng(0).uniform(1.0, 4.0, (WIDTH, len(PERSONS)))
     columns = {f"x{i}": row.astype(np.float32).tolist() for i, row in enumerate(values)}
     records = lambda table: Numbers(table, make, units)  # noqa: E731
-    task: Any = SimpleNamespace(model=nn.Linear(WIDTH, 2), records=records)
+    probes = lambda: SimpleNamespace(lengths=np.array([2]))  # noqa: E731
+    task: Any = SimpleNamespace(model=nn.Linear(WIDTH, 2), records=records, probes=probes)
     return private_records(task, Table(columns, PERSONS))
 
 
@@ -126,3 +128,9 @@ def test_a_task_that_fails_tells_nothing_of_a_record() -> None:
         made(failing)
     assert isinstance(failed.value, DpbitfitError)
     assert "tensor" not in str(failed.value)
+
+
+def test_where_shapes_are_few_each_length_has_been_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "has_few_shapes", lambda _model: True)
+    with pytest.raises(ModelError, match="every length .* needs a probe"):
+        made()
