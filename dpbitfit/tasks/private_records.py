@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,10 +9,10 @@ from dpbitfit.data.tables import Table
 from dpbitfit.engine import batches
 from dpbitfit.engine.screening import innermost, watching
 from dpbitfit.engine.training import PrivateRecords
-from dpbitfit.errors import DpbitfitError, InputError, ModelError
+from dpbitfit.errors import ModelError
 from dpbitfit.tasks.base import Task
 
-COMPARED = 8  # units whose records are made a second time, without the others
+COMPARED = 8  # units, at least, are made a second time, without the others
 
 
 @batches.deterministic()
@@ -24,41 +23,34 @@ def private_records(task: Task, table: Table) -> PrivateRecords:
     what a unit adds to a sum is clipped once. Of some units, spread over the table, a record's
     length, its loss and what layers make of it are the same, to the bit, where the others are not
     there: a mean over all records, say, is noticed. Raises ModelError where one of these does not
-    hold, InputError where the task fails: in words that tell nothing of a record.
+    hold, and what the task does.
     """
-    try:
-        records = task.records(table)
-        units = table.unit_records()
-        if not _have_units(records, len(units)):
+    records = task.records(table)
+    units = table.unit_records()
+    if not _have_units(records, len(units)):
+        raise ModelError(
+            "the task's records must have the units of table.unit_records(), in that order, "
+            "with every record in exactly one and none without a record"
+        )
+    few = batches.has_few_shapes(task.model)
+    if few and not {*records.lengths} <= {*task.probes().lengths}:
+        raise ModelError("on this device every length that records have needs a probe")
+    for unit in range(0, len(units), max(1, len(units) // COMPARED)):
+        alone = task.records(table.take(units[unit]))
+        among_all = _computed(task, records, int(records.units[unit][0]))
+        by_itself = _computed(task, alone, int(alone.units[0][0]))
+        if not all(map(torch.equal, among_all, by_itself)):
             raise ModelError(
-                "the task's records must have the units of table.unit_records(), in that order, "
-                "with every record in exactly one and none without a record"
+                "a record's length or loss changes with the other records of the table: what "
+                "the task's records hold of one must follow from that one alone, to the bit"
             )
-        few = batches.has_few_shapes(task.model)
-        if few and not {*records.lengths} <= {*task.probes().lengths}:
-            raise ModelError("on this device every length that records have needs a probe")
-        for unit in np.unique(np.linspace(0, len(units) - 1, COMPARED).astype(int)):
-            alone = task.records(table.take(units[unit]))
-            among_all = _computed(task, records, int(records.units[unit][0]))
-            by_itself = _computed(task, alone, int(alone.units[0][0]))
-            if not all(map(torch.equal, among_all, by_itself)):
-                raise ModelError(
-                    "a record's length or loss changes with the other records of the table: what "
-                    "the task's records hold of one must follow from that one alone, to the bit"
-                )
-    except DpbitfitError:
-        raise
-    except Exception as error:  # its text may quote a record
-        raise InputError(
-            f"the task's records cannot be made: {type(error).__name__} was raised"
-        ) from error
     return records
 
 
 def _have_units(records: PrivateRecords, units: int) -> bool:
     """Whether there are so many, none empty, and every record is in exactly one."""
-    held = np.sort(np.concatenate(records.units))
-    every = np.array_equal(held, np.arange(len(records.lengths)))
+    held = sorted(int(record) for unit in records.units for record in unit)
+    every = held == list(range(len(records.lengths)))
     return every and len(records.units) == units and all(map(len, records.units))
 
 
