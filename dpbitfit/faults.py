@@ -32,8 +32,13 @@ class Fault:
         self._expected: Any = model
         self._input = details["input"]
         self.key: Key = ()
-        for part in details["loc"]:
+        place = details["loc"]
+        # A key that is not known can be what a field is called in Python: it is none to go into.
+        ends = details["type"] == "extra_forbidden"
+        for part in place[: len(place) - ends]:
             self._step(part)
+        if ends:
+            self.key += (str(place[-1]),)
         if details["type"].startswith("union_tag"):
             self._step_to_tag(details["ctx"])
 
@@ -50,12 +55,11 @@ class Fault:
             return
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             field = _fields(kind).get(part) or kind.model_fields.get(part)
-            if field is None and self._details["type"] != "extra_forbidden":
+            if field is None:
                 self._is_name = True  # pydantic ends the place of a mapping's own key so
                 return
-            if field is not None:
-                self._expected = Annotated[field.annotation, field]
-                part = field.alias or part
+            self._expected = Annotated[field.annotation, field]
+            part = field.alias or part
         elif inner and issubclass(get_origin(kind), Mapping):
             self._names, self._expected = inner
         else:

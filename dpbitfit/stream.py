@@ -55,7 +55,10 @@ def round_line(line: Mapping[str, Any]) -> str:
     missing = ", ".join(f"{site} ({why})" for site, why in line.get("missing", {}).items())
     parts = [
         metrics,
-        f"epsilon: guaranteed {line['guaranteed']:.2f}, accrued {line['accrued']:.2f}",
+        # Before the first round it is not known which accounts take part.
+        f"epsilon: guaranteed {line['guaranteed']:.2f}, accrued {line['accrued']:.2f}"
+        if line["round"]
+        else "",
         f"up {line['bytes_up'] / 1e3:.0f} kB",
         f"down {line['bytes_down'] / 1e3:.0f} kB",
         f"without {missing}" if missing else "",

@@ -96,16 +96,19 @@ class PrivateTrainer:
         """
         if declared_size < 1:
             raise InputError(f"declared_size must be at least 1, not {declared_size}")
-        if not probes or min(probes) < records:
+        if not len(probes) or min(probes) < records:
             raise InputError(
                 f"probes must be indices of public records, from {records} on: "
                 "a check on private ones would depend on them"
             )
-        if units is not None and len(units) != records:
+        names = range(records) if units is None else _names(units)
+        if len(names) != records:
             raise InputError(f"units must name one unit for each of the {records} records")
         padded = np.ones(max(probes) + 1, np.int64) if lengths is None else np.array(lengths)
         if len(padded) <= max(probes):
             raise InputError("lengths must name one length for each index, the probes' included")
+        if min(padded) < 1 or micro_batch < 1:
+            raise InputError("lengths and micro_batch must be 1 or more")
         if batches.has_few_shapes(model) and not {*padded[:records]} <= {*padded[list(probes)]}:
             raise InputError(
                 "on this device every length needs a probe: a shape that was not checked may be "
@@ -120,7 +123,7 @@ class PrivateTrainer:
             padded[list(probes)],
         )
         members: dict[Hashable, list[int]] = {}
-        for record, unit in enumerate(range(records) if units is None else units):
+        for record, unit in enumerate(names):
             members.setdefault(unit, []).append(record)
         self._records = _Records(
             loss, padded, [np.array(unit, np.int64) for unit in members.values()], canonical_rows
@@ -187,3 +190,12 @@ class PrivateTrainer:
             ranks=self._ranks,
         )
         return self.steps_taken
+
+
+def _names(units: Sequence[Hashable]) -> list[Hashable]:
+    """The unit of each record: of equal names one. InputError where one is missing."""
+    # A tensor's values are objects of which no two are equal as keys.
+    names = [unit.item() if isinstance(unit, Tensor) else unit for unit in units]
+    if any(name is None or name != name for name in names):
+        raise InputError("units must name one unit for each record, and a name is missing")
+    return names

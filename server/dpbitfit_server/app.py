@@ -15,7 +15,7 @@ from dpbitfit.ledger import Ledger
 from dpbitfit.protocol import flower
 from dpbitfit.settings import RunSettings
 from dpbitfit_server.aggregation import STRATEGIES
-from dpbitfit_server.report import describe_run, write_report
+from dpbitfit_server.report import describe_run, read_report, write_report
 from dpbitfit_server.strategy import PrivateStrategy
 from dpbitfit_server.stream import ERROR, INFO, log
 
@@ -82,6 +82,8 @@ def _run(
         # A dead run's rounds are spent; those of the run that goes on are asked for again.
         if not (resumed and reservation.run == strategy.registry.run):
             ledger.commit({reservation.key: "its run died"})
+    if resumed and strategy.is_complete and (report := read_report(run.folder)):
+        return report  # nothing is left to do, and the sites need not be there
     result = strategy.start(
         grid,
         flower.to_arrays(evaluation.task.pretrained),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.ledger import status
-from dpbitfit.phases import DpZeroPhase, SampledPhase
+from dpbitfit.phases import DpZeroPhase, Phase, SampledPhase
 from dpbitfit.settings import RunSettings
 from dpbitfit_server.strategy import PrivateStrategy
 
@@ -66,11 +66,12 @@ def describe_run(
             "accountant": ", ".join(sorted({site["accountant"] for site in sites})),
             "accrued": status.ACCRUED,
             "noise": ", ".join(sorted({phase.noise.kind for phase in plan.phases})),
-            "sampling": "Poisson",
+            "sampling": ", ".join(sorted({_sampling(phase) for phase in plan.phases})),
             "declared_size": "given"
             if settings.run.declared_size
-            else "from the data, to one digit",
-            "not_covered": "public: labels, model, test records, who takes part, timing",
+            else "from the data, to one digit, which itself is not private",
+            "not_covered": "public: labels, model, who takes part, timing; test records, which are "
+            + ("given" if settings.run.test_data else "held out from the data, not protected"),
         },
         "sites": sites,
         "phases": _describe_phases(strategy),
@@ -110,6 +111,19 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     draft = folder / "report.json.new"
     draft.write_text(json.dumps(report, indent=2), encoding="utf-8")
     os.replace(draft, folder / "report.json")
+
+
+def _sampling(phase: Phase) -> str:
+    return "Poisson sampling" if isinstance(phase, SampledPhase) else "all units (rate 1)"
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report of a run that has ended; None where there is none."""
+    try:
+        report: dict[str, Any] = json.loads((folder / "report.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return report
 
 
 def _describe_site(strategy: PrivateStrategy, name: str) -> dict[str, Any]:

@@ -130,6 +130,11 @@ class PrivateStrategy(Strategy):
             self._on_round(line)
         return True
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no round of the plan is left."""
+        return self._completed == self.plan.rounds
+
     def start(
         self,
         grid: Grid,
@@ -155,6 +160,8 @@ class PrivateStrategy(Strategy):
         if not self.history:
             result.arrays = initial_arrays
             self._finish(0, Line(bytes_up=0, bytes_down=0, replies=0), result, evaluate_fn)
+        if self.is_complete:
+            self._admit(grid)  # a run that goes on has them yet to tell what it cost
         last = min(num_rounds or self.plan.rounds, self.plan.rounds)
         for number in range(self._completed + 1, last + 1):
             began = time.monotonic()
@@ -181,9 +188,7 @@ class PrivateStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Charge every site that takes part, durably, and make its message."""
-        if not self.registry.sites:
-            self._admission.await_nodes(grid, self._expected_sites)
-        self._admission.admit(grid, self._timeout)
+        self._admit(grid)
         eligible = self.registry.eligible(grid, server_round)
         if len(eligible) < self._min_replies:
             self.stopped = (
@@ -271,6 +276,12 @@ class PrivateStrategy(Strategy):
         name, bound = type(self.inner).__name__, self.cost
         text = "%s over %d values; the whole plan costs epsilon %.3f at delta %g (%s)"
         log(INFO, text, name, self._parameters, bound.epsilon, bound.delta, bound.accountant)
+
+    def _admit(self, grid: Grid) -> None:
+        """Learn which sites take part, and where their accounts stand."""
+        if not self.registry.sites:
+            self._admission.await_nodes(grid, self._expected_sites)
+        self._admission.admit(grid, self._timeout)
 
     def _read_released(self, reply: TrainReply, content: bytes, site: Site) -> Vector:
         """What a site sends of the phase's places.

@@ -78,6 +78,8 @@ GOOD = {"first-part": {"noise": 1}, "text": "here"}
         ({"first-part": 3}, "first-part: must be a table: [first-part], not 3"),
         ({"parts": [{"noise": 1, "nois": 2}]}, "parts.nois: unknown; do you mean noise?"),
         ({"x" * 5000: 2}, f"'{'x' * 57}...': unknown; the keys here are"),
+        ({"first_part": {"noise": 1}}, "first_part: unknown; do you mean first-part?"),
+        ({"by-name": {"a": {"noise": 1, "how_often": 1}}}, "by-name.a.how_often: unknown; do you"),
         ({"parts": 3}, "parts: must be a list, each a table, not 3"),
         ({"far": 2}, "far: unknown; the keys here are first-part, parts, by-name, heads"),
         ({"by-name": {"a/b": {"noise": 1}}}, "by-name.'a/b': this name must be 1 to 180 printable"),

@@ -110,6 +110,14 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(
         ElementTree.fromstring(page[start : page.index("</svg>", start) + 6])
 
 
+def test_a_complete_run_that_is_resumed_keeps_its_report(
+    run_config: dict[str, Any], report: dict[str, Any], out: Path
+) -> None:
+    config = {**run_config, **QUICK, "out": str(out), "resume": True}
+    assert app.run(LocalGrid({}), RunSettings.read(config)) == report
+    assert json.loads((out / "report.json").read_text()) == report
+
+
 def test_the_saved_model_is_the_trained_one(out: Path) -> None:
     model = AutoModel.from_pretrained(out / "model", add_pooling_layer=False)
     adapter = load_file(out / "adapter" / "adapter.safetensors")

@@ -388,6 +388,17 @@ def test_a_resumed_run_goes_on_where_it_stopped(inner: type[FedAvg], tmp_path: P
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
 
 
+def test_a_run_that_is_complete_knows_its_sites_when_it_is_resumed(tmp_path: Path) -> None:
+    nodes = sites("a", "b")
+    before = final(strategy(tmp_path), LocalGrid(nodes))
+    again = strategy(tmp_path)
+    assert again.resume()
+    assert again.is_complete
+    assert final(again, LocalGrid(nodes)) == pytest.approx(before)
+    assert set(again.registry.sites) == {"a", "b"}
+    assert [len(site.requests) for site in nodes.values()] == [3, 3]
+
+
 def test_a_resumed_run_that_may_spend_nothing_ends_with_its_model(tmp_path: Path) -> None:
     nodes = sites("a", "b")
     before = final(strategy(tmp_path), LocalGrid(nodes), num_rounds=2)
@@ -504,7 +515,7 @@ def test_after_a_second_run_the_bound_is_the_budget_and_the_rest_is_informative(
     no_bound = composition.epsilon({PHASE.mechanism: 2 * PHASE.steps}, PLAN.delta).epsilon
     accrued = private.registry.standing(private.registry.sites["a"]).accrued.bound.epsilon
     assert no_bound < accrued < 6.0
-    settings = SimpleNamespace(run=SimpleNamespace(model="minilm", declared_size=0))
+    settings = SimpleNamespace(run=SimpleNamespace(model="minilm", declared_size=0, test_data=""))
     biases = np.zeros(PARAMETERS, dtype=np.float32)
     layout = SimpleNamespace(left_out_by_reason={})
     task = SimpleNamespace(metrics=METRICS, headline="accuracy", pretrained=biases, layout=layout)

@@ -262,6 +262,8 @@ def test_a_failure_is_one_line_that_gives_the_same_error(
 
 def test_a_line_without_news_of_sites_reads(tmp_path: Path) -> None:
     """As a checkpoint of an earlier version holds it."""
-    line = {"metrics": {"accuracy": None}, "guaranteed": 1.0, "accrued": 0.5}
-    text = stream.round_line({**line, "bytes_up": 1500, "bytes_down": 2000})
+    line = {"round": 1, "metrics": {"accuracy": None}, "guaranteed": 1.0, "accrued": 0.5}
+    line |= {"bytes_up": 1500, "bytes_down": 2000}
+    text = stream.round_line(line)
     assert text.startswith("accuracy –  epsilon: guaranteed 1.00, accrued 0.50  up 2 kB")
+    assert "epsilon" not in stream.round_line({**line, "round": 0})  # no account is known yet

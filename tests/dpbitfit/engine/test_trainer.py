@@ -150,6 +150,13 @@ def test_a_step_that_fails_is_spent() -> None:
     assert trainer.epsilon > 0
 
 
+def test_a_tensor_of_units_names_as_many_as_it_has_values() -> None:
+    for units in (torch.arange(RECORDS) // 3, [*torch.arange(RECORDS) // 3]):
+        trainer = make_trainer(make_model(), units=units)
+        assert [unit.tolist() for unit in trainer._records.units[:2]] == [[0, 1, 2], [3, 4, 5]]
+        assert len(trainer._records.units) == RECORDS // 3
+
+
 def test_each_step_flips_a_coin_for_each_unit() -> None:
     """Fails with batches of a fixed size, and with one sample for all steps."""
     steps: list[set[int]] = []
@@ -196,6 +203,11 @@ def test_a_loss_that_mixes_records_is_refused() -> None:
         ({"probes": []}, "probes"),
         ({"declared_size": 0}, "declared_size must be at least 1"),
         ({"units": ["one person"]}, "units must name one unit for each of the 60 records"),
+        ({"units": [*range(59), None]}, "a name is missing"),
+        ({"units": [*range(59), float("nan")]}, "a name is missing"),
+        ({"probes": np.arange(8)}, "probes must be indices"),
+        ({"lengths": [0] * 68}, "must be 1 or more"),
+        ({"micro_batch": 0}, "must be 1 or more"),
         ({"lengths": [1] * RECORDS}, "lengths must name one length for each index"),
         ({"clipping": "none"}, "clipping"),
     ],
