@@ -39,6 +39,9 @@ def attach(
         task = kind.load(folder, settings, labels)
         if task is None:
             raise ModelError("the task's load returned nothing")
+        for name in ("probes", "records", "evaluate", "save", "save_adapter"):
+            if not hasattr(task, name):  # some are called when all is spent
+                raise ModelError(f"the task has no {name!r}")
         split.place(task.model, on)
         if precision == "bfloat16" and needs_gradients:
             use_bfloat16(task.model, task.layout)

@@ -15,8 +15,7 @@ TEXT_CLASSIFICATION = "text-classification"
 TASKS: Mapping[str, str] = {
     TEXT_CLASSIFICATION: "dpbitfit.tasks.text_classification.settings:TextTask",
 }
-_DECLARED = ("Settings", "columns", "metrics", "headline", "load")
-_REQUIRED = (*_DECLARED, "probes", "records", "evaluate")  # of a class of the site's own
+_REQUIRED = ("Settings", "columns", "metrics", "headline", "load")
 
 
 def resolve(name: str, site_tasks: Mapping[str, str]) -> type[Declaration]:
@@ -33,7 +32,7 @@ def resolve(name: str, site_tasks: Mapping[str, str]) -> type[Declaration]:
         task: type[Declaration] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise PolicyError(f"the task {name!r}: there is no class {place}") from error
-    for required in _REQUIRED if name in site_tasks else _DECLARED:
+    for required in _REQUIRED:
         if not hasattr(task, required):
             raise PolicyError(f"the task {name!r}: {place} has no {required!r}")
     if task.headline not in task.metrics or not all(m.bound > 0 for m in task.metrics.values()):

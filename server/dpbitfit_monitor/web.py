@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dpbitfit.errors import LedgerError
 from dpbitfit_monitor import bearer
+from dpbitfit_monitor.addresses import is_loopback
 from dpbitfit_monitor.metrics import CONTENT_TYPE, exposition
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page import auth_middleware, static
@@ -49,7 +50,8 @@ def make_app(
         if getattr(request.state, "client_certificate", None):
             return True
         if metrics_token is None:
-            return is_local
+            # Another name is what a page from elsewhere, or a proxy, calls this machine.
+            return is_local and is_loopback(request.url.hostname or "")
         return bearer.carries(request.headers.get("authorization", ""), metrics_token)
 
     async def metrics(request: Request) -> Response:

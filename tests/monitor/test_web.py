@@ -25,13 +25,16 @@ def asking(
     monitor: Monitor, token: bytes | None = None, is_local: bool = True
 ) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(make_app(monitor, token, is_local))
-    return httpx.AsyncClient(transport=transport, base_url="http://monitor")
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 
 
 @pytest.mark.parametrize(
     ("token", "is_local", "given", "status"),
     [
         (None, True, {}, 200),
+        (None, True, {"Host": "localhost:8080"}, 200),
+        (None, True, {"Host": "rebound.example"}, 401),  # a page's, by a name of its own
+        (TOKEN, True, {"Host": "monitor.example", **BEARER}, 200),
         (None, False, {}, 401),
         (None, False, BEARER, 401),
         (TOKEN, True, {}, 401),

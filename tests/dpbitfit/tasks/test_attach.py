@@ -1,7 +1,8 @@
 """Features and evaluations come without gradients: a model may go another way there."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Self
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self
 
 import pytest
 import torch
@@ -70,3 +71,13 @@ def test_a_micro_batch_has_as_many_rows_as_either_way_needs() -> None:
     assert attach(Slope, "", SlopeSettings(), ()).canonical_rows < 16
     assert attach(OtherForFewRows, "", SlopeSettings(), ()).canonical_rows == 16
     assert attach(OtherForThreeTimesAsMany, "", SlopeSettings(), ()).canonical_rows == 32
+
+
+def test_what_a_task_lacks_is_said_before_anything_is_spent() -> None:
+    class Unsaved(Slope):
+        @classmethod
+        def load(cls, *_: Any) -> Any:
+            return SimpleNamespace(probes=1, records=1, evaluate=1, save=1)
+
+    with pytest.raises(ModelError, match="the task has no 'save_adapter'"):
+        attach(Unsaved, "", SlopeSettings(), ())
