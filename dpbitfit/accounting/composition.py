@@ -20,18 +20,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpbitfit.errors import AccountingError
-
-if TYPE_CHECKING:
-    from dp_accounting import dp_event
 
 # Whole orders have a closed form (Mironov, Talwar, Zhang 2019, section 3.3); the series for the
 # others takes seconds and often does not converge.
 RDP_ORDERS: tuple[int, ...] = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024, 4096)
 # Raised where the same packages may give another figure: those that are stored are made again.
-METHOD = 2
+METHOD = 3
 # Below this delta the discretised accountants lose their digits; RDP keeps its own.
 SMALLEST_DISCRETISED_DELTA = 1e-10
 # They compose by powers of a Fourier transform, each of which moves delta by a rounding error: up
@@ -40,7 +37,7 @@ ROUNDING = 2.0**-50
 # With more steps PLD takes minutes, or does not end.
 MOST_PLD_STEPS = 10**6
 # PLD is sound on any grid, and its time is that of the cells of one step's losses and of their sum.
-FINEST_CELL, STEP_CELLS, SUM_CELLS = 1e-4, 1e4, 1e6
+FINE_CELL, FINEST_CELL, STEP_CELLS, SUM_CELLS = 1e-4, 1e-6, 1e4, 1e6
 LARGEST_PLD_EPSILON = 1e5  # by RDP, which may be several times as large
 LARGEST_FINE_EPSILON = 60.0  # by RDP: above it the finest grid, and PRV, take minutes
 # prv-accountant's time and memory grow with the steps and with epsilon over its error: 1e5 steps
@@ -110,7 +107,7 @@ def delta(steps: Mapping[Mechanism, int], epsilon: float) -> float:
     counts = checked(steps)
     if not counts:
         return 0.0
-    bounds = [_renyi(counts).get_delta(epsilon)]
+    bounds = [_rdp_delta(counts, epsilon)]
     rdp = _rdp(counts, SMALLEST_DISCRETISED_DELTA)
     if _steps(counts) <= MOST_PLD_STEPS and rdp <= LARGEST_PLD_EPSILON:
         pld = _pld(counts, rdp, fine=True).get_delta_for_epsilon(epsilon)
@@ -176,15 +173,6 @@ def version_of(accountant: str) -> str:
     return f"{package} {version(package)}"
 
 
-def event(mechanism: Mechanism) -> "dp_event.DpEvent":
-    """One step in dp-accounting's terms."""
-    from dp_accounting import dp_event
-
-    return dp_event.PoissonSampledDpEvent(
-        mechanism.sampling_rate, dp_event.GaussianDpEvent(mechanism.noise_multiplier)
-    )
-
-
 @lru_cache(maxsize=256)
 def _uppers(counts: Counts, delta: float, fine: bool) -> Mapping[str, float]:
     """RDP's upper bound by its name, and PLD's where it is sound and takes seconds."""
@@ -202,7 +190,7 @@ def _pld(counts: Counts, rdp: float, fine: bool) -> Any:
     from dp_accounting.pld import privacy_loss_distribution as losses
 
     fine = fine and rdp <= LARGEST_FINE_EPSILON
-    cell = FINEST_CELL if fine else _cell(counts, rdp)
+    cell = _fine_cell(counts) if fine else _cell(counts, rdp)
     total = losses.identity(value_discretization_interval=cell)
     for mechanism, count in counts:
         total = total.compose(_step_losses(mechanism, cell).self_compose(count))
@@ -224,13 +212,29 @@ def _step_losses(mechanism: Mechanism, cell: float) -> Any:
 
 def _cell(counts: Counts, rdp: float) -> float:
     """A cell of PLD's grid with which it takes a second, and epsilon grows by 0.02 % or so."""
-    widest, deviation = 0.0, math.inf  # of one step's loss: the most of any, the least of any
-    for mechanism, _ in counts:
-        sigma, rate = mechanism.noise_multiplier, mechanism.sampling_rate
-        widest = max(widest, (1 + 20 * sigma) / (2 * sigma**2))  # at 10 sigma: beyond it is no cell
-        # A cell h adds h^2/6 to the variance of one step's loss, about q^2 (e^(1/sigma^2) - 1).
-        deviation = min(deviation, rate * math.sqrt(math.expm1(min(1 / sigma**2, 700.0))))
-    return max(FINEST_CELL, min(widest / STEP_CELLS, 0.05 * deviation), rdp / SUM_CELLS)
+    widest = max(_width(mechanism) for mechanism, _ in counts)
+    deviation = math.sqrt(min(_variance(mechanism) for mechanism, _ in counts))
+    return max(_fine_cell(counts), min(widest / STEP_CELLS, 0.05 * deviation), rdp / SUM_CELLS)
+
+
+def _fine_cell(counts: Counts) -> float:
+    """A cell with which epsilon grows by 0.5 % at most, where that takes seconds."""
+    widest = max(_width(mechanism) for mechanism, _ in counts)
+    variance = sum(n * _variance(mechanism) for mechanism, n in counts) / _steps(counts)
+    # A cell h adds h^2/6 to the variance of a step's loss.
+    return min(FINE_CELL, max(FINEST_CELL, widest / (100 * STEP_CELLS), 0.2 * math.sqrt(variance)))
+
+
+def _width(mechanism: Mechanism) -> float:
+    """Of one step's losses, to 10 sigma: beyond that is no cell."""
+    sigma = mechanism.noise_multiplier
+    return (1 + 20 * sigma) / (2 * sigma**2)
+
+
+def _variance(mechanism: Mechanism) -> float:
+    """Of one step's loss, about."""
+    growth = math.expm1(min(1 / mechanism.noise_multiplier**2, 700.0))
+    return mechanism.sampling_rate**2 * growth
 
 
 def _steps(counts: Counts) -> int:
@@ -238,17 +242,22 @@ def _steps(counts: Counts) -> int:
 
 
 def _rdp(counts: Counts, delta: float) -> float:
-    return float(_renyi(counts).get_epsilon(delta))
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
+
+    return float(compute_epsilon(RDP_ORDERS, _divergences(counts), delta)[0])
 
 
-def _renyi(counts: Counts) -> Any:
-    """RDP's accountant of a composition."""
-    from dp_accounting.rdp import RdpAccountant
+def _rdp_delta(counts: Counts, epsilon: float) -> float:
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_delta
 
-    accountant = RdpAccountant(orders=RDP_ORDERS)
-    for mechanism, count in counts:
-        accountant.compose(event(mechanism), count)
-    return accountant
+    return float(compute_delta(RDP_ORDERS, _divergences(counts), epsilon)[0])
+
+
+def _divergences(counts: Counts) -> Any:
+    """Of each order: not dp-accounting's own, whose rounding of tiny ones makes epsilon 0."""
+    from dpbitfit.accounting.renyi import composed  # which needs this module
+
+    return composed(counts)
 
 
 def _prv(counts: Counts, delta: float, rdp: float) -> tuple[float, float] | None:

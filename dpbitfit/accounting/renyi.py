@@ -52,7 +52,7 @@ def filter_epsilon(steps: Mapping[Mechanism, int], delta: float, order: int) -> 
     from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon  # see composition
 
     check_delta(delta)
-    cost = _composed(checked(steps))[RDP_ORDERS.index(order)]
+    cost = composed(checked(steps))[RDP_ORDERS.index(order)]
     return float(compute_epsilon([order], [cost], delta)[0])
 
 
@@ -69,7 +69,7 @@ def filter_budget(budget: float, delta: float, order: int, at: float) -> float:
 def filter_order(steps: Mapping[Mechanism, int], delta: float, budget: float) -> int:
     """The order with which a filter lets most copies of this bag run within ``budget``."""
     check_delta(delta)
-    cost = np.maximum(_composed(checked(steps)), 1e-300)
+    cost = np.maximum(composed(checked(steps)), 1e-300)
     room = np.maximum(budget - _fixed(delta), 0.0)
     order: int = RDP_ORDERS[int(np.argmax(room / cost))]
     return order
@@ -82,7 +82,7 @@ def quick_epsilons(bags: Iterable[Counts], delta: float) -> list[float]:
     """
     check_delta(delta)
     fixed = _fixed(delta)
-    return [max(0.0, float(np.min(_composed(bag) + fixed))) if bag else 0.0 for bag in bags]
+    return [max(0.0, float(np.min(composed(bag) + fixed))) if bag else 0.0 for bag in bags]
 
 
 def _fixed(delta: float) -> NDArray[np.float64]:
@@ -90,7 +90,8 @@ def _fixed(delta: float) -> NDArray[np.float64]:
     return np.asarray(np.log1p(-1 / _ORDERS) - np.log(delta * _ORDERS) / (_ORDERS - 1))
 
 
-def _composed(counts: Counts) -> NDArray[np.float64]:
+def composed(counts: Counts) -> NDArray[np.float64]:
+    """Rényi divergence of all steps together at each of ``RDP_ORDERS``."""
     total = np.zeros(len(RDP_ORDERS))
     for mechanism, count in counts:
         total += count * divergences(mechanism)

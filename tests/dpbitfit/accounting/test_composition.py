@@ -5,7 +5,7 @@ import math
 import prv_accountant
 import pytest
 from dp_accounting import dp_event
-from dp_accounting.pld import PLDAccountant
+from dp_accounting.pld import PLDAccountant, privacy_loss_distribution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -17,10 +17,15 @@ from dpbitfit.accounting.composition import Mechanism, delta, epsilon
 from dpbitfit.errors import AccountingError
 
 
+def event(mechanism: Mechanism) -> dp_event.DpEvent:
+    """One step in dp-accounting's terms."""
+    noise = dp_event.GaussianDpEvent(mechanism.noise_multiplier)
+    return dp_event.PoissonSampledDpEvent(mechanism.sampling_rate, noise)
+
+
 def independent(sigma: float, rate: float, steps: int, at_delta: float) -> float:
     accountant = PLDAccountant()
-    step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma))
-    accountant.compose(step, steps)
+    accountant.compose(event(Mechanism(sigma, rate)), steps)
     return float(accountant.get_epsilon(at_delta))
 
 
@@ -106,7 +111,7 @@ def test_each_round_of_a_run_costs_what_an_accountant_of_its_own_says() -> None:
         counts = ((then, 5 * rounds), (first, 1))
         accountant = PLDAccountant()
         for mechanism, count in counts:
-            accountant.compose(composition.event(mechanism), count)
+            accountant.compose(event(mechanism), count)
         ours = composition._pld(counts, 8.0, fine=True).get_epsilon_for_delta(1e-5)
         assert ours == accountant.get_epsilon(1e-5)
 
@@ -219,3 +224,25 @@ def test_a_target_out_of_reach_says_what_would_help() -> None:
         calibrate(1e-3, 1e-12, 1.0, 10**8)
     with pytest.raises(AccountingError, match="steps"):
         calibrate(1.0, 1e-5, 0.1, 0)
+
+
+def test_little_loss_of_many_steps_is_not_none() -> None:
+    """dp-accounting's RDP says 0 where rounding makes a divergence negative."""
+    steps = {Mechanism(1e6, 1e-3): 10**6}
+    for small in (1e-7, 1e-9, 1e-12):
+        assert composition.epsilon(steps, small).epsilon > 1e-7
+    assert composition.delta(steps, 0.0) > 1e-7
+
+
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps", "delta"), [(10.0, 1e-3, 10**5, 1e-5), (1.5, 1e-4, 3 * 10**5, 1e-7)]
+)
+def test_many_steps_of_little_loss_cost_little_more_than_on_a_finer_grid(
+    sigma: float, rate: float, steps: int, delta: float
+) -> None:
+    published = composition.epsilon({Mechanism(sigma, rate): steps}, delta).epsilon
+    step = privacy_loss_distribution.from_gaussian_mechanism(
+        sigma, value_discretization_interval=2e-6, sampling_prob=rate
+    )
+    finer = step.self_compose(steps).get_epsilon_for_delta(delta)
+    assert finer <= published <= 1.005 * finer
