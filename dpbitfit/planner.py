@@ -16,7 +16,7 @@ from scipy.special import log_ndtr, ndtr
 
 from dpbitfit.accounting.calibration import calibrate, rounded_up
 from dpbitfit.accounting.composition import Counts, merged
-from dpbitfit.engine.clipping import AutomaticClipping
+from dpbitfit.engine.clipping import AutomaticClipping, ClippingName
 from dpbitfit.engine.noise import Noise
 from dpbitfit.engine.optimizers import Sgd
 from dpbitfit.errors import InputError
@@ -77,7 +77,7 @@ class Choices(Part):
         _help("How it changes over the steps; empty: the planner's."),
     ] = ""
     clipping: Annotated[
-        Literal["", "abadi", "automatic", "group-wise", "adaptive"],
+        Literal["", ClippingName],
         _help("Its clipping; empty: the planner's."),
     ] = ""
     clipping_norm: Annotated[float, _help("Its clipping norm; 0: the planner's.", ge=0)] = 0.0

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from dpbitfit import run_options
+from dpbitfit.data.partition import count_at_several
 from dpbitfit.data.run_data import RunData
 from dpbitfit.engine import devices
 from dpbitfit.ledger import begin
@@ -111,6 +112,11 @@ def _check(config: dict[str, Any]) -> list[str]:
     _check_model(kind, settings, data.label_set())
     if empty := sum(not len(table) for table in sites.values()):
         console.print(f"note: {empty} of {len(sites)} sites have no record and add noise alone")
+    if several := count_at_several(list(sites.values())):
+        console.print(
+            f"note: {several} persons have records at several sites: what each site's figure "
+            "bounds adds up for them"
+        )
     return list(sites)
 
 

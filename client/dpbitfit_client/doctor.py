@@ -127,7 +127,7 @@ def drifts(policy: Policy) -> list[str]:
             return [
                 *(
                     f"account {account.name}: {other.drift}: nothing is spent until both sides "
-                    "have run ledger settle --rebase"
+                    "have run dpbitfit ledger settle --rebase"
                     for account in ledger.accounts()
                     for other in exchange.unsettled(ledger, account)
                 ),

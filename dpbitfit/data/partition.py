@@ -8,6 +8,7 @@ differ in one unit give sites that differ in that unit.
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,12 @@ def natural_sites(table: Table, others: Table) -> dict[str, Table]:
 def count_units(table: Table) -> int:
     """How many units there are; without units, each record is its own."""
     return len(table) if table.units is None else len(set(table.units))
+
+
+def count_at_several(sites: Sequence[Table]) -> int:
+    """How many persons have records at more than one of some sites."""
+    at = Counter(unit for site in sites for unit in set(site.units or ()))
+    return sum(times > 1 for times in at.values())
 
 
 def _uniforms(table: Table, seed: int, purpose: str) -> NDArray[np.float64]:

@@ -23,7 +23,11 @@ from torch import nn
 from dpbitfit.errors import ModelError
 
 # Whose features are in dimension 1 of their output; those of other layers are in the last.
-FEATURES_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm)
+FEATURES_SECOND = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 _MIXES_RECORDS = nn.modules.batchnorm._BatchNorm
 _KEY_NAMES = ("key", "k_proj", "k_lin", "key_proj", "k")
 _ROTARY_FIELDS = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_pct", "rotary_dim")

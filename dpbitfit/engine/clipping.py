@@ -10,7 +10,7 @@ To add a clipper: a class here, with a ``function`` of its own, and its name in 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,4 +131,5 @@ Clipper = Annotated[
     AbadiClipping | AutomaticClipping | GroupwiseClipping | AdaptiveClipping,
     Field(discriminator="function"),
 ]
-CLIPPINGS: tuple[str, ...] = ("abadi", "automatic", "group-wise", "adaptive")
+ClippingName = Literal["abadi", "automatic", "group-wise", "adaptive"]
+CLIPPINGS: tuple[str, ...] = get_args(ClippingName)

@@ -31,12 +31,12 @@ _CLAIM_LOCK, _WRITE_LOCK = 0x64706269, 0x6470626A
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 _NONE_HERE = (
-    "there is no ledger here. If there was one, put its newest backup back and run: ledger settle "
-    "--rebase; if it is lost for good, count its budget as spent with: ledger init --lost; a first "
-    "one is made with: ledger init"
+    "there is no ledger here. If there was one, put its newest backup back and run: dpbitfit "
+    "ledger settle --rebase; if it is lost for good, count its budget as spent with: dpbitfit "
+    "ledger init --lost; a first one is made with: dpbitfit ledger init"
 )
 
-RESTORE = "restore a backup, then run: ledger settle --rebase"
+RESTORE = "restore a backup, then run: dpbitfit ledger settle --rebase"
 # What a database's error contains, and what an operator can do.
 _ADVICE = (
     ("disk is full", "the disk is full: make room, then try again"),
@@ -186,7 +186,9 @@ class Database:
             raise LedgerError(f"{self}: {_NONE_HERE}")
         self._refuse_newer(revision)
         if revision != REVISION:
-            raise LedgerError(f"{self}: its tables are of an older form; run: ledger migrate")
+            raise LedgerError(
+                f"{self}: its tables are of an older form; run: dpbitfit ledger migrate"
+            )
 
     def _refuse_newer(self, revision: str | None) -> None:
         if revision is not None and revision > REVISION:

@@ -153,12 +153,13 @@ def check(
     if peer.drift:
         raise LedgerError(
             f"account {account.name}: {peer.drift}; nothing is spent on it until an operator of "
-            "each side has looked and run: ledger settle --rebase"
+            "each side has looked and run: dpbitfit ledger settle --rebase"
         )
     if waits:
         raise LedgerError(
             f"account {account.name}: this side has taken over the higher counts, the other one "
-            "has not: nothing is spent on it until its operator has run: ledger settle --rebase"
+            "has not: nothing is spent on it until its operator has run: dpbitfit ledger settle "
+            "--rebase"
         )
 
 

@@ -81,7 +81,8 @@ class Heads:
         if problem:
             raise LedgerError(
                 f"{ledger.database}: {problem}. Put the newest backup back, then count as spent "
-                f"what {self.path} knows of: ledger settle --rebase --state-directory {self.folder}"
+                f"what {self.path} knows of: dpbitfit ledger settle --rebase --state-directory "
+                f"{self.folder}"
             )
 
     def lost(self, ledger: Reader) -> tuple[str, dict[AccountName, AccountHead]]:

@@ -7,7 +7,7 @@ heads (see ``heads``). Counts are only ever raised, and nothing is given back.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -46,8 +46,8 @@ def statement(ledger: Ledger, account: Account, coordinator: str) -> str:
     return json.dumps(head.to_config(ledger), sort_keys=True)
 
 
-def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[Account]:
-    """Record what the other side has stated in a file; the accounts that it is about.
+def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[tuple[Account, str]]:
+    """Record what the other side has stated in a file: by line, about which account, which ledger.
 
     Raises InputError for a line that cannot be read, or is signed by a ledger that
     has had no part in its account; ProtocolError where the signature is not its own.
@@ -73,30 +73,35 @@ def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[Account]:
             )
         with suppress(LedgerError):  # of what it finds ``rebase`` makes an end
             exchange.check(ledger, account, theirs, theirs.coordinator)
-        yield account
+        yield account, theirs.ledger
 
 
 def rebase(
-    ledger: Ledger, account: Account, reason: str, known: Mapping[str, Runs] | None = None
+    ledger: Ledger,
+    account: Account,
+    reason: str,
+    known: Mapping[str, Runs] | None = None,
+    stated: Collection[str] = (),
 ) -> list[Raised] | None:
     """Raise this side's record to the larger of both sides' counts, for every run.
 
     ``known`` are the counts that this ledger once had, by coordinator, where it has
-    lost some. Returns what was raised; None where the sides agree and nothing was
-    done. Nothing is spent on the account until the other side has done the same.
+    lost some; ``stated`` the ledgers that an operator has handed over a statement of. Without
+    either only those are settled with that do not agree. Returns what was raised; None where
+    nothing was done. Nothing is spent on the account until the other side has done the same.
     Raises LedgerError where what the other side has recorded is not known yet.
     """
     with ledger.database.read() as connection:
         others = peers.find(connection, account.id).values()
-        stated = dict(known or {})
+        everything = dict(known or {})
         for peer in others:
-            if known is None and not peer.drift:
+            if known is None and not peer.drift and peer.ledger not in stated:
                 continue  # what it has done and this side has not heard of is still to come
             runs = _complete(account, peer)
-            stated[peer.coordinator] = peers.larger(stated.get(peer.coordinator, {}), runs)
+            everything[peer.coordinator] = peers.larger(everything.get(peer.coordinator, {}), runs)
         more = {
             coordinator: peers.lacking(runs, peers.runs_of(connection, account.id, coordinator))
-            for coordinator, runs in stated.items()
+            for coordinator, runs in everything.items()
         }
     if known is not None and not more:
         more = {"": {}}  # events were lost, but no run's: that is recorded too
@@ -104,6 +109,8 @@ def rebase(
     for coordinator, runs in sorted(more.items()):
         theirs = [peer for peer in others if peer.coordinator == coordinator]
         drifted = [peer for peer in theirs if peer.drift]
+        if not (runs or drifted or known is not None):
+            continue  # what was stated is held here already
         ledger.rebase(account.name, runs, coordinator, reason)
         raised = [*(raised or ()), *(Raised(coordinator, *run) for run in runs.items())]
         if not theirs and coordinator not in ("", ledger.id):
@@ -118,7 +125,7 @@ def _complete(account: Account, peer: Peer) -> Runs:
     if peer.drift and peers.missing(counts_from_text(peer.spent), peers.total(runs)):
         raise LedgerError(
             f"account {account.name}: what {peer.ledger} has recorded of each run is not known "
-            "here; take it from its statement: ledger settle --rebase --from FILE"
+            "here; take it from its statement: dpbitfit ledger settle --rebase --from FILE"
         )
     return runs
 

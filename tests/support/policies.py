@@ -8,6 +8,8 @@ from typing import Any
 
 from dpbitfit_client.policy.policy import Policy
 
+from dpbitfit.engine.clipping import CLIPPINGS
+
 Key = tuple[str, ...]
 PUBLIC = "ab" * 32
 
@@ -48,7 +50,7 @@ POLICY: dict[str, Any] = {
                     "models": ["minilm"],
                     "heads": ["labels", "trained"],
                     "phases": ["class-sums", "head", "biases"],
-                    "clippings": ["abadi", "automatic", "group-wise", "adaptive"],
+                    "clippings": list(CLIPPINGS),
                     "max-directions": 32,
                     "max-length": 64,
                     "max-bias-distance": 4.0,

@@ -94,7 +94,9 @@ def _places(path: str, header: _Header, columns: Sequence[str]) -> list[int]:
         return places(path, header.names, columns)
     except InputError as error:
         line = "".join(header.names)
-        if "\0" in line:
+        if line.startswith(("PK", "\x1f\ufffd")):
+            advice = "it is no text: unpack it, or give it the ending of what it is"
+        elif "\0" in line:
             advice = (
                 "it may be UTF-16 without a mark: convert it, as with: iconv -f UTF-16LE -t UTF-8"
             )

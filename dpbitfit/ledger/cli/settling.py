@@ -74,13 +74,16 @@ def settle(
             raise InputError("more than one account may have lost events: leave ACCOUNT out")
         for name, head in behind.items():
             opened.open_account(name, head.delta, head.budget)
-        for file in stated or ():
-            list(repair.hear(opened, importing.read_lines(str(file))))
+        heard = [
+            ledger_id
+            for file in stated or ()
+            for _, ledger_id in repair.hear(opened, importing.read_lines(str(file)))
+        ]
         accounts = chosen_accounts(opened, account)
         left = opened.settle("settled", accounts[0].id if account else None)
         for chosen in progress(accounts, "settling"):
             given_up = opened.void_rest(chosen.name, void) if void else ()
-            raised = _rebase(opened, chosen, reason, behind) if rebase else None
+            raised = _rebase(opened, chosen, reason, behind, heard) if rebase else None
             rounds = sum(reservation.account_id == chosen.id for reservation in left)
             if rounds or given_up or raised is not None:
                 result.append(_describe(chosen, rounds, given_up, raised))
@@ -90,10 +93,14 @@ def settle(
 
 
 def _rebase(
-    ledger: Ledger, account: Account, reason: str, behind: Mapping[AccountName, AccountHead]
+    ledger: Ledger,
+    account: Account,
+    reason: str,
+    behind: Mapping[AccountName, AccountHead],
+    heard: list[str],
 ) -> list[repair.Raised] | None:
     known = behind[account.name].runs if account.name in behind else None
-    return repair.rebase(ledger, account, reason, known)
+    return repair.rebase(ledger, account, reason, known, heard)
 
 
 def _describe(

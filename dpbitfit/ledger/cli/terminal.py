@@ -118,7 +118,7 @@ def settled_text(results: Sequence[Mapping[str, Any]], rebase: bool) -> str:
     if not results and rebase:
         return (
             "nothing to settle that this ledger knows of; where the other side reports a "
-            "difference, take its statement: ledger settle --rebase --from FILE"
+            "difference, take its statement: dpbitfit ledger settle --rebase --from FILE"
         )
     return "\n".join(line for result in results for line in _settled(result)) or "nothing to settle"
 
@@ -135,7 +135,7 @@ def _settled(result: Mapping[str, Any]) -> Iterator[str]:
     if result["rebased"]:
         yield (
             "  this side now holds the larger count of every run; nothing is spent until the other "
-            "side has run ledger settle --rebase as well"
+            "side has run dpbitfit ledger settle --rebase as well"
         )
 
 

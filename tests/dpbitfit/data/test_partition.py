@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dpbitfit.data.partition import count_units, hold_out, natural_sites, split
+from dpbitfit.data.partition import count_at_several, count_units, hold_out, natural_sites, split
 from dpbitfit.data.tables import Table
 from dpbitfit.errors import InputError
 
@@ -209,6 +209,14 @@ def test_natural_sites_are_those_that_the_data_names() -> None:
     unnamed = text_table(["a"], np.zeros(1, dtype=np.int64))
     with pytest.raises(InputError, match="names no sites"):
         natural_sites(unnamed, unnamed)
+
+
+def test_persons_at_several_sites_are_counted() -> None:
+    units = ["a", "b", "b", "c", "a"]
+    table = Table({"text": units}, units, ["n", "n", "n", "s", "s"])
+    sites = list(natural_sites(table, table.take([])).values())
+    assert count_at_several(sites) == 1
+    assert count_at_several([Table({"text": ["x"]}), Table({"text": ["x"]})]) == 0
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan"), 1e-9, 1 - 1e-9])

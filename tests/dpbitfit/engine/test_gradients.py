@@ -154,6 +154,24 @@ def test_reused_layers_shared_biases_and_in_place_operations() -> None:
     assert_equal(rows_of(model, layout, of, range(RECORDS)), wanted)
 
 
+def test_layers_whose_features_come_second() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.ConvTranspose1d(2, 4, 3), nn.InstanceNorm1d(4, affine=True), nn.Tanh()),
+        *(nn.AdaptiveAvgPool1d(2), nn.Flatten(), nn.Linear(8, 3)),
+    )
+    layout = select_biases(model)
+    assert layout.names == ("0.bias", "1.bias", "5.bias")
+    data = torch.randn(RECORDS, 2, 9)
+
+    def of(records: Sequence[int]) -> Tensor:
+        logits = model(data[list(records)])
+        return functional.cross_entropy(logits, LABELS[list(records)], reduction="none")
+
+    wanted = alone(model, layout, of)
+    assert_equal(rows_of(model, layout, of, range(RECORDS)), wanted)
+
+
 def test_a_trained_head_has_exact_rows() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))

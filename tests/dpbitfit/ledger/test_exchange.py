@@ -202,7 +202,7 @@ def test_statements_settle_it_before_a_run_has_noticed(pair: Pair, restored: str
     side.restore(copy)
     other = pair.site if side is pair.coordinator else pair.coordinator
     message = repair.statement(other.ledger, other.account, pair.id)
-    assert [one.name for one in repair.hear(side.ledger, [message])] == [NAME]
+    assert [one.name for one, _ in repair.hear(side.ledger, [message])] == [NAME]
     assert pair.rebase(side) == [Raised(pair.id, "run", ROUND)]
     answer = repair.statement(side.ledger, side.account, pair.id)
     list(repair.hear(other.ledger, [answer]))

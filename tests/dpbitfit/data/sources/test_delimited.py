@@ -82,6 +82,8 @@ def test_columns_that_were_not_asked_for_may_hold_anything(tmp_path: Path) -> No
             b"text,label,wh\xf6\n" + SECRET.encode() + b",card,7\n",
             "no column 'who' .*; the first line is no UTF-8: convert it",
         ),
+        (gzip.compress(PLAIN.encode()), "no text: unpack it, or give it the ending"),
+        (b"PK\x03\x04\x14\x00\x08", "no text: unpack it, or give it the ending"),
         (PLAIN.encode("utf-16-le"), "UTF-16 without a mark: convert it"),
         (PLAIN.encode("utf-16")[:-1], "cannot be read: it is no Unicode text"),
         (PLAIN.replace(",", "#").encode(), "among the 1 that .* separate them by a comma"),
