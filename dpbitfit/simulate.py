@@ -6,8 +6,10 @@ configuration and licence only, so that what runs is the installed packages.
 
 import json
 import os
+import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -128,11 +130,14 @@ def _superlink(home: Path, log: Path) -> Iterator[tuple[dict[str, str], "subproc
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    watch = [sys.executable, "-c", "from dpbitfit.simulate import end_family; end_family()"]
+    watcher = subprocess.Popen([*watch, str(home)], stdin=subprocess.PIPE, start_new_session=True)
     try:
         _await_health(port, process, log)
         yield variables, process
     finally:
-        _end_family(process, home)
+        _end(process)
+        watcher.communicate()  # closes its input
 
 
 def _await_health(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -200,20 +205,23 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _end_family(process: "subprocess.Popen[bytes]", home: Path) -> None:
-    """Stop the SuperLink and all that it started: the server app, Ray and its workers.
+def end_family() -> None:
+    """A process of its own: stop all that a SuperLink started, once the simulation is gone.
 
-    Ray's daemons leave both the process group and the family tree, start one
-    another anew, and overwrite their environment with a title. What remains to
-    know them by is that directory or that variable.
+    That is when its input ends, also where the simulation is killed. The server app, Ray and its
+    workers would go on. Ray's daemons leave both the process group and the family tree, start one
+    another anew, and overwrite their environment with a title. What remains to know them by is
+    the directory, which is the only word of the command, or that variable.
     """
-    _end(process)
+    sys.stdin.read()
+    home = Path(sys.argv[1])
     deadline = time.monotonic() + STOP_SECONDS
     while (left := list(_living_in(home))) and time.monotonic() < deadline:
         for other in left:
             with suppress(psutil.Error):
                 other.kill()
         psutil.wait_procs(left, timeout=POLL_SECONDS)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def _living_in(home: Path) -> Iterator[psutil.Process]:

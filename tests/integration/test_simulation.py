@@ -153,6 +153,26 @@ def test_an_interrupt_leaves_no_process_behind(
     assert not Path(homes.pop()).exists()
 
 
+def test_a_simulation_that_is_killed_ends_and_is_resumed(data: Path, tmp_path: Path) -> None:
+    words = [*simulate_arguments(data, tmp_path / "out"), "--model", narrow_minilm()]
+    run = subprocess.Popen(command(*words), stderr=subprocess.DEVNULL)
+    progress = tmp_path / "out" / "progress.jsonl"
+    while not progress.exists() and run.poll() is None:
+        time.sleep(0.1)
+    homes = {p.cwd() for p in psutil.Process(run.pid).children(recursive=True)} - {os.getcwd()}
+    run.kill()
+    assert run.wait(60) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while list(living_in(homes)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert list(living_in(homes)) == []
+    assert not Path(homes.pop()).exists()
+    subprocess.run(command(*words, "--resume"), check=True, timeout=600)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [line["round"] for line in report["rounds"]] == [*range(1, ROUNDS + 1)]
+    assert [site["steps"] for site in report["sites"]] == [ROUNDS * STEPS] * 3
+
+
 def living_in(folders: set[str]) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
