@@ -17,7 +17,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Counts, merged
-from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
+from dpbitfit.errors import LedgerError, ProtocolError
 from dpbitfit.ledger import peers, schema
 from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.budget import of_coordinator, still_approved, tight
@@ -28,6 +28,7 @@ from dpbitfit.ledger.reader import Reader
 from dpbitfit.protocol.signing import verify
 
 PURPOSE = "position"
+PASSES = "by its own record the coordinator has spent more than its share"
 MOST_RUNS = 8192  # characters of the counts by run in a message; a statement's file has no limit
 
 
@@ -117,17 +118,16 @@ def check(
     """Compare the other side's head with this ledger, and record it.
 
     The coordinator's record is never behind the site's: at the site, theirs
-    must hold ours and the steps ``ahead``, which are asked for now, and costs no more than
-    the coordinator's ``share``. Raises ProtocolError for a head of another account, or
-    with runs of another coordinator's, BudgetError for one above the share: nothing of it is
-    recorded; LedgerError where the two do not agree, and from then on until both sides have
-    taken over the higher counts.
+    must hold ours and the steps ``ahead``, which are asked for now, and cost no more than
+    the coordinator's ``share``: what costs more is taken over only from a statement that
+    an operator hands over. Raises ProtocolError for a head of another account, or that counts
+    steps of another coordinator's run; LedgerError where the two do not agree, and from then
+    on until both sides have taken over the higher counts.
     """
     if (theirs.account, theirs.coordinator) != (str(account.name), coordinator):
         raise ProtocolError("a ledger's signed head is that of another account")
     is_site = coordinator != ledger.id
-    if is_site:
-        _require_credible(ledger, account, theirs, share)
+    passes = is_site and _passes(ledger, account, theirs, share)
     with ledger.database.write() as connection:
         known = peers.find(connection, account.id)
         peer = known.get(theirs.ledger) or Peer(account.id, theirs.ledger, coordinator)
@@ -145,8 +145,9 @@ def check(
                 _drift_of_ours(connection, ledger, account, theirs)
                 or _drift_of_theirs(peer, theirs)
                 or _drift_of_counts(claimed, merged((*ours, *ahead)), is_site, first)
+                or (PASSES if passes else "")
             )
-        peer = _learn(peer, theirs, drift)
+        peer = _learn(peer, theirs, drift, passes)
         if not waits and not peer.drift:
             peer = peer._replace(sequence=theirs.sequence, head=theirs.head)
         peers.save(connection, peer)
@@ -163,11 +164,11 @@ def check(
         )
 
 
-def _require_credible(ledger: Ledger, account: Account, theirs: SignedHead, share: float) -> None:
-    """Refuse what a coordinator cannot have done: settling takes over whatever is recorded of it.
+def _passes(ledger: Ledger, account: Account, theirs: SignedHead, share: float) -> bool:
+    """Whether a coordinator states more than its share can have bought.
 
-    Rounds that never arrived are only in its record. They cost no more than its share with all
-    that did.
+    Rounds that never arrived are only in its record; with all that did they cost no more.
+    Settling would spend the rest of what it states, which is others'.
     """
     claimed = counts_from_text(theirs.spent)
     runs = peers.runs_from_text(theirs.runs) if theirs.runs else {}
@@ -177,12 +178,9 @@ def _require_credible(ledger: Ledger, account: Account, theirs: SignedHead, shar
     own = of_coordinator(allotments, theirs.coordinator)
     if any(run in runs for run, _ in allotments.keys() - own.keys()):
         raise ProtocolError("a ledger's signed head counts steps of another coordinator's run")
-    limit = min(share, account.budget)
-    if missing(claimed, still_approved(own)) and tight(claimed, account.delta).epsilon > limit:
-        raise BudgetError(
-            f"account {account.name}: by its own record the coordinator has spent more than "
-            f"epsilon {limit:g}, its share"
-        )
+    if math.isinf(share) or not missing(claimed, still_approved(own)):
+        return False
+    return tight(claimed, account.delta).epsilon > share
 
 
 def unsettled(ledger: Reader, account: Account) -> list[Peer]:
@@ -191,14 +189,14 @@ def unsettled(ledger: Reader, account: Account) -> list[Peer]:
         return [peer for peer in peers.find(connection, account.id).values() if peer.drift]
 
 
-def _learn(peer: Peer, theirs: SignedHead, drift: str) -> Peer:
-    """The row after a head that shows this drift, or "" for none."""
+def _learn(peer: Peer, theirs: SignedHead, drift: str, passes: bool) -> Peer:
+    """The row after a head that shows this drift, or "" for none; without runs where it passes."""
     if drift:
         # A side that has seen nothing since it took over our counts knows of this already.
         settled = theirs.rebased > peer.rebased and not theirs.seen_sequence
         wanted = max(peer.rebased, theirs.rebased) + (not settled)
         peer = peer._replace(drift=peer.drift or drift, wanted=max(peer.wanted, wanted))
-    runs = peers.runs_from_text(theirs.runs or "{}")
+    runs = peers.runs_from_text("{}" if passes else theirs.runs or "{}")
     spent = counts_from_text(theirs.spent)
     if peer.drift:  # nothing that was ever stated is forgotten until it is settled
         runs = peers.larger(peers.runs_from_text(peer.runs), runs)

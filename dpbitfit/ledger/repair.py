@@ -89,15 +89,17 @@ def rebase(
     lost some; ``stated`` the ledgers that an operator has handed over a statement of. Without
     either only those are settled with that do not agree. Returns what was raised; None where
     nothing was done. Nothing is spent on the account until the other side has done the same.
-    Raises LedgerError where what the other side has recorded is not known yet.
+    Raises LedgerError where what another has recorded is not known yet: that one is left as it
+    is, after all others were settled with.
     """
     with ledger.database.read() as connection:
-        others = peers.find(connection, account.id).values()
+        found = peers.find(connection, account.id).values()
+        others = [peer for peer in found if _is_complete(peer)]
         everything = dict(known or {})
         for peer in others:
             if known is None and not peer.drift and peer.ledger not in stated:
                 continue  # what it has done and this side has not heard of is still to come
-            runs = _complete(account, peer)
+            runs = peers.runs_from_text(peer.runs)
             everything[peer.coordinator] = peers.larger(everything.get(peer.coordinator, {}), runs)
         more = {
             coordinator: peers.lacking(runs, peers.runs_of(connection, account.id, coordinator))
@@ -113,21 +115,22 @@ def rebase(
             continue  # what was stated is held here already
         ledger.rebase(account.name, runs, coordinator, reason)
         raised = [*(raised or ()), *(Raised(coordinator, *run) for run in runs.items())]
-        if not theirs and coordinator not in ("", ledger.id):
+        heard_of = any(peer.coordinator == coordinator for peer in found)
+        if not heard_of and coordinator not in ("", ledger.id):
             theirs = [Peer(account.id, coordinator, coordinator)]
         _settle(ledger, account, drifted or theirs, theirs)
+    if unknown := [peer.ledger for peer in found if not _is_complete(peer)]:
+        raise LedgerError(
+            f"account {account.name}: what {', '.join(unknown)} has recorded of each run is not "
+            "known here; take it from its statement: dpbitfit ledger settle --rebase --from FILE"
+        )
     return raised
 
 
-def _complete(account: Account, peer: Peer) -> Runs:
-    """What a peer has stated of every run; LedgerError where it has not stated all of them."""
+def _is_complete(peer: Peer) -> bool:
+    """Whether what a peer has stated in all is known of every run."""
     runs = peers.runs_from_text(peer.runs)
-    if peer.drift and peers.missing(counts_from_text(peer.spent), peers.total(runs)):
-        raise LedgerError(
-            f"account {account.name}: what {peer.ledger} has recorded of each run is not known "
-            "here; take it from its statement: dpbitfit ledger settle --rebase --from FILE"
-        )
-    return runs
+    return not peer.drift or not peers.missing(counts_from_text(peer.spent), peers.total(runs))
 
 
 def _settle(ledger: Ledger, account: Account, speaking: list[Peer], known: list[Peer]) -> None:

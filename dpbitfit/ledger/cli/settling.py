@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dpbitfit.accounting.composition import Counts, merged
-from dpbitfit.errors import InputError
+from dpbitfit.errors import InputError, LedgerError
 from dpbitfit.ledger import importing, repair, status
 from dpbitfit.ledger.account import Account, AccountName
 from dpbitfit.ledger.cli import terminal
@@ -79,16 +79,23 @@ def settle(
             for file in stated or ()
             for _, ledger_id in repair.hear(opened, importing.read_lines(str(file)))
         ]
+        failure: LedgerError | None = None
         accounts = chosen_accounts(opened, account)
         left = opened.settle("settled", accounts[0].id if account else None)
         for chosen in progress(accounts, "settling"):
             given_up = opened.void_rest(chosen.name, void) if void else ()
-            raised = _rebase(opened, chosen, reason, behind, heard) if rebase else None
+            raised = None
+            try:
+                raised = _rebase(opened, chosen, reason, behind, heard) if rebase else None
+            except LedgerError as error:  # which has settled what it could
+                failure = error
             rounds = sum(reservation.account_id == chosen.id for reservation in left)
             if rounds or given_up or raised is not None:
                 result.append(_describe(chosen, rounds, given_up, raised))
         if behind and heads:
             heads.write(opened)
+    if failure is not None:
+        raise failure
     terminal.show(result, terminal.settled_text(result, rebase), json_output)
 
 

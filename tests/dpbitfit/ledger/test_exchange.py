@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from dpbitfit.accounting.composition import Counts, Mechanism
-from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
+from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, exchange, peers, repair, schema
-from dpbitfit.ledger.canonical import counts_from_text, counts_to_text
+from dpbitfit.ledger.canonical import counts_to_text
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.peers import Runs
 from dpbitfit.ledger.repair import Raised
@@ -344,22 +344,46 @@ def claiming(pair: Pair, runs: Runs) -> SignedHead:
     return replace(stated, spent=spent, runs=peers.runs_to_text(every))
 
 
-def test_a_coordinator_states_no_more_than_its_share(pair: Pair) -> None:
-    """What settling would take over, and spend of what is others'."""
+def test_what_a_coordinator_states_above_its_share_is_taken_over_from_a_file_alone(
+    pair: Pair,
+) -> None:
+    """Settling would spend what is others'; a site that was restored may have to."""
     pair.round(1)
-    before = pair.site.ledger.peer(pair.site.account)
     hear = partial(exchange.check, pair.site.ledger, pair.site.account, coordinator=pair.id)
-    for run, steps in (("run", 10**4), ("never was", 10**6)):
-        with pytest.raises(BudgetError, match="its share"):
-            hear(theirs=claiming(pair, {run: ((STEP, steps),)}), share=2.0)
-    with pytest.raises(BudgetError, match="its share"):  # where there is none: the budget
-        hear(theirs=claiming(pair, {"run": ((STEP, 10**6),)}))
-    (known,) = known_of(pair.site)
-    assert counts_from_text(known.spent) == ROUND
-    assert repair.rebase(pair.site.ledger, pair.site.account, "looked") is None
-    assert pair.site.ledger.peer(pair.site.account) == before
     # Rounds that never arrived are within it.
     hear(theirs=claiming(pair, {"run": ((STEP, 20),), "lost": ((STEP, 5),)}), share=2.0)
+    for run, steps in (("run", 10**4), ("never was", 10**6)):
+        with pytest.raises(LedgerError, match="spent more than its share"):
+            hear(theirs=claiming(pair, {run: ((STEP, steps),)}), share=2.0)
+    with pytest.raises(LedgerError, match="take it from its statement"):
+        repair.rebase(pair.site.ledger, pair.site.account, "looked")
+    assert pair.site.runs(pair.id) == {"run": ROUND}
+    with suppress(LedgerError):  # as from a file
+        hear(theirs=claiming(pair, {"run": ((STEP, 10**4),), "never was": ((STEP, 10**6),)}))
+    repair.rebase(pair.site.ledger, pair.site.account, "agreed by telephone")
+    assert pair.site.runs(pair.id)["never was"] == ((STEP, 10**6),)
+
+
+def test_who_states_too_much_holds_up_no_settling_with_others(pair: Pair) -> None:
+    pair.round(1)
+    other = Ledger(str(pair.site.path.with_name("other.sqlite")), create=True)
+    account = other.open_account(NAME, 1e-5, 8.0)
+    head = exchange.head_for(other, account, other.id, pair.site.ledger.id, "")
+    runs: Runs = {"never was": ((STEP, 10**6),)}
+    claim = {"spent": counts_to_text(peers.total(runs)), "runs": peers.runs_to_text(runs)}
+    site = (pair.site.ledger, pair.site.account)
+    with pytest.raises(LedgerError, match="its share"):
+        exchange.check(*site, replace(head, **claim), other.id, share=2.0)
+    kept = {pair.id: {"run": ((STEP, 6),)}}  # as of a ledger that was restored
+    with pytest.raises(LedgerError, match="take it from its statement"):
+        repair.rebase(pair.site.ledger, pair.site.account, "restored", kept)
+    assert pair.site.runs(pair.id) == kept[pair.id]
+    assert pair.site.runs(other.id) == {}
+    assert {peer.coordinator: bool(peer.drift) for peer in known_of(pair.site)} == {
+        pair.id: False,
+        other.id: True,
+    }
+    other.database.close()
 
 
 def test_what_a_coordinator_states_is_of_its_own_runs_and_adds_up(pair: Pair) -> None:
