@@ -127,7 +127,7 @@ def check(
     if (theirs.account, theirs.coordinator) != (str(account.name), coordinator):
         raise ProtocolError("a ledger's signed head is that of another account")
     is_site = coordinator != ledger.id
-    passes = is_site and _passes(ledger, account, theirs, share)
+    passes = is_site and _passes(ledger, account, theirs, ahead, share)
     with ledger.database.write() as connection:
         known = peers.find(connection, account.id)
         peer = known.get(theirs.ledger) or Peer(account.id, theirs.ledger, coordinator)
@@ -164,8 +164,10 @@ def check(
         )
 
 
-def _passes(ledger: Ledger, account: Account, theirs: SignedHead, share: float) -> bool:
-    """Whether a coordinator states more than its share can have bought.
+def _passes(
+    ledger: Ledger, account: Account, theirs: SignedHead, ahead: Counts, share: float
+) -> bool:
+    """Whether a coordinator states more than its share can have bought, besides what is ``ahead``.
 
     Rounds that never arrived are only in its record; with all that did they cost no more.
     Settling would spend the rest of what it states, which is others'.
@@ -178,9 +180,10 @@ def _passes(ledger: Ledger, account: Account, theirs: SignedHead, share: float) 
     own = of_coordinator(allotments, theirs.coordinator)
     if any(run in runs for run, _ in allotments.keys() - own.keys()):
         raise ProtocolError("a ledger's signed head counts steps of another coordinator's run")
-    if math.isinf(share) or not missing(claimed, still_approved(own)):
+    before = missing(claimed, ahead)
+    if math.isinf(share) or not missing(before, still_approved(own)):
         return False
-    return tight(claimed, account.delta).epsilon > share
+    return tight(before, account.delta).epsilon > share
 
 
 def unsettled(ledger: Reader, account: Account) -> list[Peer]:

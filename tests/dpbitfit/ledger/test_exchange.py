@@ -364,6 +364,15 @@ def test_what_a_coordinator_states_above_its_share_is_taken_over_from_a_file_alo
     assert pair.site.runs(pair.id)["never was"] == ((STEP, 10**6),)
 
 
+def test_what_is_asked_for_now_may_cost_more_than_the_share(pair: Pair) -> None:
+    """Its plan is then refused, and nothing is wrong with the record."""
+    pair.round(1)
+    site = (pair.site.ledger, pair.site.account)
+    dear: Counts = ((STEP, 10**4),)
+    exchange.check(*site, claiming(pair, {"dear": dear}), pair.id, dear, share=2.0)
+    assert not exchange.unsettled(*site)
+
+
 def test_who_states_too_much_holds_up_no_settling_with_others(pair: Pair) -> None:
     pair.round(1)
     other = Ledger(str(pair.site.path.with_name("other.sqlite")), create=True)
