@@ -39,7 +39,8 @@ def private_records(task: Task, table: Table) -> PrivateRecords:
         alone = task.records(table.take(units[unit]))
         among_all = _computed(task, records, int(records.units[unit][0]))
         by_itself = _computed(task, alone, int(alone.units[0][0]))
-        if not all(map(torch.equal, among_all, by_itself)):
+        alike = map(torch.equal, among_all, by_itself)
+        if len(among_all) != len(by_itself) or not all(alike):
             raise ModelError(
                 "a record's length or loss changes with the other records of the table: what "
                 "the task's records hold of one must follow from that one alone, to the bit"
