@@ -370,7 +370,7 @@ def version(number: str) -> Callable[[Ledger, str], None]:
         (gone, "there is no ledger here"),
         (corrupt, "restore a backup"),
         (version("9999"), "upgrade dpbitfit"),
-        (version("0001"), "run: ledger migrate"),
+        (version("0001"), "run: dpbitfit ledger migrate"),
     ],
 )
 def test_a_ledger_that_cannot_be_read_is_reported(

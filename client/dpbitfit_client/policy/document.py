@@ -77,7 +77,7 @@ def _text(path: Path) -> str:
     if len(content) > MOST_BYTES:
         raise InputError(f"{path}: is larger than {MOST_BYTES:,} bytes")
     try:
-        return content.decode("utf-8-sig")  # with the mark of some editors
+        return content.decode().removeprefix("\ufeff")  # the mark of some editors
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}:{line}: this is not UTF-8 text") from error

@@ -263,6 +263,11 @@ def test_a_key_that_is_missing_is_named(file: Path, key: Key) -> None:
     assert f": {named(key)}: {what}" in refusal(file, changed(key, ...))
 
 
+def test_the_mark_that_some_editors_write_is_read_over(file: Path) -> None:
+    marked = b"\xef\xbb\xbf" + written(POLICY)[0].encode()
+    assert read(file, marked).site == read(file).site
+
+
 @pytest.mark.parametrize("key", [key for key in keys() if key not in CHOSEN], ids=named)
 def test_a_key_that_is_misspelt_is_named(file: Path, key: Key) -> None:
     other = (*key[:-1], key[-1] + "x")

@@ -72,7 +72,7 @@ def migrate(url: str, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_a_first_ledger_asks_to_be_migrated(url: str, reopen: Reopen, source: Ledger) -> None:
     make_first(url, SEED, source)
     for readonly in (False, True):
-        with pytest.raises(LedgerError, match="older form; run: ledger migrate"):
+        with pytest.raises(LedgerError, match="older form; run: dpbitfit ledger migrate"):
             reopen(url, readonly=readonly)
     assert seeds(url) == [SEED]
 
