@@ -28,7 +28,7 @@ from dpbitfit.ledger.reader import Reader
 from dpbitfit.protocol.signing import verify
 
 PURPOSE = "position"
-PASSES = "by its own record the coordinator has spent more than its share"
+EXCEEDS = "by its own record the coordinator has spent more than its share"
 MOST_RUNS = 8192  # characters of the counts by run in a message; a statement's file has no limit
 
 
@@ -127,7 +127,7 @@ def check(
     if (theirs.account, theirs.coordinator) != (str(account.name), coordinator):
         raise ProtocolError("a ledger's signed head is that of another account")
     is_site = coordinator != ledger.id
-    passes = is_site and _passes(ledger, account, theirs, ahead, share)
+    exceeds = is_site and _exceeds(ledger, account, theirs, ahead, share)
     with ledger.database.write() as connection:
         known = peers.find(connection, account.id)
         peer = known.get(theirs.ledger) or Peer(account.id, theirs.ledger, coordinator)
@@ -145,9 +145,9 @@ def check(
                 _drift_of_ours(connection, ledger, account, theirs)
                 or _drift_of_theirs(peer, theirs)
                 or _drift_of_counts(claimed, merged((*ours, *ahead)), is_site, first)
-                or (PASSES if passes else "")
+                or (EXCEEDS if exceeds else "")
             )
-        peer = _learn(peer, theirs, drift, passes)
+        peer = _learn(peer, theirs, drift, exceeds)
         if not waits and not peer.drift:
             peer = peer._replace(sequence=theirs.sequence, head=theirs.head)
         peers.save(connection, peer)
@@ -164,7 +164,7 @@ def check(
         )
 
 
-def _passes(
+def _exceeds(
     ledger: Ledger, account: Account, theirs: SignedHead, ahead: Counts, share: float
 ) -> bool:
     """Whether a coordinator states more than its share can have bought, besides what is ``ahead``.
@@ -192,14 +192,14 @@ def unsettled(ledger: Reader, account: Account) -> list[Peer]:
         return [peer for peer in peers.find(connection, account.id).values() if peer.drift]
 
 
-def _learn(peer: Peer, theirs: SignedHead, drift: str, passes: bool) -> Peer:
-    """The row after a head that shows this drift, or "" for none; without runs where it passes."""
+def _learn(peer: Peer, theirs: SignedHead, drift: str, exceeds: bool) -> Peer:
+    """The row after a head with this drift, or ""; without its runs where it ``exceeds``."""
     if drift:
         # A side that has seen nothing since it took over our counts knows of this already.
         settled = theirs.rebased > peer.rebased and not theirs.seen_sequence
         wanted = max(peer.rebased, theirs.rebased) + (not settled)
         peer = peer._replace(drift=peer.drift or drift, wanted=max(peer.wanted, wanted))
-    runs = peers.runs_from_text("{}" if passes else theirs.runs or "{}")
+    runs = peers.runs_from_text("{}" if exceeds else theirs.runs or "{}")
     spent = counts_from_text(theirs.spent)
     if peer.drift:  # nothing that was ever stated is forgotten until it is settled
         runs = peers.larger(peers.runs_from_text(peer.runs), runs)

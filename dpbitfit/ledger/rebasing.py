@@ -13,7 +13,8 @@ from dpbitfit.ledger.canonical import mechanism_to_text
 from dpbitfit.ledger.events import CountsRaised
 from dpbitfit.ledger.fold import Allotment
 
-ANY = {Mechanism(1.0, 1.0): 1}  # any mechanism at rate 1: its divergence is as its order
+# Of a mechanism at rate 1 the divergence is proportional to the order, whatever its noise.
+_FULL_BATCH = {Mechanism(1.0, 1.0): 1}
 
 
 def rebase(
@@ -28,7 +29,7 @@ def rebase(
         account = queries.locked(connection, name)
         # Fixed without a look at what was lost, of which results were seen.
         order = account.filter_order or (
-            filter_order(ANY, account.delta, account.budget) if counts else 0
+            filter_order(_FULL_BATCH, account.delta, account.budget) if counts else 0
         )
         queries.update_account(connection, account.id, filter_order=order)
         allotted = _raise(connection, account, run, counts, coordinator)

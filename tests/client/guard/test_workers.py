@@ -4,8 +4,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -302,3 +304,16 @@ def test_no_worker_outlives_its_guard(site: Site, how: signal.Signals) -> None:
     assert site.end(how) == (0 if how == signal.SIGTERM else -how)
     until(lambda: not any(map(psutil.pid_exists, [process.pid for process in processes])))
     until(call.done)
+
+
+def test_a_worker_looks_at_the_units_of_what_its_task_makes_of_the_records(
+    task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the guard does: it adds up a share of the same units."""
+    make = task.records
+    monkeypatch.setattr(task, "records", lambda table: make(replace(table, units=None)))
+    messages = [(1, 2, "cpu", lambda device: task), TABLE, (None,) * 5]
+    sent: list[Any] = []
+    guard: Any = SimpleNamespace(recv=lambda: messages.pop(0), send=sent.append)
+    module._work(guard)
+    assert sent[-1] == ("ModelError", None)

@@ -405,6 +405,18 @@ def test_what_a_coordinator_states_is_of_its_own_runs_and_adds_up(pair: Pair) ->
         hear(theirs=replace(claiming(pair, {"run": ((STEP, 9),)}), spent=counts_to_text(ROUND)))
 
 
+def test_the_filters_order_does_not_follow_from_what_was_lost(tmp_path: Path) -> None:
+    """It has to be fixed before results are seen, and those of a lost run were."""
+    orders = set()
+    for number, lost in enumerate((Mechanism(0.5, 1e-3), Mechanism(20.0, 1.0))):
+        side = Side(tmp_path / f"{number}.sqlite")
+        side.ledger.rebase(NAME, {"lost": ((lost, 10),)}, "f" * 64, "restored")
+        orders.add(side.ledger.account(NAME).filter_order)
+        side.ledger.database.close()
+    assert len(orders) == 1
+    assert orders != {0}
+
+
 def test_settling_with_one_coordinator_leaves_the_others_as_they_are(pair: Pair) -> None:
     """Whose rounds may be on their way."""
     pair.round(1)
