@@ -10,6 +10,7 @@
     │   └── LedgerBusy       another process is at work on it: the same may succeed later
     ├── RunFailed        a run ended without a result, for a reason that is none of these
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
+        ├── RoundFailed      a site's work on its records ended with an error
         ├── AnswerLost       a round was trained, or may have been, and its answer is gone
         ├── IdentityError    a signature or a key is not that of a listed party
         ├── PolicyError      the site's policy does not allow what a plan asks for
@@ -84,6 +85,12 @@ class ProtocolError(DpbitfitError):
     """The two sides do not agree, or a message is not what it should be."""
 
     code = "protocol"
+
+
+class RoundFailed(ProtocolError):
+    """A site's work on its records ended with an error, and stays spent. Its log says which."""
+
+    code = "round-failed"
 
 
 class AnswerLost(ProtocolError):

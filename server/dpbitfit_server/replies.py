@@ -6,7 +6,13 @@ from typing import TypeVar
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
-from dpbitfit.errors import GuardUnavailable, IdentityError, PolicyError, ProtocolError
+from dpbitfit.errors import (
+    GuardUnavailable,
+    IdentityError,
+    PolicyError,
+    ProtocolError,
+    RoundFailed,
+)
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import REPLY, Description, Refusal, RoundReply
@@ -52,6 +58,8 @@ def explain(refusal: Refusal) -> str:
     """A site's refusal in words; why it refuses is for its own log alone."""
     if refusal.code == PolicyError.code:
         return "its policy does not allow this plan: its guard's log names what"
+    if refusal.code == RoundFailed.code:
+        return "its round ended with an error, and stays spent: its guard's log names which"
     return f"it refused with the code {refusal.code!r}"
 
 

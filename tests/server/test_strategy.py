@@ -361,7 +361,11 @@ def test_no_site_at_all_is_an_error_that_says_why(
     with pytest.raises(ProtocolError, match="no node is online"):
         final(strategy(tmp_path), LocalGrid({}))
     nodes = sites("a")
-    for code, why in (("bad-input", "the code 'bad-input'"), ("policy", "its guard's log names")):
+    for code, why in (
+        ("bad-input", "the code 'bad-input'"),
+        ("policy", "its guard's log names what"),
+        ("round-failed", "its guard's log names which"),
+    ):
         nodes[100].refuses = code
         with pytest.raises(ProtocolError, match=why):
             final(strategy(tmp_path), LocalGrid(nodes))

@@ -50,7 +50,7 @@ from dpbitfit_client.guard import audit
 from dpbitfit_client.guard.accounts import Accounts
 from dpbitfit_client.guard.operations import EvaluateRound, Operation, TrainRound
 from dpbitfit_client.guard.records import Read, Records, read_part
-from dpbitfit_client.guard.refusing import refusing
+from dpbitfit_client.guard.refusing import refusing, refusing_work
 from dpbitfit_client.guard.reply_slot import ReplySlot
 from dpbitfit_client.guard.request import Request, read_head, read_question
 from dpbitfit_client.guard.task_cache import Load, LoadedTask, TaskCache
@@ -161,7 +161,7 @@ class Guard:
             if payload is None:
                 biases, once = self._reserve(operation, request, dataset, account, loaded)
                 line.charge(str(account.name), once, account.delta)
-                with refusing(refusal, touches_records=True):
+                with refusing_work(refusal):
                     payload = self._work(operation, request, dataset, account, loaded, biases)
             else:
                 line.outcome = audit.REPEATED

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dpbitfit.errors import DpbitfitError, LedgerError, PolicyError, WorkerError
+from dpbitfit.errors import DpbitfitError, LedgerError, PolicyError, RoundFailed, WorkerError
 from dpbitfit.protocol.messages import Refusal
 from dpbitfit_client.message import Refused
 
@@ -11,18 +11,33 @@ PUBLIC = (PolicyError, LedgerError, WorkerError)  # whose texts hold nothing of 
 
 
 @contextmanager
-def refusing(refusal: Callable[[str], Refusal], touches_records: bool = False) -> Iterator[None]:
+def refusing(refusal: Callable[[str], Refusal]) -> Iterator[None]:
     """Turn every error into a refusal: its text may quote a record, its code cannot.
 
-    The text is for the site's own log, and not for that where records were touched.
+    The text is for the site's own log.
     """
     try:
         yield
     except Refused:
         raise
     except DpbitfitError as error:
-        public = not touches_records or isinstance(error, PUBLIC)
-        reason = str(error) if public else ""
-        raise Refused(refusal(error.code).encode(), error.code, reason) from error
+        raise Refused(refusal(error.code).encode(), error.code, str(error)) from error
     except Exception as error:
         raise Refused(refusal("internal").encode(), "internal", type(error).__name__) from error
+
+
+@contextmanager
+def refusing_work(refusal: Callable[[str], Refusal]) -> Iterator[None]:
+    """Turn every error of work on records into the same refusal: its kind may follow from them.
+
+    The site's own log has the kind, and the text where that quotes no record.
+    """
+    try:
+        yield
+    except DpbitfitError as error:
+        reason = f"{error.code}: {error}" if isinstance(error, PUBLIC) else error.code
+    except Exception as error:
+        reason = type(error).__name__
+    else:
+        return
+    raise Refused(refusal(RoundFailed.code).encode(), RoundFailed.code, reason)

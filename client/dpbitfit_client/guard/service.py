@@ -33,6 +33,7 @@ from dpbitfit.errors import (
     ModelError,
     PolicyError,
     ProtocolError,
+    RoundFailed,
     WorkerError,
 )
 from dpbitfit.protocol.envelope import Envelope
@@ -64,6 +65,7 @@ STATUS = {
     LedgerBusy.code: grpc.StatusCode.ABORTED,
     ProtocolError.code: grpc.StatusCode.FAILED_PRECONDITION,
     PolicyError.code: grpc.StatusCode.FAILED_PRECONDITION,
+    RoundFailed.code: grpc.StatusCode.ABORTED,
     AnswerLost.code: grpc.StatusCode.DATA_LOSS,
     IdentityError.code: grpc.StatusCode.UNAUTHENTICATED,
 }

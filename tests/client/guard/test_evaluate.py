@@ -128,7 +128,7 @@ def test_it_works_no_longer_than_the_policy_says(corpus: Path) -> None:
     many = ("datasets", "letters", "evaluation", "loader"), "tests.support.loaders:many_held_out"
     with served(corpus, (("site", "round-seconds"), 1), many) as site:
         key = fresh_key()
-        assert refused(site, site.plan(MEASURED), key=key) == "cancelled"
+        assert refused(site, site.plan(MEASURED), key=key) in ("cancelled", "round-failed")
         assert site.outcome(key) in (("committed", "ended early"), ("void", ""))
 
 

@@ -16,6 +16,7 @@ from dpbitfit_client import guard_client, simulated
 from dpbitfit_client.app import app
 from dpbitfit_client.guard import guard as guard_module
 from dpbitfit_client.guard import operations, stored_reply
+from dpbitfit_client.guard.accounts import Accounts
 from dpbitfit_client.guard.guard import Guard
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
@@ -382,9 +383,15 @@ def test_an_unexpected_failure_leaves_as_a_code_only(
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError(text)
 
-    monkeypatch.setattr(operations, "site_round", fail)
-    reply = site.train(plan, biases)
+    with monkeypatch.context() as broken:
+        broken.setattr(Accounts, "approve", fail)
+        reply = site.train(plan, biases)
     assert refusal(reply) == "internal"
+    assert fields(reply)["untouched"]
+    assert site.spent() == {"reserved": 0, "committed": 0}
+    monkeypatch.setattr(operations, "site_round", fail)
+    reply = site.train(plan, biases, key="b" * 16)
+    assert refusal(reply) == "round-failed"
     assert fields(reply)["untouched"] == ""
     # The attempt was charged before it began: how far it came is not known.
     assert site.spent() == {"reserved": 0, "committed": 2}

@@ -223,7 +223,7 @@ def test_what_goes_wrong_with_a_record_in_a_round_is_charged(
             request = site.request(plan, purpose)
             with pytest.raises(Refused) as refused:
                 getattr(site.relay(), purpose)(request)
-            assert refused.value.refusal.code == "internal"
+            assert refused.value.refusal.code == "round-failed"
             assert not refused.value.refusal.untouched
             assert site.outcome(key_of(request)) == ("committed", "ended early")
         assert site.spent() == site.spent("letters:evaluation") == {"committed": 1}

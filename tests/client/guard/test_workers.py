@@ -281,7 +281,7 @@ def test_a_guard_works_a_round_on_two_devices_and_the_next_where_one_was_killed(
     call = begun(site, request)
     time.sleep(0.5)
     first[0].kill()
-    with pytest.raises(Exception, match="worker"):
+    with pytest.raises(Exception, match="round-failed"):
         call.result()
     assert site.outcome(key_of(request)) == ("committed", "ended early")
     assert "device cpu ended with signal 9: see" in site.log.read_text()
