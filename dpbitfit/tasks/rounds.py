@@ -1,5 +1,6 @@
 """A site's part of one round, whatever its phase: what it releases, and the optimizer's state."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,29 +20,40 @@ from dpbitfit.tasks.base import LinearTask, PreparedRecords, Progress, Task
 Vector = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class RoundStart:
+    """Where a site's round starts: the packed ``biases`` [P] and the optimizer's ``state``.
+
+    ``directions`` are those of a ``DpZeroPhase``.
+    """
+
+    phase: Phase
+    declared_size: int
+    biases: Vector
+    state: OptimizerState
+    directions: Directions | None = None
+
+
 @deterministic()  # features and what is prepared, too, which a site's own task computes as it likes
 def site_round(
     task: Task,
     records: Any,
     cache: features.FeatureCache,
-    phase: Phase,
-    declared_size: int,
-    vector: Vector,
-    state: OptimizerState,
+    start: RoundStart,
     progress: Progress | None = None,
-    directions: Directions | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[Vector, OptimizerState]:
-    """Work one round from the packed ``vector`` [P].
+    """Work one round.
 
     Returns what the phase releases of its places, in float32: the noised sum, the change, or
-    the noised rows along ``directions``.
+    the noised rows along the directions.
     ``progress`` is called before and after each step, and may end the round. ``ranks`` are the
     processes that share the sampled units, each with the same arguments. Raises
     InputError as ``train_round``, and where a task without a linear head is to train one.
     """
+    phase = start.phase
     if not isinstance(phase, SampledPhase):
-        return _noised_sum(task, records, cache, phase, vector, progress), state
+        return _noised_sum(task, records, cache, phase, start.biases, progress), start.state
     cache.drop()
     if isinstance(records, PreparedRecords):
         records.prepare(progress)
@@ -50,18 +62,17 @@ def site_round(
     layout = task.layout
     if head is not None and phase.trains == "biases":
         layout = layout.without(head.weight)
-    write_biases(task.model, task.layout, vector)
-    start = vector[places]
+    write_biases(task.model, task.layout, start.biases)
     return train_round(
         task.model,
         layout,
         records,
         phase,
-        declared_size,
-        start,
-        state,
+        start.declared_size,
+        start.biases[places],
+        start.state,
         progress=progress,
-        directions=directions,
+        directions=start.directions,
         ranks=ranks,
     )
 

@@ -28,7 +28,7 @@ from dpbitfit.engine.optimizers import Adam
 from dpbitfit.engine.training import train_round
 from dpbitfit.phases import BiasPhase, HeadDescent, Phase
 from dpbitfit.schema import Part
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 
 RANK, ADAPTED = 8, ("query", "value")  # Hu et al. 2021, arXiv 2106.09685, table 9: RoBERTa-base
 LORA_RATE = 1e-3  # Yu et al. 2022, arXiv 2110.06500: their command for DP-LoRA on SST-2
@@ -200,7 +200,7 @@ def round_of(
 ) -> tuple[Any, Any]:
     """``site_round``; rows of all weights, which are 42 MB each in MiniLM, come one at a time."""
     if not isinstance(getattr(phase, "estimator", None), WeightGradients):
-        return site_round(task, records, cache, phase, size, vector, state, directions=directions)
+        return site_round(task, records, cache, RoundStart(phase, size, vector, state, directions))
     cache.drop()
     write_biases(task.model, task.layout, vector)
     return train_round(task.model, task.layout, records, phase, size, vector, state, token_budget=1)

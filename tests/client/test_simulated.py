@@ -14,7 +14,7 @@ from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.begin import site_path
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 
 from ..support import plans
 from ..support.bfloat16 import units_for_bfloat16
@@ -127,10 +127,10 @@ def test_sites_of_one_process_share_a_model_and_each_trains_from_its_own_biases(
         guard = simulated_guard(config, {"partition-id": index})
         (dataset,) = guard.policy.datasets.values()
         loaded = guard.tasks.find(dataset, plan)
-        start = (loaded.task.pretrained + np.float32(distance)).astype(np.float32)
-        features = loaded.features(dataset)
-        records, phase = loaded.records(dataset), plan.phases[0]
-        moved, _ = site_round(loaded.task, records, features, phase, 50, start, OptimizerState())
+        biases = (loaded.task.pretrained + np.float32(distance)).astype(np.float32)
+        start = RoundStart(plan.phases[0], 50, biases, OptimizerState())
+        records, features = loaded.records(dataset), loaded.features(dataset)
+        moved, _ = site_round(loaded.task, records, features, start)
         return moved / np.linalg.norm(moved)
 
     alone = change(0, 0.0)

@@ -44,13 +44,12 @@ def test_sites_send_a_few_numbers_from_which_the_coordinator_has_their_changes(
 ) -> None:
     sent, moved, replayed = [], [], []
 
-    def watched(task: Any, *arguments: Any) -> Any:
-        vector = arguments[4]
-        released, state = site_round(task, *arguments)
-        if arguments[2].kind == "dp-zero":
+    def watched(task: Any, records: Any, cache: Any, start: Any, *others: Any) -> Any:
+        released, state = site_round(task, records, cache, start, *others)
+        if start.phase.kind == "dp-zero":
             sent.append(len(released))
             after = [task.model.get_parameter(name).detach() for name in task.layout.names]
-            moved.append(np.concatenate([values.reshape(-1) for values in after]) - vector)
+            moved.append(np.concatenate([values.reshape(-1) for values in after]) - start.biases)
         return released, state
 
     def kept(self: Any, place: Any, clean: Any) -> Any:

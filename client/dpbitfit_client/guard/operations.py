@@ -22,7 +22,7 @@ from dpbitfit.phases import DpZeroPhase, SampledPhase
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.messages import EVALUATE, TRAIN, EvaluateReply, RoundReply, TrainReply
 from dpbitfit.tasks.base import Metric, Progress
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 from dpbitfit_client.guard import stored_reply
 from dpbitfit_client.guard.task_cache import LoadedTask
 from dpbitfit_client.policy.policy import Dataset, Evaluation
@@ -100,17 +100,12 @@ class TrainRound:
         state = stored_reply.state_of(before, place.position)
         if isinstance(place.phase, DpZeroPhase):  # whose steps the coordinator takes again
             state = OptimizerState(place.step)
-        start = (place.phase, dataset.declared_size, biases, state)
         directions = plan.directions(run, self._site, place.position)
-        with loaded.workers.round(*start, directions) as ranks:
+        start = RoundStart(place.phase, dataset.declared_size, biases, state, directions)
+        with loaded.workers.round(start) as ranks:
+            records, features = loaded.records(dataset), loaded.features(dataset)
             released, state = site_round(
-                loaded.task,
-                loaded.records(dataset),
-                loaded.features(dataset),
-                *start,
-                self._progress,
-                directions,
-                ranks,
+                loaded.task, records, features, start, self._progress, ranks
             )
         return stored_reply.pack(released, state, place.position)
 

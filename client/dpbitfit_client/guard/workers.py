@@ -27,11 +27,11 @@ from dpbitfit.engine.devices import kinds_of
 from dpbitfit.engine.ranks import Group, Ranks
 from dpbitfit.engine.split import devices_of
 from dpbitfit.errors import DpbitfitError, ModelError, WorkerError
-from dpbitfit.phases import Phase, SampledPhase
+from dpbitfit.phases import SampledPhase
 from dpbitfit.tasks.base import Task
 from dpbitfit.tasks.features import FeatureCache
 from dpbitfit.tasks.private_records import private_records
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 
 LOAD_SECONDS = 3600.0  # for a model and its check, which take minutes on a GPU
 READ_SECONDS = 60  # for a worker to take what it waits for
@@ -86,19 +86,19 @@ class Workers:
             raise
 
     @contextmanager
-    def round(self, phase: Phase, *others: Any) -> Iterator[Ranks]:
-        """The processes that work a round of ``phase`` together, which the workers begin now.
+    def round(self, start: RoundStart) -> Iterator[Ranks]:
+        """The processes that work a round together, which the workers begin now.
 
-        ``others`` is what else ``site_round`` needs there. Whatever ends the round early ends
-        the workers too. Raises WorkerError where one ends first, or works for too long.
+        Whatever ends the round early ends the workers too. Raises WorkerError where one
+        ends first, or works for too long.
         """
-        if not (self._workers and isinstance(phase, SampledPhase)):
+        if not (self._workers and isinstance(start.phase, SampledPhase)):
             yield Ranks()
             return
         last = time.monotonic() + self._round_seconds
         try:
             for worker in self._workers:
-                worker.send((phase, *others))
+                worker.send(start)
             yield Ranks(_Guard(self._workers, last))
         except BaseException:
             self.kill()
@@ -222,21 +222,12 @@ def _work(guard: "Connection[Any, Any]") -> None:
     guard.send(_facts(task))
     table, records = guard.recv(), None
     while True:
-        phase, declared_size, vector, state, directions = guard.recv()
+        start: RoundStart = guard.recv()
         try:
             # As in the guard, in a round that is charged: a failure on a record is no free answer.
             records = private_records(task, table) if records is None else records
-            site_round(
-                task,
-                records,
-                FeatureCache(task, records),
-                phase,
-                declared_size,
-                vector,
-                state,
-                directions=directions,
-                ranks=Ranks(_Member(guard, rank, count)),
-            )
+            ranks = Ranks(_Member(guard, rank, count))
+            site_round(task, records, FeatureCache(task, records), start, ranks=ranks)
         except Exception as error:  # its text may quote a record
             guard.send((type(error).__name__, None))
             return

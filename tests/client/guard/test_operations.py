@@ -29,8 +29,8 @@ def test_a_round_is_charged_and_trained_as_its_own_phase(
 ) -> None:
     trained = []
 
-    def site_round(_task: Any, _records: Any, _cache: Any, given: Any, *_: Any) -> Any:
-        trained.append(given)
+    def site_round(_task: Any, _records: Any, _cache: Any, start: Any, *_: Any) -> Any:
+        trained.append(start.phase)
         return np.zeros(3, dtype=np.float32), OptimizerState()
 
     monkeypatch.setattr(operations, "site_round", site_round)

@@ -27,7 +27,7 @@ from dpbitfit.engine.sampling import PoissonSampler
 from dpbitfit.errors import DpbitfitError, InputError, ModelError, WorkerError
 from dpbitfit.phases import DpZeroPhase, HeadDescent, Phase
 from dpbitfit.tasks.features import FeatureCache
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 
 from ...support import plans
 from ...support.saved_models import save_small
@@ -128,17 +128,17 @@ def drawn(patch: pytest.MonkeyPatch) -> list[NDArray[np.int64]]:
 
 def worked(task: Any, phase: Phase, workers: Workers | None = None) -> Any:
     """What a round releases, and its sums, with samples that are the same each time."""
-    start = (phase, 26, task.pretrained, OptimizerState())
     directions = Directions(bytes(32)) if isinstance(phase, DpZeroPhase) else None
+    start = RoundStart(phase, 26, task.pretrained, OptimizerState(), directions)
     records = task.records(TABLE)
     cache = FeatureCache(task, records)
     with pytest.MonkeyPatch.context() as patch:
         totals = drawn(patch)
         if workers is None:
-            return site_round(task, records, cache, *start, None, directions)[0], totals
+            return site_round(task, records, cache, start)[0], totals
         workers.ready(task)
-        with workers.round(*start, directions) as ranks:
-            return site_round(task, records, cache, *start, None, directions, ranks)[0], totals
+        with workers.round(start) as ranks:
+            return site_round(task, records, cache, start, None, ranks)[0], totals
 
 
 def test_three_devices_release_the_integers_of_one_and_a_head_phase_needs_the_first_alone(
@@ -153,7 +153,8 @@ def test_three_devices_release_the_integers_of_one_and_a_head_phase_needs_the_fi
         assert all(map(np.array_equal, totals, sums))
         assert all(total.any() for total in totals)
         assert np.array_equal(released, alone)
-    with workers.round(HeadDescent(noise=NOISE)) as ranks:
+    start = RoundStart(HeadDescent(noise=NOISE), 26, task.pretrained, OptimizerState())
+    with workers.round(start) as ranks:
         assert np.array_equal(ranks.share(np.arange(5)), np.arange(5))
 
 
@@ -202,11 +203,12 @@ def test_a_round_whose_worker_fails_ends_and_says_nothing_of_records(
 def test_what_ends_a_round_here_leaves_no_worker_in_the_middle_of_one(
     task: Any, workers: Workers
 ) -> None:
-    start = (PHASES["biases"], 26, task.pretrained, OptimizerState())
-    with pytest.raises(InterruptedError), workers.round(*start, None):
+    phase = PHASES["biases"]
+    start = RoundStart(phase, 26, task.pretrained, OptimizerState())
+    with pytest.raises(InterruptedError), workers.round(start):
         raise InterruptedError
     assert all_ended(workers)
-    assert np.array_equal(worked(task, start[0], workers)[0], worked(task, start[0])[0])
+    assert np.array_equal(worked(task, phase, workers)[0], worked(task, phase)[0])
 
 
 @pytest.mark.parametrize(
@@ -230,10 +232,9 @@ def test_a_worker_that_takes_nothing_holds_up_no_guard(workers: Workers) -> None
     """Stopped, with more to take than a pair of sockets holds."""
     (worker,) = workers._workers
     worker.process.send_signal(signal.SIGSTOP)
-    with (
-        pytest.raises(WorkerError, match="did not answer in time"),
-        workers.round(PHASES["biases"], np.zeros(10**7)),
-    ):
+    biases = np.zeros(10**7, dtype=np.float32)
+    start = RoundStart(PHASES["biases"], 26, biases, OptimizerState())
+    with pytest.raises(WorkerError, match="did not answer in time"), workers.round(start):
         pass
     assert all_ended(workers)
 

@@ -41,7 +41,7 @@ from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.training import clipped_sum
 from dpbitfit.phases import BiasPhase, ClassSums, Phase
 from dpbitfit.tasks.features import FeatureCache
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.task import TextClassification
 
@@ -202,7 +202,7 @@ def test_whatever_reads_records_computes_on_one_thread(threads: int, tmp_path: P
     layer.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
 
     def work_in(phase: Phase) -> None:
-        site_round(task, records, cache, phase, 4, task.pretrained, OptimizerState())
+        site_round(task, records, cache, RoundStart(phase, 4, task.pretrained, OptimizerState()))
 
     for work in (
         lambda: work_in(PHASE),
@@ -228,8 +228,8 @@ def test_a_sites_own_features_are_computed_on_one_thread(threads: int, tmp_path:
         return rows
 
     task.features = own  # type: ignore[method-assign]
-    phase, cache = ClassSums(noise=PHASE.noise), FeatureCache(task, records)
-    site_round(task, records, cache, phase, 4, task.pretrained, OptimizerState())
+    start = RoundStart(ClassSums(noise=PHASE.noise), 4, task.pretrained, OptimizerState())
+    site_round(task, records, FeatureCache(task, records), start)
     assert seen == [1]
     assert torch.get_num_threads() == threads
 

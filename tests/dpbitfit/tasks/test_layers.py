@@ -18,7 +18,7 @@ from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError, ModelError
 from dpbitfit.phases import BiasPhase, ClassSums
 from dpbitfit.tasks.features import FeatureCache
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 from dpbitfit.tasks.text_classification import layers, records
 from dpbitfit.tasks.text_classification.task import TextClassification
 
@@ -102,6 +102,10 @@ def test_a_bias_below_is_known_however_it_is_used() -> None:
     assert not any(name.startswith("encoder.layer.1.") for name in below)
 
 
+def start_of(task: TextClassification, phase: BiasPhase | ClassSums) -> RoundStart:
+    return RoundStart(phase, 12, task.pretrained, OptimizerState())
+
+
 def test_what_is_below_is_computed_once_in_all_phases(tmp_path: Path) -> None:
     task = load("bert", tmp_path, 1)
     first: Any = task.model.backbone.encoder.layer[0]
@@ -110,7 +114,7 @@ def test_what_is_below_is_computed_once_in_all_phases(tmp_path: Path) -> None:
     part, counts = task.records(table()), []
     cache = FeatureCache(task, part)
     for phase in (ClassSums(noise=PHASE.noise), PHASE, PHASE):
-        site_round(task, part, cache, phase, 12, task.pretrained, OptimizerState())
+        site_round(task, part, cache, start_of(task, phase))
         counts.append(len(computed))
     handle.remove()
     assert counts == [counts[0]] * 3
@@ -142,16 +146,7 @@ def test_a_round_can_be_ended_while_what_is_below_is_computed(tmp_path: Path) ->
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        site_round(
-            task,
-            part,
-            FeatureCache(task, part),
-            PHASE,
-            12,
-            task.pretrained,
-            OptimizerState(),
-            end,
-        )
+        site_round(task, part, FeatureCache(task, part), start_of(task, PHASE), end)
     assert (read_biases(task.model, task.layout) == task.pretrained).all()
     assert (rows(task, part) == rows(task, task.records(table()))).all()
 
@@ -166,7 +161,7 @@ def test_a_model_that_cannot_go_on_trains_all_the_same(
     )
     task = load("bert", tmp_path, 1)
     part = task.records(table())
-    site_round(task, part, FeatureCache(task, part), PHASE, 12, task.pretrained, OptimizerState())
+    site_round(task, part, FeatureCache(task, part), start_of(task, PHASE))
     assert "below" not in part.inputs([0])
 
 

@@ -15,7 +15,7 @@ from dpbitfit.errors import InputError
 from dpbitfit.phases import BiasPhase, ClassSums, HeadDescent
 from dpbitfit.tasks import features
 from dpbitfit.tasks.features import FeatureCache
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support.tasks import load_text
@@ -100,7 +100,7 @@ def test_a_phase_of_biases_drops_the_features() -> None:
     cache = FeatureCache(counted, part)  # type: ignore[arg-type]
     cache.find(task().pretrained)
     phase = BiasPhase(noise=QUIET, rounds=1, steps_per_round=1, sampling_rate=1.0)
-    site_round(task(), part, cache, phase, 4, task().pretrained, OptimizerState())
+    site_round(task(), part, cache, RoundStart(phase, 4, task().pretrained, OptimizerState()))
     cache.find(task().pretrained)
     assert counted.computed == 2
 
@@ -111,10 +111,8 @@ def test_a_phase_of_the_head_releases_a_noised_sum_over_all_units(
 ) -> None:
     part = records()
     cache = FeatureCache(task(), part)
-    first, second = (
-        site_round(task(), part, cache, phase, 4, task().pretrained, OptimizerState())[0]
-        for _ in range(2)
-    )
+    start = RoundStart(phase, 4, task().pretrained, OptimizerState())
+    first, second = (site_round(task(), part, cache, start)[0] for _ in range(2))
     assert first.shape == (len(LABELS) * head().width,)
     assert (first != second).any()  # fresh noise
     deviation = 0.01 * phase.norm * np.sqrt(2)
@@ -130,7 +128,7 @@ def test_biases_alone_leave_the_head() -> None:
     vector[head().weight] += 0.5
     phase = BiasPhase(noise=QUIET, trains="biases", rounds=1, steps_per_round=1, sampling_rate=1.0)
     cache = FeatureCache(task(), part)
-    change, _ = site_round(task(), part, cache, phase, 4, vector, OptimizerState())
+    change, _ = site_round(task(), part, cache, RoundStart(phase, 4, vector, OptimizerState()))
     assert change.size == vector.size - len(LABELS) * head().width
     weight = task().model.head.weight.detach().numpy()  # type: ignore[union-attr]
     assert weight == pytest.approx(head().weights(vector))
@@ -139,16 +137,9 @@ def test_biases_alone_leave_the_head() -> None:
 def test_a_fixed_head_has_no_phase_of_its_own() -> None:
     fixed = task("labels")
     part = fixed.records(Table({"text": TEXTS, "label": [0, 1, 2, 1]}))
+    start = RoundStart(ClassSums(noise=QUIET), 4, fixed.pretrained, OptimizerState())
     with pytest.raises(InputError, match="no linear head"):
-        site_round(
-            fixed,
-            part,
-            FeatureCache(fixed, part),
-            ClassSums(noise=QUIET),
-            4,
-            fixed.pretrained,
-            OptimizerState(),
-        )
+        site_round(fixed, part, FeatureCache(fixed, part), start)
 
 
 def test_features_that_are_not_finite_contribute_nothing() -> None:
@@ -156,8 +147,6 @@ def test_features_that_are_not_finite_contribute_nothing() -> None:
     outside = np.delete(np.arange(len(vector)), np.r_[head().weight])
     vector[outside] = 3e38
     part = records()
-    phase = ClassSums(noise=QUIET)
-    released, _ = site_round(
-        task(), part, FeatureCache(task(), part), phase, 4, vector, OptimizerState()
-    )
+    start = RoundStart(ClassSums(noise=QUIET), 4, vector, OptimizerState())
+    released, _ = site_round(task(), part, FeatureCache(task(), part), start)
     assert np.abs(released).max() < 0.01 * 6

@@ -16,7 +16,7 @@ from dpbitfit.errors import ModelError
 from dpbitfit.phases import DpZeroPhase
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.features import FeatureCache
-from dpbitfit.tasks.rounds import site_round
+from dpbitfit.tasks.rounds import RoundStart, site_round
 
 from ...support.slope import Records, Slope, SlopeSettings
 
@@ -65,15 +65,7 @@ def test_by_losses_it_learns() -> None:
     )
     phase = phase.changed(estimator=phase.estimator.changed(directions=8))
     before = task.evaluate(records)["error"].mean()
-    released, _ = site_round(
-        task,
-        records,
-        FeatureCache(task, records),
-        phase,
-        40,
-        task.pretrained,
-        OptimizerState(),
-        directions=Directions(bytes(32)),
-    )
+    start = RoundStart(phase, 40, task.pretrained, OptimizerState(), Directions(bytes(32)))
+    released, _ = site_round(task, records, FeatureCache(task, records), start)
     assert len(released) == 30 * 8
     assert task.evaluate(records)["error"].mean() < 0.5 * before
