@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from dpbitfit_client import simulated
+from dpbitfit_client.guard.guard import Guard
+from dpbitfit_client.guard.task_cache import LoadedTask
 from dpbitfit_client.policy.policy import Dataset
 from dpbitfit_client.simulated import simulated_guard, simulated_site
 
@@ -14,6 +16,7 @@ from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import Ledger
 from dpbitfit.ledger.begin import site_path
+from dpbitfit.plan import Plan
 from dpbitfit.tasks.rounds import RoundStart, site_round
 
 from ..support import plans
@@ -27,6 +30,11 @@ def sites(config: dict[str, Any], count: int) -> dict[str, tuple[Dataset, Table]
         (dataset,) = policy.datasets.values()
         result[policy.site.name] = (dataset, examples)
     return result
+
+
+def load(guard: Guard, dataset: Dataset, plan: Plan) -> LoadedTask:
+    settings = guard.tasks.settings(dataset, plan)
+    return guard.tasks.load(dataset, plan.model.name, settings, plan.needs_gradients)
 
 
 def test_simulated_sites_share_the_records_that_are_not_held_out(
@@ -126,7 +134,7 @@ def test_sites_of_one_process_share_a_model_and_each_trains_from_its_own_biases(
     def change(index: int, distance: float) -> np.ndarray:
         guard = simulated_guard(config, {"partition-id": index})
         (dataset,) = guard.policy.datasets.values()
-        loaded = guard.tasks.find(dataset, plan)
+        loaded = load(guard, dataset, plan)
         biases = (loaded.task.pretrained + np.float32(distance)).astype(np.float32)
         start = RoundStart(plan.phases[0], 50, biases, OptimizerState())
         records, features = loaded.records(dataset), loaded.features(dataset)
@@ -149,7 +157,7 @@ def test_a_site_loads_its_model_in_the_runs_precision(
     guard = simulated_guard(config, {"partition-id": 0})
     (dataset,) = guard.policy.datasets.values()
     with units_for_bfloat16(False), pytest.raises(InputError, match="no units for bfloat16"):
-        guard.tasks.find(dataset, plans.plan(max_length=24))
+        load(guard, dataset, plans.plan(max_length=24))
 
 
 def test_natural_sites_have_the_names_of_the_data(run_config: dict[str, Any]) -> None:

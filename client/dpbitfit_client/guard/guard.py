@@ -16,6 +16,7 @@ import importlib.metadata
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -48,7 +49,7 @@ from dpbitfit.tasks.base import Progress
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.guard import audit
 from dpbitfit_client.guard.accounts import Accounts
-from dpbitfit_client.guard.operations import EvaluateRound, Operation, TrainRound
+from dpbitfit_client.guard.operations import EvaluateRound, Operation, RoundWork, TrainRound
 from dpbitfit_client.guard.records import Read, Records, read_part
 from dpbitfit_client.guard.refusing import refusing, refusing_work
 from dpbitfit_client.guard.reply_slot import ReplySlot
@@ -61,6 +62,16 @@ WAIT_SECONDS = 600  # for a round that this process or another one of the site s
 
 def go_on(_done: int, _total: int) -> None:
     """Progress that ends nothing."""
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """A request that the policy allows, its work, and the account that it is charged to."""
+
+    operation: Operation
+    request: Request
+    account: Account
+    work: RoundWork
 
 
 class Guard:
@@ -157,15 +168,17 @@ class Guard:
         refusal = partial(self._refusal, account=account, request=request)
         with refusing(refusal), self._alone(began):
             loaded = self._load(dataset, request.plan, request.coordinator)
+            work = RoundWork(request.plan, request.round, request.run, dataset, loaded)
+            allowed = _Allowed(operation, request, account, work)
             payload = self._stored(request)
             if payload is None:
-                biases, once = self._reserve(operation, request, dataset, account, loaded)
+                biases, once = self._reserve(allowed)
                 line.charge(str(account.name), once, account.delta)
                 with refusing_work(refusal):
-                    payload = self._work(operation, request, dataset, account, loaded, biases)
+                    payload = self._work(allowed, biases)
             else:
                 line.outcome = audit.REPEATED
-            return self._reply(operation, request, dataset, account, loaded, payload)
+            return self._reply(allowed, payload)
 
     def _dataset(self, plan: Plan, coordinator: str) -> Dataset:
         """The data set that a plan is for, by a coordinator whom the policy lists."""
@@ -178,10 +191,10 @@ class Guard:
 
     def _load(self, dataset: Dataset, plan: Plan, coordinator: str) -> LoadedTask:
         """The task of a plan that is within the policy's limits."""
-        limits = self.policy.limits(dataset.name, coordinator)
         dataset.check(plan)
-        limits.check(plan, self.tasks.settings(dataset, plan))
-        return self.tasks.find(dataset, plan)
+        settings = self.tasks.settings(dataset, plan)
+        self.policy.limits(dataset.name, coordinator).check(plan, settings)
+        return self.tasks.load(dataset, plan.model.name, settings, plan.needs_gradients)
 
     def _stored(self, request: Request) -> bytes | None:
         """The payload of the reply that was given to this request before."""
@@ -198,45 +211,25 @@ class Guard:
             raise AnswerLost("this key was used before, and its answer is lost")
         return reply.payload if reply else None
 
-    def _reserve(
-        self,
-        operation: Operation,
-        request: Request,
-        dataset: Dataset,
-        account: Account,
-        loaded: LoadedTask,
-    ) -> tuple[NDArray[np.float32], Counts]:
+    def _reserve(self, allowed: _Allowed) -> tuple[NDArray[np.float32], Counts]:
         """Charge a round that fits; the biases [P] that it starts from, and what it costs."""
-        operation.check(request.plan, request.round, loaded)
-        limits = self.policy.limits(dataset.name, request.coordinator)
-        distance = limits.bias_distance(request.plan, dataset.declared_size)
-        biases = loaded.biases(request.biases, distance)
-        once, whole = operation.steps(request.plan, request.round, dataset)
-        self._accounts.approve(request, account, once, whole, limits.epsilon)
-        self._accounts.reserve(request, account, once)
+        request, work = allowed.request, allowed.work
+        allowed.operation.check(work)
+        limits = self.policy.limits(work.dataset.name, request.coordinator)
+        distance = limits.bias_distance(work.plan, work.dataset.declared_size)
+        biases = work.loaded.biases(request.biases, distance)
+        once, whole = allowed.operation.steps(work)
+        self._accounts.approve(request, allowed.account, once, whole, limits.epsilon)
+        self._accounts.reserve(request, allowed.account, once)
         return biases, once
 
-    def _work(
-        self,
-        operation: Operation,
-        request: Request,
-        dataset: Dataset,
-        account: Account,
-        loaded: LoadedTask,
-        biases: NDArray[np.float32],
-    ) -> bytes:
+    def _work(self, allowed: _Allowed, biases: NDArray[np.float32]) -> bytes:
         """Do what was reserved, and store its reply in the transaction that commits it."""
-        before = self.ledger.last_reply(account, request.run)
+        request = allowed.request
+        last = self.ledger.last_reply(allowed.account, request.run)
+        before = last.payload if last else None
         try:
-            payload = operation.do(
-                request.plan,
-                request.round,
-                dataset,
-                loaded,
-                biases,
-                before.payload if before else None,
-                request.run,
-            )
+            payload = allowed.operation.do(allowed.work, biases, before)
         except BaseException:
             # Records may have been touched: however the round ended, it stays spent.
             with suppress(LedgerError):
@@ -245,24 +238,17 @@ class Guard:
         self.ledger.commit({request.key: "reply"}, Reply(request.key, request.digest, payload))
         return payload
 
-    def _reply(
-        self,
-        operation: Operation,
-        request: Request,
-        dataset: Dataset,
-        account: Account,
-        loaded: LoadedTask,
-        payload: bytes,
-    ) -> Envelope:
+    def _reply(self, allowed: _Allowed, payload: bytes) -> Envelope:
         """The signed reply of a stored payload."""
+        request, work = allowed.request, allowed.work
         fields = {
-            "facts": self._facts(dataset, loaded),
+            "facts": self._facts(work.dataset, work.loaded),
             "plan_digest": request.plan.digest,
             "round": request.round,
             "key": request.key,
-            "head": self._accounts.head(account, request.coordinator, request.key),
+            "head": self._accounts.head(allowed.account, request.coordinator, request.key),
         }
-        message, content = operation.reply(request.plan, payload, fields)
+        message, content = allowed.operation.reply(request.plan, payload, fields)
         return Envelope.sign(self.ledger.signer, REPLY, message.encode(), content)
 
     @contextmanager

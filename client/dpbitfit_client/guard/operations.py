@@ -6,6 +6,7 @@ ledgers, signatures or messages.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,17 @@ Vector = NDArray[np.float32]
 Fields = Mapping[str, Any]  # that every reply has
 
 
+@dataclass(frozen=True)
+class RoundWork:
+    """Round ``number`` of a run's plan, the data set that it is for, and the task of both."""
+
+    plan: Plan
+    number: int
+    run: str
+    dataset: Dataset
+    loaded: LoadedTask
+
+
 class Operation(Protocol):
     """Work on a site's records; ``purpose`` is what its request is signed for."""
 
@@ -39,23 +51,14 @@ class Operation(Protocol):
     def part(self, dataset: Dataset) -> Dataset | Evaluation:
         """The records that it is done on; PolicyError where there are none for it."""
 
-    def steps(self, plan: Plan, number: int, dataset: Dataset) -> tuple[Counts, Counts]:
-        """What round ``number`` costs, and the whole plan; PolicyError where it may not."""
+    def steps(self, work: RoundWork) -> tuple[Counts, Counts]:
+        """What the round costs, and the whole plan; PolicyError where it may not."""
 
-    def check(self, plan: Plan, number: int, loaded: LoadedTask) -> None:
-        """Raise, before anything is charged, where round ``number`` could not be worked."""
+    def check(self, work: RoundWork) -> None:
+        """Raise, before anything is charged, where the round could not be worked."""
 
-    def do(
-        self,
-        plan: Plan,
-        number: int,
-        dataset: Dataset,
-        loaded: LoadedTask,
-        biases: Vector,
-        before: bytes | None,
-        run: str,
-    ) -> bytes:
-        """The payload to store; ``before`` is the last of the ``run``."""
+    def do(self, work: RoundWork, biases: Vector, before: bytes | None) -> bytes:
+        """The payload to store; ``before`` is the last of the run."""
 
     def reply(self, plan: Plan, payload: bytes, fields: Fields) -> tuple[RoundReply, bytes]:
         """The message of a stored payload, and its content."""
@@ -73,34 +76,25 @@ class TrainRound:
         """The data set's own records."""
         return dataset
 
-    def steps(self, plan: Plan, number: int, dataset: Dataset) -> tuple[Counts, Counts]:
+    def steps(self, work: RoundWork) -> tuple[Counts, Counts]:
         """The noisy steps of the round's phase, and those of all phases."""
-        phase = plan.phase(number)
+        phase = work.plan.phase(work.number)
         self._progress(0, phase.steps_per_round)  # the caller may be gone, and nothing is spent
-        return phase.round_counts, plan.counts
+        return phase.round_counts, work.plan.counts
 
-    def check(self, plan: Plan, number: int, loaded: LoadedTask) -> None:
+    def check(self, work: RoundWork) -> None:
         """The plan is for this very task; where the phase samples, all devices are ready."""
-        loaded.check(plan)
-        if isinstance(plan.phase(number), SampledPhase):
-            loaded.workers.ready(loaded.task)
+        work.loaded.check(work.plan)
+        if isinstance(work.plan.phase(work.number), SampledPhase):
+            work.loaded.workers.ready(work.loaded.task)
 
-    def do(
-        self,
-        plan: Plan,
-        number: int,
-        dataset: Dataset,
-        loaded: LoadedTask,
-        biases: Vector,
-        before: bytes | None,
-        run: str,
-    ) -> bytes:
+    def do(self, work: RoundWork, biases: Vector, before: bytes | None) -> bytes:
         """What the phase releases, and the optimizer's new state."""
-        place = plan.locate(number)
+        dataset, loaded, place = work.dataset, work.loaded, work.plan.locate(work.number)
         state = stored_reply.state_of(before, place.position)
         if isinstance(place.phase, DpZeroPhase):  # whose steps the coordinator takes again
             state = OptimizerState(place.step)
-        directions = plan.directions(run, self._site, place.position)
+        directions = work.plan.directions(work.run, self._site, place.position)
         start = RoundStart(place.phase, dataset.declared_size, biases, state, directions)
         with loaded.workers.round(start) as ranks:
             records, features = loaded.records(dataset), loaded.features(dataset)
@@ -128,30 +122,21 @@ class EvaluateRound:
             raise PolicyError("the policy allows no evaluation")
         return dataset.evaluation
 
-    def steps(self, plan: Plan, number: int, dataset: Dataset) -> tuple[Counts, Counts]:
+    def steps(self, work: RoundWork) -> tuple[Counts, Counts]:
         """One Gaussian mechanism at sampling rate 1 for each metric."""
         self._progress(0, 1)  # the caller may be gone, and nothing is spent
-        mechanisms = [Mechanism(sigma, 1.0) for sigma in _chosen(plan, dataset).values()]
-        times = plan.site_metrics.evaluations
+        mechanisms = [Mechanism(sigma, 1.0) for sigma in _chosen(work).values()]
+        times = work.plan.site_metrics.evaluations
         return merged((m, 1) for m in mechanisms), merged((m, times) for m in mechanisms)
 
-    def check(self, plan: Plan, number: int, loaded: LoadedTask) -> None:
+    def check(self, work: RoundWork) -> None:
         """The plan is for this very task."""
-        loaded.check(plan)
+        work.loaded.check(work.plan)
 
     @deterministic()
-    def do(
-        self,
-        plan: Plan,
-        number: int,
-        dataset: Dataset,
-        loaded: LoadedTask,
-        biases: Vector,
-        before: bytes | None,
-        run: str,
-    ) -> bytes:
+    def do(self, work: RoundWork, biases: Vector, before: bytes | None) -> bytes:
         """The noised metrics."""
-        part = self.part(dataset)
+        loaded, part = work.loaded, self.part(work.dataset)
         records = loaded.records(part)
         write_biases(loaded.task.model, loaded.task.layout, biases)
         values = loaded.task.evaluate(records, self._progress)
@@ -159,7 +144,7 @@ class EvaluateRound:
             name: measure(
                 loaded.task.metrics[name], values[name], records.units, sigma, part.declared_size
             )
-            for name, sigma in _chosen(plan, dataset).items()
+            for name, sigma in _chosen(work).items()
         }
         return json.dumps(metrics).encode()
 
@@ -191,11 +176,11 @@ def measure(
     return bound * float(np.clip(noise.release(total)[0] / declared_size, 0.0, 1.0))
 
 
-def _chosen(plan: Plan, dataset: Dataset) -> dict[str, float]:
+def _chosen(work: RoundWork) -> dict[str, float]:
     """The noise multiplier of each of a plan's metrics; PolicyError for one that is not allowed."""
-    allowed = dataset.evaluation.metrics if dataset.evaluation else {}
-    chosen = plan.site_metrics.names
-    once = chosen and plan.site_metrics.evaluations and len(set(chosen)) == len(chosen)
+    evaluation, metrics = work.dataset.evaluation, work.plan.site_metrics
+    allowed, chosen = evaluation.metrics if evaluation else {}, metrics.names
+    once = chosen and metrics.evaluations and len(set(chosen)) == len(chosen)
     if not (once and set(chosen) <= set(allowed)):
         raise PolicyError("the policy does not allow these metrics")
     return {name: allowed[name].noise_multiplier for name in chosen}

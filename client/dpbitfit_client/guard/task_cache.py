@@ -131,15 +131,13 @@ class TaskCache:
         self._precision = precision
         self._loaded: OrderedDict[tuple[str, ...], LoadedTask] = OrderedDict()
 
-    def find(self, dataset: Dataset, plan: Plan) -> LoadedTask:
-        """The task of a plan; InputError or ModelError where it cannot be loaded."""
-        settings = self.settings(dataset, plan)
-        return self.load(dataset, plan.model.name, settings, plan.needs_gradients)
-
     def load(
         self, dataset: Dataset, model: str, settings: TaskSettings, needs_gradients: bool
     ) -> LoadedTask:
-        """The task of these settings, on every device; raises as ``find``."""
+        """The task of these settings, on every device.
+
+        Raises InputError or ModelError where it cannot be loaded, and as ``Workers.ready``.
+        """
         key = (dataset.name, model, settings.model_dump_json(), str(needs_gradients))
         loaded = self._loaded.pop(key, None)
         while len(self._loaded) >= MOST_TASKS:  # first: a third model may not fit

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -48,12 +48,12 @@ def test_a_sites_own_task_measures_on_one_thread(monkeypatch: pytest.MonkeyPatch
     task.evaluate = lambda *_: seen.append(torch.get_num_threads())
     loaded: Any = SimpleNamespace(task=task, records=lambda _part: None)
     dataset: Any = SimpleNamespace(evaluation=SimpleNamespace())
-    monkeypatch.setattr(operations, "_chosen", lambda *_: {})
+    monkeypatch.setattr(operations, "_chosen", lambda _work: {})
+    work = operations.RoundWork(MEASURED, 1, "run-1", dataset, loaded)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        work = operations.EvaluateRound(go_on).do
-        work(MEASURED, 1, dataset, loaded, read_biases(model, layout), None, "run-1")
+        operations.EvaluateRound(go_on).do(work, read_biases(model, layout), None)
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
@@ -142,9 +142,9 @@ def test_every_metric_is_charged(noise: tuple[float, float], tmp_path: Path) -> 
         key = ("datasets", "letters", "evaluation", "metrics", name, "noise-multiplier")
         values = changed(key, sigma, values)
     plan = plans.plan(MEASURED, metrics="accuracy,loss")
-    once, whole = operations.EvaluateRound(go_on).steps(
-        plan, 1, read(tmp_path / "policy.toml", values).datasets["letters"]
-    )
+    dataset, loaded = read(tmp_path / "policy.toml", values).datasets["letters"], cast(Any, None)
+    work = operations.RoundWork(plan, 1, "run-1", dataset, loaded)
+    once, whole = operations.EvaluateRound(go_on).steps(work)
     assert once == merged((Mechanism(sigma, 1.0), 1) for sigma in noise)
     assert whole == merged(
         (Mechanism(sigma, 1.0), plan.site_metrics.evaluations) for sigma in noise

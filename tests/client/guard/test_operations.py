@@ -35,17 +35,19 @@ def test_a_round_is_charged_and_trained_as_its_own_phase(
 
     monkeypatch.setattr(operations, "site_round", site_round)
     operation = operations.TrainRound(go_on, "site")
-    once, whole = operation.steps(PLAN, number, DATASET)
+    work = operations.RoundWork(PLAN, number, "run", DATASET, LOADED)
+    once, whole = operation.steps(work)
     assert dict(once) == {phase.mechanism: phase.steps_per_round}
     assert dict(whole) == {FIRST.mechanism: 2, SECOND.mechanism: 3}
-    operation.do(PLAN, number, DATASET, LOADED, np.zeros(3, dtype=np.float32), None, "run")
+    operation.do(work, np.zeros(3, dtype=np.float32), None)
     assert trained == [phase]
 
 
 @pytest.mark.parametrize("number", [0, 4, 10**6])
 def test_a_round_that_the_plan_does_not_have_is_refused_uncharged(number: int) -> None:
+    work = operations.RoundWork(PLAN, number, "run", DATASET, LOADED)
     with pytest.raises(ProtocolError, match="no such round"):
-        operations.TrainRound(go_on, "site").steps(PLAN, number, DATASET)
+        operations.TrainRound(go_on, "site").steps(work)
 
 
 def test_a_device_that_cannot_take_part_matters_before_a_round_that_samples_is_charged() -> None:
@@ -57,8 +59,9 @@ def test_a_device_that_cannot_take_part_matters_before_a_round_that_samples_is_c
     loaded = cast(Any, SimpleNamespace(check=id, task=None, workers=SimpleNamespace(ready=broken)))
     head = HeadDescent(noise=FIRST.noise, rounds=1)
     plan = plans.plan(head="trained").changed(phases=(head, FIRST))
+    first, second = (operations.RoundWork(plan, n, "run", DATASET, loaded) for n in (1, 2))
     train, evaluate = operations.TrainRound(go_on, "site"), operations.EvaluateRound(go_on)
-    train.check(plan, 1, loaded)
-    evaluate.check(plan, 2, loaded)
+    train.check(first)
+    evaluate.check(second)
     with pytest.raises(WorkerError):
-        train.check(plan, 2, loaded)
+        train.check(second)
