@@ -40,11 +40,11 @@ class AttachedEstimator(Protocol):
     def begin(self, step: int) -> None:
         """Begin a step of the phase, from 0, at the biases that the model has."""
 
-    def rows(self, losses: "Callable[[], Tensor]", count: int) -> "Tensor":
-        """Rows [B, D], float32, of the ``count`` records whose losses [B] a call computes."""
-
     def rows_in_parts(self, losses: "Callable[[], Tensor]", count: int) -> "Sequence[Tensor]":
-        """The same, of each part [B, p], on its device."""
+        """Rows [B, D], float32, of the ``count`` records whose losses [B] a call computes.
+
+        Each part's values [B, p] are on its device.
+        """
 
     def gradient(self, released: NDArray[np.float64]) -> NDArray[np.float64]:
         """The gradient [P] that a noised, averaged row [D] stands for."""

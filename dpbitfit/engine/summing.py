@@ -45,10 +45,6 @@ class UnitSum:
         """The records of the units that count, ascending."""
         return sorted(self._owner)
 
-    def add(self, batch: Sequence[int], rows: Tensor) -> None:
-        """Count the rows [B, D], float32, of some records: all or, where this raises, none."""
-        self.ready(batch, rows)()
-
     def ready(self, batch: Sequence[int], rows: Tensor) -> Callable[[], None]:
         """What counts the rows [B, D], float32, of some records, and cannot fail any more."""
         waiting: dict[int, int] = {}

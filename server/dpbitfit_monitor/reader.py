@@ -244,7 +244,6 @@ class Viewer:
             approved=figures.approved,
             accrued=figures.accrued,
             accrued_is_exact=exact,
-            promised=figures.promised,
             left=figures.left,
             run=activity.run,
             rounds_left=_rounds_left(activity, allotments),

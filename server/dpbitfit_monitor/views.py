@@ -51,9 +51,9 @@ MEANINGS = {
 class AccountView:
     """One account: (site, data set, unit) with its budget and what became of it.
 
-    ``guaranteed`` is a bound that holds whatever is done, ``promised`` its epsilon;
-    ``accrued``, informative, is what was spent of it, ``approved`` what every approved
-    step takes of the budget, of which ``left`` is approved for nothing.
+    ``guaranteed`` is a bound that holds whatever is done; ``accrued``, informative,
+    is what was spent of it, ``approved`` what every approved step takes of the budget,
+    of which ``left`` is approved for nothing.
     ``accrued_is_exact`` is false where only a quick figure is known yet: then
     ``accrued`` is that, or all that is approved, and may be far too high.
     ``reached`` is the highest of ``THRESHOLDS`` that was accrued, 0 for none or
@@ -75,7 +75,6 @@ class AccountView:
     approved: Bound
     accrued: EpsilonBound
     accrued_is_exact: bool
-    promised: float
     left: float
     run: str
     rounds_left: int | None
@@ -115,11 +114,6 @@ class AccountView:
     def approved_ratio(self) -> float:
         """What every approved step takes, over the budget."""
         return self.approved.epsilon / self.budget
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether neither figure is a quick one."""
-        return is_exact(self.guaranteed.bound) and self.accrued_is_exact
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,8 @@ class Ours:
         with deterministic():
             rows = self.rows(inputs, labels)
             units = [np.array([place]) for place in places]
-            UnitSum(units, places, self.clipper, self.noise, self._sum).add(range(len(rows)), rows)
+            summed = UnitSum(units, places, self.clipper, self.noise, self._sum)
+            summed.ready(range(len(rows)), rows)()
 
     def rows(self, inputs: Inputs, labels: Tensor) -> Tensor:
         """Each record's row [B, P]."""

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from dpbitfit_client.doctor import examine
 from dpbitfit_client.model_check import check_training
-from dpbitfit_client.policy.policy import Policy, model_digest
+from dpbitfit_client.policy.policy import Policy
 
 from dpbitfit.errors import InputError, ModelError
+from dpbitfit.tasks.models import model_digest
 
 from ..dpbitfit.tasks.test_text_classification import save
 from ..support.backbones import backbone

@@ -46,7 +46,7 @@ def test_its_alert_comes_when_the_filter_says_so(
     account: Account, accrued: float, reader: Viewer
 ) -> None:
     (view,) = reader.overview().accounts
-    assert (view.guaranteed.bound.epsilon, view.promised) == (ADAPTIVE_BUDGET, ADAPTIVE_BUDGET)
+    assert view.guaranteed.bound.epsilon == ADAPTIVE_BUDGET
     assert view.accrued.bound.epsilon == accrued
     assert view.accrued_is_exact  # at once: no accountant has to be waited for
     assert not reader.bounds.waiting

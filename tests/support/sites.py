@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit_client.message import Refused
-from dpbitfit_client.policy.policy import model_digest
 
 from dpbitfit.errors import GuardUnavailable
 from dpbitfit.ledger import Ledger
 from dpbitfit.plan import Plan
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import Description, Facts, Refusal, RoundRequest
+from dpbitfit.tasks.models import model_digest
 
 from ..conftest import ROOT
 from . import plans, warm

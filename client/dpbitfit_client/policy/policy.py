@@ -45,7 +45,6 @@ __all__ = [
     "MetricNoise",
     "Policy",
     "SiteRules",
-    "model_digest",
 ]
 
 _LowerDigest = Annotated[Digest, AfterValidator(str.lower)]

@@ -10,8 +10,6 @@ from dpbitfit_client.policy.limits import LEAST_DISTANCE, MOST_DISTANCE
 from dpbitfit_client.policy.policy import Policy
 from dpbitfit_client.policy.summary import describe
 
-__all__ = ["describe", "explain"]
-
 WIDTH = 88
 
 

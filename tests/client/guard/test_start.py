@@ -14,13 +14,14 @@ import torch
 from dpbitfit_client.doctor import examine
 from dpbitfit_client.guard import task_cache
 from dpbitfit_client.guard.service import serving
-from dpbitfit_client.policy.policy import Policy, model_digest
+from dpbitfit_client.policy.policy import Policy
 from safetensors.torch import load_file, save_file
 
 from dpbitfit.errors import DpbitfitError
 from dpbitfit.ledger import Ledger
 from dpbitfit.protocol.messages import Description
 from dpbitfit.tasks.base import Task
+from dpbitfit.tasks.models import model_digest
 from dpbitfit.tasks.text_classification.settings import TextTask
 
 from ...dpbitfit.tasks.test_text_classification import save

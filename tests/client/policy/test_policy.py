@@ -18,7 +18,6 @@ from dpbitfit_client.policy.policy import (
     Coordinator,
     Policy,
     SiteRules,
-    model_digest,
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -30,7 +29,7 @@ from dpbitfit.engine.noise import DiscreteGaussianNoise
 from dpbitfit.errors import BudgetError, InputError, ProtocolError
 from dpbitfit.phases import ClassSums, DpZeroPhase, HeadDescent
 from dpbitfit.plan import Plan, TaskChoice
-from dpbitfit.tasks.models import resolve_model
+from dpbitfit.tasks.models import model_digest, resolve_model
 from dpbitfit.tasks.text_classification.settings import TextSettings
 from tests.conftest import ROOT
 from tests.support import users

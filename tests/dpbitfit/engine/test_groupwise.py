@@ -107,7 +107,7 @@ def test_a_unit_moves_the_sum_by_its_own_row_and_at_most_the_sensitivity(
         zeros = torch.zeros(7 + clipper.appended, dtype=torch.int64)
         summed = UnitSum(units, np.array(sample), clipper, noise, zeros)
         batch = summed.records
-        summed.add(batch, torch.from_numpy(rows[batch]))
+        summed.ready(batch, torch.from_numpy(rows[batch]))()
         return summed.total()
 
     for unit in range(4):

@@ -35,7 +35,7 @@ def draws(own: GroupClipper, source: Source, canary: bool) -> np.ndarray:
     noise = source(own)
     zeros = torch.zeros(10 + own.appended, dtype=torch.int64)
     summed = UnitSum([np.array([i]) for i in range(3)], np.arange(2 + canary), own, noise, zeros)
-    summed.add(summed.records, rows[: 2 + canary])
+    summed.ready(summed.records, rows[: 2 + canary])()
     total = summed.total()
     released: np.ndarray = noise.release(np.tile(total, DRAWS)).reshape(DRAWS, -1)
     return released

@@ -53,7 +53,7 @@ def summed(
     groups = [np.array(unit, np.int64) for unit in units]
     result = UnitSum(groups, np.arange(len(groups)), clipper, noise, zeros)
     for batch in batches:
-        result.add(batch, rows[list(batch)])
+        result.ready(batch, rows[list(batch)])()
     return result
 
 
@@ -153,8 +153,8 @@ def test_what_fails_has_counted_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(AbadiClipping, "clip", failing)
     with pytest.raises(torch.OutOfMemoryError):
-        result.add([2, 3], torch.from_numpy(rows[2:]))
+        result.ready([2, 3], torch.from_numpy(rows[2:]))
     monkeypatch.undo()
-    result.add([2], torch.from_numpy(rows[2:3]))
-    result.add([3], torch.from_numpy(rows[3:]))
+    result.ready([2], torch.from_numpy(rows[2:3]))()
+    result.ready([3], torch.from_numpy(rows[3:]))()
     assert np.array_equal(result.total(), wanted)
