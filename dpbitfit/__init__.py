@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpbitfit.accounting.calibration import calibrate as calibrate
-    from dpbitfit.accounting.composition import Mechanism as Mechanism
     from dpbitfit.accounting.composition import epsilon as epsilon
+    from dpbitfit.accounting.mechanism import Mechanism as Mechanism
     from dpbitfit.engine.biases import select_biases as select_biases
     from dpbitfit.engine.clipping import AbadiClipping as AbadiClipping
     from dpbitfit.engine.clipping import AutomaticClipping as AutomaticClipping
@@ -73,7 +73,7 @@ _MODULES = {
     "GroupwiseClipping": "engine.groupwise",
     "HeadAndBiases": "engine.groups",
     "Ledger": "ledger",
-    "Mechanism": "accounting.composition",
+    "Mechanism": "accounting.mechanism",
     "PerLayer": "engine.groups",
     "Prediction": "predict",
     "Predictor": "predict",

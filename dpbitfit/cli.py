@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from dpbitfit.accounting import calibration, composition, promise
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import BudgetError, DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger.cli import app as ledger_app
 from dpbitfit.plan_command import command as plan_command
@@ -104,7 +105,7 @@ def calibrate(
 ) -> None:
     """Print the smallest noise multiplier that keeps a plan within its target."""
     sigma = calibration.calibrate(target_epsilon, delta, sampling_rate, steps)
-    bound = composition.epsilon({composition.Mechanism(sigma, sampling_rate): steps}, delta)
+    bound = composition.epsilon({Mechanism(sigma, sampling_rate): steps}, delta)
     typer.echo(
         f"noise multiplier {sigma:.4f}: epsilon {bound.epsilon:.4f} at delta {delta:g} "
         f"({bound.accountant} {bound.version})"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.engine.clipping import AbadiClipping, Clipper, FlatClipper
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import BiasGradients, DirectionalDerivatives, Estimator

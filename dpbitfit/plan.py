@@ -15,7 +15,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.accounting.mechanism import Counts, merged
 from dpbitfit.engine.directions import Directions
 from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.faults import faults

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dpbitfit import run_options
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.accounting.mechanism import Counts, merged
 from dpbitfit.data.labels import read_labels
 from dpbitfit.errors import AccountingError, BudgetError
 from dpbitfit.ledger.cli.options import chosen_accounts, progress

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from dpbitfit.accounting.calibration import calibrate, rounded_up
-from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.accounting.mechanism import Counts, merged
 from dpbitfit.engine.clipping import AutomaticClipping, ClippingName
 from dpbitfit.engine.noise import Noise
 from dpbitfit.engine.optimizers import Sgd

@@ -6,15 +6,8 @@ from functools import lru_cache
 
 from scipy.optimize import brentq
 
-from dpbitfit.accounting.composition import (
-    Counts,
-    Mechanism,
-    check_delta,
-    checked,
-    epsilon,
-    merged,
-    unchecked_epsilon,
-)
+from dpbitfit.accounting.composition import epsilon, unchecked_epsilon
+from dpbitfit.accounting.mechanism import Counts, Mechanism, check_delta, checked, merged
 from dpbitfit.accounting.renyi import filter_epsilon, quick_epsilons
 from dpbitfit.errors import AccountingError
 

@@ -15,18 +15,16 @@ most processes count steps and compute none.
 
 import math
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
+from dpbitfit.accounting.mechanism import Counts, Mechanism, check_delta, checked
+from dpbitfit.accounting.renyi import RDP_ORDERS, composed
 from dpbitfit.errors import AccountingError
 
-# Whole orders have a closed form (Mironov, Talwar, Zhang 2019, section 3.3); the series for the
-# others takes seconds and often does not converge.
-RDP_ORDERS: tuple[int, ...] = (*range(2, 64), *range(64, 256, 8), 256, 512, 1024, 4096)
 # Raised where the same packages may give another figure: those that are stored are made again.
 METHOD = 3
 # Below this delta the discretised accountants lose their digits; RDP keeps its own.
@@ -44,31 +42,6 @@ LARGEST_FINE_EPSILON = 60.0  # by RDP: above it the finest grid, and PRV, take m
 # took 100 s and 2.5 GB.
 MOST_PRV_STEPS = 20_000
 PRV_EPSILON_ERROR, PRV_RELATIVE_ERROR = 0.01, 0.002
-
-
-@dataclass(frozen=True, order=True)
-class Mechanism:
-    """One noisy step: the Gaussian mechanism on a Poisson sample.
-
-    ``noise_multiplier`` is the noise's standard deviation over the clipping
-    norm; ``sampling_rate`` is each unit's probability of taking part.
-    """
-
-    noise_multiplier: float
-    sampling_rate: float
-
-    def __post_init__(self) -> None:
-        sigma, rate = self.noise_multiplier, self.sampling_rate
-        if not (math.isfinite(sigma) and 1e-2 <= sigma <= 1e6):
-            raise AccountingError(f"the noise multiplier must be in [0.01, 1e6], not {sigma!r}")
-        if not (math.isfinite(rate) and 1e-9 <= rate <= 1):
-            raise AccountingError(f"the sampling rate must be in [1e-9, 1], not {rate!r}")
-
-    def __str__(self) -> str:
-        return f"noise multiplier {self.noise_multiplier:g} at rate {self.sampling_rate:g}"
-
-
-Counts = tuple[tuple[Mechanism, int], ...]
 
 
 @dataclass(frozen=True)
@@ -121,28 +94,6 @@ def unchecked_epsilon(counts: Counts, delta: float) -> float:
     A figure that is published comes from ``epsilon``, which compares them with PRV's.
     """
     return min(_uppers(counts, delta, fine=False).values())
-
-
-def checked(steps: Mapping[Mechanism, int]) -> Counts:
-    """Counts in a canonical order, zeros left out; AccountingError for one out of range."""
-    for mechanism, count in steps.items():
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 10**8:
-            raise AccountingError(f"{mechanism}: the count must be 0 to 1e8, not {count!r}")
-    return tuple(sorted((m, n) for m, n in steps.items() if n))
-
-
-def merged(counts: Iterable[tuple[Mechanism, int]]) -> Counts:
-    """The counts of each mechanism added up, in canonical order."""
-    total: Counter[Mechanism] = Counter()
-    for mechanism, count in counts:
-        total[mechanism] += count
-    return checked(total)
-
-
-def check_delta(delta: float) -> None:
-    """Raise AccountingError for a delta outside (0, 1)."""
-    if not (math.isfinite(delta) and 0 < delta < 1):
-        raise AccountingError(f"delta must be in (0, 1), not {delta!r}")
 
 
 @lru_cache(maxsize=4096)
@@ -244,20 +195,13 @@ def _steps(counts: Counts) -> int:
 def _rdp(counts: Counts, delta: float) -> float:
     from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 
-    return float(compute_epsilon(RDP_ORDERS, _divergences(counts), delta)[0])
+    return float(compute_epsilon(RDP_ORDERS, composed(counts), delta)[0])
 
 
 def _rdp_delta(counts: Counts, epsilon: float) -> float:
     from dp_accounting.rdp.rdp_privacy_accountant import compute_delta
 
-    return float(compute_delta(RDP_ORDERS, _divergences(counts), epsilon)[0])
-
-
-def _divergences(counts: Counts) -> Any:
-    """Of each order: not dp-accounting's own, whose rounding of tiny ones makes epsilon 0."""
-    from dpbitfit.accounting.renyi import composed  # which needs this module
-
-    return composed(counts)
+    return float(compute_delta(RDP_ORDERS, composed(counts), epsilon)[0])
 
 
 def _prv(counts: Counts, delta: float, rdp: float) -> tuple[float, float] | None:

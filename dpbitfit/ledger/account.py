@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dpbitfit.accounting.composition import check_delta
+from dpbitfit.accounting.mechanism import check_delta
 from dpbitfit.errors import InputError, LedgerError
 from dpbitfit.ledger.canonical import number_to_text
 from dpbitfit.ledger.schema import NUMBER_LENGTH

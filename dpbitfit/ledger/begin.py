@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.calibration import calibrate
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.heads import Heads

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Bound, Counts
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.accounting.renyi import quick_epsilons
 from dpbitfit.ledger import queries, schema
 from dpbitfit.ledger.canonical import counts_to_text, number_to_text

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.calibration import calibrate
-from dpbitfit.accounting.composition import Bound, Counts, checked, merged
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts, checked, merged
 from dpbitfit.accounting.renyi import filter_budget, filter_epsilon, filter_order
 from dpbitfit.errors import AccountingError, BudgetError
 from dpbitfit.ledger.account import Account

@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from dpbitfit.accounting.composition import Counts, Mechanism, merged
+from dpbitfit.accounting.mechanism import Counts, Mechanism, merged
 from dpbitfit.errors import AccountingError, LedgerError
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.account import AccountName
 from dpbitfit.ledger.canonical import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, get_args
 
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.ledger.account import AccountName
 
 GENESIS = "0" * 64

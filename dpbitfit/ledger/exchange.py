@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.accounting.mechanism import Counts, merged
 from dpbitfit.errors import LedgerError, ProtocolError
 from dpbitfit.ledger import peers, schema
 from dpbitfit.ledger.account import Account

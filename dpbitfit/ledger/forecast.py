@@ -8,7 +8,8 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from dpbitfit.accounting.composition import Bound, Counts, Mechanism, merged
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts, Mechanism, merged
 from dpbitfit.errors import AccountingError, BudgetError
 from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.budget import Epsilon, approve, fitting_noise, tight

@@ -7,7 +7,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import RDP_ORDERS
+from dpbitfit.accounting.renyi import RDP_ORDERS
 from dpbitfit.errors import DpbitfitError, InputError, LedgerError
 from dpbitfit.ledger import queries, schema
 from dpbitfit.ledger.account import Account, AccountName, check_budget, check_name

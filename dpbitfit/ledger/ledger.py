@@ -14,7 +14,7 @@ from itertools import chain
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.accounting.mechanism import Counts, merged
 from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import budget, identity, journal, queries, rebasing, rounds, schema, steps
 from dpbitfit.ledger.account import Account, AccountName, check_budget, check_name

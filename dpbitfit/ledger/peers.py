@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts, Mechanism, checked, merged
+from dpbitfit.accounting.mechanism import Counts, Mechanism, checked, merged
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import queries, schema
 from dpbitfit.ledger.canonical import counts_from_json, counts_to_json, to_json

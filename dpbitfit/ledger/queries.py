@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import AccountingError, InputError, LedgerError
 from dpbitfit.ledger import schema
 from dpbitfit.ledger.account import Account, AccountName, AccountRow

@@ -6,7 +6,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.ledger import identity, outbox, queries, schema
 from dpbitfit.ledger.account import Account, AccountName
 from dpbitfit.ledger.database import WAIT_SECONDS, Database

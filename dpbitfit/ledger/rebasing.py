@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts, Mechanism, checked
+from dpbitfit.accounting.mechanism import Counts, Mechanism, checked
 from dpbitfit.accounting.renyi import filter_order
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import journal, queries, schema, steps

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import exchange, peers
 from dpbitfit.ledger.account import Account, AccountName

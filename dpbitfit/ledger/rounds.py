@@ -5,7 +5,7 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import journal, outbox, queries, schema, steps
 from dpbitfit.ledger.account import AccountName

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.accounting.mechanism import Counts, merged
 from dpbitfit.ledger import budget, queries, schema
 from dpbitfit.ledger.canonical import counts_from_text
 from dpbitfit.ledger.fold import Allotment, Allotments

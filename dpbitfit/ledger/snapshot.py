@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Bound, Counts, Mechanism
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import peers, queries, verify
 from dpbitfit.ledger.account import Account, AccountName, AccountRow

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Bound, Counts
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import budget
 from dpbitfit.ledger.account import Account

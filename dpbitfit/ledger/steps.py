@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import BudgetError
 from dpbitfit.ledger import budget, journal, queries, schema
 from dpbitfit.ledger.account import Account, AccountName

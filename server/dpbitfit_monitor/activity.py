@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.encoding import read, read_next

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Bound, Counts
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import AccountingError
 from dpbitfit.ledger.bounds import is_quick, quick_bounds
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.ledger import AccountName
 from dpbitfit.ledger.forecast import Forecast
 from dpbitfit.ledger.runs import RunStatus

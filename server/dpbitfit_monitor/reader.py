@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from dpbitfit.accounting.composition import Bound, Counts
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import AccountingError, InputError, LedgerError
 from dpbitfit.ledger import budget, status
 from dpbitfit.ledger.account import Account, AccountName, check_name

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from dpbitfit.accounting.composition import Counts, Mechanism, checked
+from dpbitfit.accounting.mechanism import Counts, Mechanism, checked
 from dpbitfit.ledger import budget
 from dpbitfit.ledger.budget import Epsilon
 from dpbitfit.ledger.events import CountsRaised, Entry, RoundCommitted, RoundReserved

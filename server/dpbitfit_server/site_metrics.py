@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from flwr.app import Message, MessageType
 
-from dpbitfit.accounting.composition import Counts, Mechanism, merged
+from dpbitfit.accounting.mechanism import Counts, Mechanism, merged
 from dpbitfit.errors import DpbitfitError, ProtocolError
 from dpbitfit.ledger import AccountName
 from dpbitfit.protocol.messages import EVALUATE, EvaluateReply

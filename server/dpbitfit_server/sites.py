@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import ProtocolError
 from dpbitfit.ledger import Account, Ledger, budget, exchange, status
 from dpbitfit.ledger.fold import Allotment

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.ledger import AccountName, Ledger, schema
 from dpbitfit.ledger.canonical import counts_to_text
 from dpbitfit.ledger.encoding import read, write

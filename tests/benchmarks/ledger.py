@@ -23,8 +23,9 @@ import sqlalchemy as sa
 from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
 
-from dpbitfit.accounting.composition import RDP_ORDERS, Counts, Mechanism, epsilon
-from dpbitfit.accounting.renyi import divergences, quick_epsilons
+from dpbitfit.accounting.composition import epsilon
+from dpbitfit.accounting.mechanism import Counts, Mechanism
+from dpbitfit.accounting.renyi import RDP_ORDERS, divergences, quick_epsilons
 from dpbitfit.ledger import Account, AccountName, Ledger, budget, schema
 from dpbitfit.ledger.canonical import number_to_text
 from dpbitfit.ledger.encoding import read, write

@@ -30,7 +30,7 @@ from rich.progress import track
 from rich.table import Table as Printed
 
 from dpbitfit.accounting.composition import epsilon as composed
-from dpbitfit.accounting.composition import merged
+from dpbitfit.accounting.mechanism import merged
 from dpbitfit.data.partition import natural_sites, split
 from dpbitfit.engine.biases import read_biases, write_biases
 from dpbitfit.engine.devices import Precision

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import BudgetError, InputError, LedgerError
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.ledger.status import budget_status

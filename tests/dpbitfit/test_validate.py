@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from dpbitfit import validate
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import DpbitfitError
 from dpbitfit.ledger.account import check_budget, check_name
 from dpbitfit.ledger.events import AccountName

@@ -13,7 +13,7 @@ from dpbitfit_monitor.page.access import Tokens, make_token
 from dpbitfit_monitor.page.urls import account_path
 from dpbitfit_monitor.reader import Viewer
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.ledger import AccountName
 from tests.support.ledgers import account, new_ledger, run_rounds
 from tests.support.monitors import LOCAL, served

@@ -13,7 +13,7 @@ from dpbitfit_server.strategy import PrivateStrategy
 from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.data.labels import read_labels
 from dpbitfit.engine.biases import read_biases
 from dpbitfit.ledger import AccountName, Ledger

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.ledger import Ledger, peers
 
 from ..support import warm

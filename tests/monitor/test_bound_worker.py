@@ -16,7 +16,8 @@ import pytest
 from dpbitfit_monitor import bound_worker
 from dpbitfit_monitor.bounds import Bounds, Place, smallest
 
-from dpbitfit.accounting.composition import Bound, Mechanism
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import AccountingError
 from dpbitfit.ledger.bounds import QUICK
 

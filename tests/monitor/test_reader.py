@@ -16,7 +16,8 @@ from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, UnknownAccount, 
 from dpbitfit_monitor.views import AccountView, State, is_exact, plain_sentence, threshold
 
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Bound, Counts
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import AccountingError, LedgerError
 from dpbitfit.ledger import Account, Ledger, schema, status
 from dpbitfit.ledger.bounds import QUICK

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dpbitfit.accounting.composition import Counts, Mechanism, checked, merged
+from dpbitfit.accounting.mechanism import Counts, Mechanism, checked, merged
 from dpbitfit.ledger import AccountName, Ledger, exchange, peers
 from dpbitfit.ledger.canonical import counts_to_text
 from dpbitfit.ledger.reader import Reader

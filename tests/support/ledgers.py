@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.ledger import Account, AccountName, Ledger
 
 NAME = AccountName("north", "letters", "person")

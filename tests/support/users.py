@@ -31,7 +31,7 @@ from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.text_classification.settings import TextSettings
 from dpbitfit.tasks.text_classification.task import TextClassification
 from dpbitfit.ledger import AccountName, Ledger
-from dpbitfit.accounting import composition
+from dpbitfit.accounting import composition, mechanism
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.training import train_round
 import csv, tempfile
@@ -47,7 +47,7 @@ phase = plans.phase(sampling_rate=0.5, rounds=1, steps_per_round=1)
 train_round(
     task.model, task.layout, task.records(table), phase, 2, task.pretrained, OptimizerState()
 )
-composition.epsilon({composition.Mechanism(20.0, 0.1): 3}, 1e-5)
+composition.epsilon({mechanism.Mechanism(20.0, 0.1): 3}, 1e-5)
 """
 _BECOME = """
 import os

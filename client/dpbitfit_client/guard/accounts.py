@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from dpbitfit.accounting.composition import Counts
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, exchange
 from dpbitfit.ledger.exchange import SignedHead

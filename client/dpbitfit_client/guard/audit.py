@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from dpbitfit.accounting.composition import Counts, epsilon
+from dpbitfit.accounting.composition import epsilon
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import AccountingError
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit_client.message import Refused

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpbitfit.accounting.composition import Counts, Mechanism, merged
+from dpbitfit.accounting.mechanism import Counts, Mechanism, merged
 from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import write_biases
 from dpbitfit.engine.noise import DiscreteGaussian

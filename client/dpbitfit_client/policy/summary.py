@@ -6,7 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Mechanism, epsilon, merged
+from dpbitfit.accounting.composition import epsilon
+from dpbitfit.accounting.mechanism import Mechanism, merged
 from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.errors import AccountingError
 from dpbitfit.phases import SAMPLED

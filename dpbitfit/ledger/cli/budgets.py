@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dpbitfit.accounting.composition import merged
+from dpbitfit.accounting.mechanism import merged
 from dpbitfit.errors import InputError
 from dpbitfit.ledger import begin, status
 from dpbitfit.ledger.cli import terminal

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpbitfit.accounting.composition import Counts, merged
+from dpbitfit.accounting.mechanism import Counts, merged
 from dpbitfit.errors import InputError, LedgerError
 from dpbitfit.ledger import importing, repair, status
 from dpbitfit.ledger.account import Account, AccountName

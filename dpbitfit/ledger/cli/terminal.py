@@ -10,7 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dpbitfit.accounting.composition import Bound, Counts
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.bounds import is_quick

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from dpbitfit.accounting.composition import Bound, Counts
+from dpbitfit.accounting.composition import Bound
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import AccountName
 from dpbitfit.ledger.events import Event

@@ -13,7 +13,8 @@ from dpbitfit_client.guard.service import serving
 from dpbitfit_client.message import Refused
 from dpbitfit_client.policy.policy import Policy
 
-from dpbitfit.accounting.composition import Mechanism, epsilon
+from dpbitfit.accounting.composition import epsilon
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import InputError
 from dpbitfit.plan import Plan
 from dpbitfit.tasks.text_classification.task import TextClassification

@@ -13,7 +13,7 @@ from dpbitfit_client.guard.guard import go_on
 from dpbitfit_client.message import Refused
 from scipy.stats import norm
 
-from dpbitfit.accounting.composition import Mechanism, merged
+from dpbitfit.accounting.mechanism import Mechanism, merged
 from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.plan import Plan

@@ -10,7 +10,8 @@ from dpbitfit_client.policy.policy import Policy
 from dpbitfit_client.policy.prose import explain
 from dpbitfit_client.policy.summary import describe
 
-from dpbitfit.accounting.composition import Mechanism, epsilon
+from dpbitfit.accounting.composition import epsilon
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import AccountingError
 from tests.support.policies import POLICY, Key, changed, read
 

@@ -13,7 +13,8 @@ from scipy.special import log_ndtr
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.calibration import calibrate
-from dpbitfit.accounting.composition import Mechanism, delta, epsilon
+from dpbitfit.accounting.composition import delta, epsilon
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import AccountingError
 
 

@@ -10,8 +10,14 @@ from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpbitfit.accounting.composition import RDP_ORDERS, Counts, Mechanism
-from dpbitfit.accounting.renyi import divergences, filter_epsilon, filter_order, quick_epsilons
+from dpbitfit.accounting.mechanism import Counts, Mechanism
+from dpbitfit.accounting.renyi import (
+    RDP_ORDERS,
+    divergences,
+    filter_epsilon,
+    filter_order,
+    quick_epsilons,
+)
 from dpbitfit.errors import AccountingError
 
 mechanisms = st.builds(Mechanism, st.floats(0.6, 20), st.floats(1e-4, 1.0))

@@ -14,7 +14,8 @@ import pytest
 import torch
 from scipy.stats import beta, norm
 
-from dpbitfit.accounting.composition import Mechanism, epsilon
+from dpbitfit.accounting.composition import epsilon
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.engine.groupwise import AdaptiveClipping, Allocation, GroupClipper
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.summing import UnitSum

@@ -11,7 +11,8 @@ from scipy import stats
 from scipy.optimize import brentq
 from torch import nn
 
-from dpbitfit.accounting.composition import Mechanism, epsilon
+from dpbitfit.accounting.composition import epsilon
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.clipping import AutomaticClipping
 from dpbitfit.engine.directions import Directions

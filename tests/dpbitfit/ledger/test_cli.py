@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.cli import main
 from dpbitfit.errors import BudgetError
 from dpbitfit.ledger import Ledger, peers, schema, status

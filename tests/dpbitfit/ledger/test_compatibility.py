@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.ledger import Account, AccountName, Ledger, exchange, export, status
 from dpbitfit.ledger.canonical import counts_to_text
 from dpbitfit.ledger.heads import Heads

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger.account import AccountName
 from dpbitfit.ledger.canonical import counts_from_text, counts_to_text, number_to_text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, exchange, peers, repair, schema
 from dpbitfit.ledger.canonical import counts_to_text

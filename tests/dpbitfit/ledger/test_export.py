@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
 from dpbitfit.ledger import Ledger, export, schema
 from dpbitfit.ledger.importing import import_events

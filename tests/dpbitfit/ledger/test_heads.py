@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dpbitfit.accounting.composition import Mechanism
+from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.ledger.heads import Heads, default_folder

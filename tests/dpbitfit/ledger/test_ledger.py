@@ -9,7 +9,7 @@ from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
 
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import BudgetError, InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, budget, status
 from dpbitfit.ledger.budget import what_fits

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import BudgetError, LedgerError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, budget
 from dpbitfit.ledger.outbox import Reply

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dpbitfit.accounting.composition import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import BudgetError, LedgerError
 from dpbitfit.ledger import AccountName, Ledger
 from dpbitfit.ledger.outbox import Reply

@@ -10,7 +10,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.composition import Counts, Mechanism, checked
+from dpbitfit.accounting.mechanism import Counts, Mechanism, checked
 from dpbitfit.errors import LedgerError
 from dpbitfit.ledger import Ledger, schema, status
 from dpbitfit.ledger.bounds import QUICK
