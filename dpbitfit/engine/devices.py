@@ -84,7 +84,7 @@ def describe(device: "torch.device") -> str:
     import torch
 
     if device.type == "cpu":
-        return f"CPU, one of {os.cpu_count()} cores"  # see ``batches.deterministic``
+        return f"CPU, one of {os.cpu_count()} cores"  # see ``determinism``
     seen = torch.cuda.get_device_properties(device)
     return (
         f"{device}: {seen.name}, {seen.total_memory / 2**30:.0f} GiB, "

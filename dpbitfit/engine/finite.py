@@ -1,11 +1,20 @@
-"""Rows that are no numbers: they contribute nothing, and the site's own log says so."""
+"""Weights and rows that are no numbers: a model of the former is refused, the latter are zeroed."""
 
 import logging
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dpbitfit.errors import ModelError
 
 _log = logging.getLogger("dpbitfit.engine")
+
+
+def require_finite(model: nn.Module) -> None:
+    """ModelError for weights that are no numbers, wherever they are: probes need not meet them."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ModelError(f"{name} holds values that are not finite: the weights are damaged")
 
 
 class FiniteRows:

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import (
     NO_OWNER,
     UNREACHED,
@@ -26,20 +25,19 @@ from dpbitfit.engine.biases import (
     read_biases,
     write_biases,
 )
-from dpbitfit.engine.screening import Losses, per_record_layers, watching
-from dpbitfit.engine.selfcheck import (
+from dpbitfit.engine.determinism import deterministic
+from dpbitfit.engine.finite import require_finite
+from dpbitfit.engine.probing import (
     BIAS_SCALES,
     CANONICAL_ROWS,
     TOLERANCE,
     by_length,
     compared,
     cuts_of_each,
-    log_left_out,
     moved_biases,
     not_its_own,
-    require_finite,
-    without,
 )
+from dpbitfit.engine.screening import Losses, log_left_out, per_record_layers, watching, without
 from dpbitfit.errors import ModelError
 
 _REACHES = 1e3  # standard deviations by which a bias is moved to see whether a loss notices

@@ -5,6 +5,7 @@ at all, so that every machine leaves out the same ones. It only ever takes away:
 must pass the full check (``selfcheck``).
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpbitfit.engine.biases import NOT_PER_RECORD, UNREACHED, BiasLayout, freeze
+from dpbitfit.engine.biases import (
+    BELOW,
+    NOT_PER_RECORD,
+    SOFTMAX_KEY,
+    UNREACHED,
+    BiasLayout,
+    freeze,
+    is_bias,
+)
 from dpbitfit.engine.gradients import is_per_record
 from dpbitfit.errors import ModelError
 
 _SIZES = (2, 3, 5)  # of a batch: another first dimension equals one of these at most
+
+_log = logging.getLogger("dpbitfit.engine")
 
 Losses = Callable[[Sequence[int]], Tensor]
 Rows = Mapping[str, Tensor]  # a probe's gradient of each parameter, flat, float32
@@ -130,3 +141,20 @@ def unreached(layout: BiasLayout, alone: Iterable[Rows]) -> dict[str, str]:
     """The parameters whose gradient is zero for every probe, with that reason."""
     reached = {name for rows in alone for name, row in rows.items() if row.any()}
     return {name: UNREACHED for name in layout.names if name not in reached}
+
+
+def without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:
+    """The layout without some biases; ModelError where hardly any is left, or one is no bias."""
+    for name, why in reasons.items():
+        if not is_bias(name):  # the task itself has named it
+            raise ModelError(f"{name}: {why}")
+    layout = layout.leaving_out(reasons)
+    layout.require_most()
+    return layout
+
+
+def log_left_out(layout: BiasLayout) -> None:
+    """Say in the machine's own log which biases do not train, and why."""
+    for why, names in layout.left_out_by_reason.items():
+        level = logging.INFO if why in (BELOW, SOFTMAX_KEY) else logging.WARNING
+        _log.log(level, "not trained, because %s: %s", why, ", ".join(names))

@@ -7,57 +7,40 @@ companions, their number and its place among them. Kernels for few rows sum in a
 and biases can be chosen that magnify such a difference in rounding to many clipping norms.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpbitfit.engine import batches
-from dpbitfit.engine.batches import deterministic, shapes
-from dpbitfit.engine.biases import (
-    BELOW,
-    NOT_ITS_GRADIENT,
-    SOFTMAX_KEY,
-    BiasLayout,
-    freeze,
-    is_bias,
-    read_biases,
-    write_biases,
-)
+from dpbitfit.engine.biases import NOT_ITS_GRADIENT, BiasLayout, freeze
+from dpbitfit.engine.determinism import deterministic
+from dpbitfit.engine.finite import require_finite
 from dpbitfit.engine.gradients import PerRecordGradients
-from dpbitfit.engine.memory import halve, token_budget
+from dpbitfit.engine.probing import (
+    BIAS_SCALES,
+    CANONICAL_ROWS,
+    TOLERANCE,
+    by_length,
+    compared,
+    cuts_of_each,
+    moved_biases,
+    not_its_own,
+)
 from dpbitfit.engine.screening import (
     Losses,
     Rows,
     by_autograd,
     innermost,
+    log_left_out,
     not_per_record,
     unreached,
     watching,
+    without,
 )
 from dpbitfit.errors import ModelError
-
-Result = TypeVar("Result")
-
-TOLERANCE = 1e-3  # relative to the record's norm; what float32 kernels may differ by
-CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
-# Standard deviations of what is added to the biases: a little, so that other sums are rounded;
-# much; and what overflows when squared.
-BIAS_SCALES = (0.1, 1e3, 1e19)
-# Rows of the micro-batches that are compared, brought to canonical sizes: at the model's own
-# biases, where the largest of the shortest records comes too, at others.
-_SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16, 24, 40), (1, 3, 8, 16, 32)
-# Of a micro-batch that is compared: three canonical sizes, so many tokens, or so many rows, because
-# a head sees a row a record, and kernels for up to ten or so of them sum in another order.
-_MOST_TOKENS, _MOST_ROWS = 1024, 16
-
-_log = logging.getLogger("dpbitfit.engine")
 
 
 def check_gradients(
@@ -98,37 +81,6 @@ def check_gradients(
             layout = without(layout, wrong)
     log_left_out(layout)
     return layout, canonical
-
-
-def by_length(lengths: NDArray[np.int64]) -> dict[int, list[int]]:
-    """The probes of each padded length."""
-    return {
-        int(length): np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)
-    }
-
-
-def log_left_out(layout: BiasLayout) -> None:
-    """Say in the machine's own log which biases do not train, and why."""
-    for why, names in layout.left_out_by_reason.items():
-        level = logging.INFO if why in (BELOW, SOFTMAX_KEY) else logging.WARNING
-        _log.log(level, "not trained, because %s: %s", why, ", ".join(names))
-
-
-def require_finite(model: nn.Module) -> None:
-    """ModelError for weights that are no numbers, wherever they are: probes need not meet them."""
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise ModelError(f"{name} holds values that are not finite: the weights are damaged")
-
-
-def without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:
-    """The layout without some biases; ModelError where hardly any is left, or one is no bias."""
-    for name, why in reasons.items():
-        if not is_bias(name):  # the task itself has named it
-            raise ModelError(f"{name}: {why}")
-    layout = layout.leaving_out(reasons)
-    layout.require_most()
-    return layout
 
 
 def _unlike_autograd(
@@ -212,89 +164,3 @@ class _Check:
         with watching(innermost(self.model), keep), torch.no_grad():
             self.losses(batch)
         return outputs
-
-
-def not_its_own(what: str, model: nn.Module, layer: str, mixes_records: bool) -> str:
-    """Why a record's gradient or loss is not one in every batch, by the first differing layer."""
-    if mixes_records:
-        return (
-            f"{layer}: a record's {what} changes with the other records of its batch: "
-            "a layer or the loss mixes records"
-        )
-    return (
-        f"{layer}: on {next(model.parameters()).device} its rounding changes with the "
-        f"batch, at up to {CANONICAL_ROWS[-1]} rows, so that a record's {what} would depend "
-        "on other records; train on another device"
-    )
-
-
-@contextmanager
-def moved_biases(model: nn.Module, layout: BiasLayout, scale: float) -> Iterator[None]:
-    """The same model, with its biases moved by public noise of that standard deviation."""
-    own = read_biases(model, layout)
-    moves = np.random.default_rng(0).standard_normal(own.size)
-    write_biases(model, layout, (own + scale * moves).astype(np.float32))
-    try:
-        yield
-    finally:
-        write_biases(model, layout, own)
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """What micro-batches a group of probes of one padded length is cut into."""
-
-    group: list[int]
-    canonical: int
-    length: int
-    few: bool
-    with_largest: bool
-
-    def batches(self, shapes: Sequence[int], largest: int) -> Iterator[list[int]]:
-        """Of many sizes, in which each probe has other companions and other places.
-
-        With ``shapes``, all that there will be, each of them twice. What is larger
-        than the group is filled up with one of them: a mean over the batch differs.
-        """
-        group, canonical = self.group, self.canonical
-        sizes = {-(-size // canonical) * canonical for size in (_FEW_SIZES if self.few else _SIZES)}
-        cuts = [
-            (rows, turn)
-            for turn, rows in enumerate(sorted(sizes | {canonical, 2 * canonical, 3 * canonical}))
-            if rows <= max(3 * canonical, _MOST_ROWS) or rows * self.length <= _MOST_TOKENS
-        ]
-        if self.with_largest:
-            cuts.append((max(canonical, largest // canonical * canonical), 1))
-        if shapes:
-            each = list(enumerate(shapes))
-            cuts = [(rows, turn + number) for turn in (1, 2) for number, rows in each]
-        for rows, turn in cuts:
-            turned = group[turn % len(group) :] + group[: turn % len(group)]
-            yield [*turned[:rows], *[turned[0]] * (rows - len(group))]
-
-
-def cuts_of_each(groups: Mapping[int, list[int]], canonical: int, scale: float) -> Iterator[Cuts]:
-    """How the probes of each length are cut at biases moved by ``scale``."""
-    own = scale == 0
-    for length, group in groups.items():
-        shortest = length == min(groups)  # has most rows, and as many tokens as a longer one
-        yield Cuts(group, canonical, length, few=not own, with_largest=own and shortest)
-
-
-def compared(
-    model: nn.Module, cuts: Cuts, compute: Callable[[list[int]], Result]
-) -> Iterator[tuple[list[int], Result]]:
-    """Micro-batches of probes, each with what ``compute`` makes of it.
-
-    One that does not fit the device's memory is left out, and so are all of its size from then on.
-    """
-    budget, sizes = token_budget(model), []
-    if batches.has_few_shapes(model):
-        sizes = shapes(cuts.length, cuts.canonical, budget)
-    for batch in cuts.batches(sizes, budget // cuts.length):
-        try:
-            computed = compute(batch)
-        except torch.OutOfMemoryError:
-            halve(model, len(batch), cuts.length, cuts.canonical)
-            continue
-        yield batch, computed

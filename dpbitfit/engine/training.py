@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, write_biases
 from dpbitfit.engine.clipping import AttachedClipper
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.devices import kinds_of
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import AttachedEstimator

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dpbitfit.engine.batches import deterministic
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.tasks.base import Progress

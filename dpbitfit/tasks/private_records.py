@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dpbitfit.data.tables import Table
 from dpbitfit.engine import batches
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.screening import innermost, watching
 from dpbitfit.engine.training import PrivateRecords
 from dpbitfit.errors import ModelError
@@ -15,7 +16,7 @@ from dpbitfit.tasks.base import Task
 COMPARED = 8  # units, at least, are made a second time, without the others
 
 
-@batches.deterministic()
+@deterministic()
 def private_records(task: Task, table: Table) -> PrivateRecords:
     """What ``task.records`` makes of a table, once it is seen to protect the table's units.
 

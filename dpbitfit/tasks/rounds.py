@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpbitfit.engine import linear_head
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import write_biases
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.ranks import Ranks

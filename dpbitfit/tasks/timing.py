@@ -5,8 +5,8 @@ from functools import partial
 
 from torch import Tensor
 
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.clipping import AbadiClipping
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.tasks.base import Task

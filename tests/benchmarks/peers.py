@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import BiasLayout, read_biases, select_biases, write_biases
 from dpbitfit.engine.clipping import AbadiClipping
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import Adam, OptimizerState

@@ -18,8 +18,9 @@ from transformers import AutoTokenizer
 
 from dpbitfit.data.tables import read_columns
 from dpbitfit.engine import batches
-from dpbitfit.engine.batches import deterministic, padded_length
+from dpbitfit.engine.batches import padded_length
 from dpbitfit.engine.biases import select_biases
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.memory import in_micro_batches
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.engine.training import clipped_sum

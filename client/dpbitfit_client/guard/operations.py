@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from dpbitfit.accounting.mechanism import Counts, Mechanism, merged
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import write_biases
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.errors import PolicyError

@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from dpbitfit.engine.selfcheck import require_finite
+from dpbitfit.engine.finite import require_finite
 from dpbitfit.errors import DpbitfitError, InputError, ModelError
 from dpbitfit.tasks.models import check_files, reason, resolve_model
 from dpbitfit.tasks.text_classification.layers import UpperLayers

@@ -41,7 +41,7 @@ def refused(site: Site, plan: Plan, **options: Any) -> str:
 
 
 def test_a_sites_own_task_measures_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On several, values would follow from other records: see ``engine.batches.deterministic``."""
+    """On several, values would follow from other records: see ``engine.determinism``."""
     model, seen = torch.nn.Linear(2, 2), list[int]()
     layout = select_biases(model)
     task: Any = SimpleNamespace(model=model, layout=layout, metrics={})

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from dpbitfit.engine import devices, split, training
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.clipping import AutomaticClipping, Clipper
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.finite import FiniteRows
 from dpbitfit.engine.gradients import PerRecordGradients

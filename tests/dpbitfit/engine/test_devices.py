@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpbitfit.engine import devices
-from dpbitfit.engine.batches import deterministic
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.errors import InputError, ModelError
 from dpbitfit.plan import Plan
 from dpbitfit.protocol import messages

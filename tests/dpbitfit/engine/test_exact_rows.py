@@ -33,8 +33,9 @@ from transformers import (
 )
 
 from dpbitfit.data.tables import Table
-from dpbitfit.engine.batches import deterministic, filled
+from dpbitfit.engine.batches import filled
 from dpbitfit.engine.biases import read_biases, write_biases
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import OptimizerState

@@ -13,7 +13,8 @@ from torch.nn import functional
 from dpbitfit.engine.biases import UNREACHED, LeftOut, read_biases, select_biases
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.losscheck import check_losses
-from dpbitfit.engine.selfcheck import CANONICAL_ROWS, check_gradients
+from dpbitfit.engine.probing import CANONICAL_ROWS
+from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.engine.zero_order import LossDifferences
 from dpbitfit.errors import ModelError
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dpbitfit.engine import batches, memory, training
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import select_biases
 from dpbitfit.engine.clipping import AbadiClipping
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.selfcheck import check_gradients

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from torch import distributed
 
-from dpbitfit.engine.batches import deterministic
 from dpbitfit.engine.biases import read_biases, select_biases, write_biases
+from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.optimizers import OptimizerState
 from dpbitfit.engine.ranks import Ranks

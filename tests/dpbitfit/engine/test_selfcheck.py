@@ -17,7 +17,8 @@ from dpbitfit.engine.biases import (
     select_biases,
 )
 from dpbitfit.engine.gradients import PerRecordGradients
-from dpbitfit.engine.selfcheck import CANONICAL_ROWS, check_gradients
+from dpbitfit.engine.probing import CANONICAL_ROWS
+from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.errors import ModelError
 
 from ...support.models import MODELS, build, losses
