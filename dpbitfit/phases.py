@@ -12,20 +12,21 @@ To add a phase: a class here, with a ``kind`` of its own, and its name in ``Phas
 """
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from dpbitfit.accounting.mechanism import Counts, Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism, merged
 from dpbitfit.engine.clipping import AbadiClipping, Clipper, FlatClipper
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.estimators import BiasGradients, DirectionalDerivatives, Estimator
 from dpbitfit.engine.linear_head import GRID, LinearHead
 from dpbitfit.engine.noise import Noise, NoiseSource
 from dpbitfit.engine.optimizers import Adam, Optimizer, OptimizerState, Sgd
-from dpbitfit.schema import Part
+from dpbitfit.schema import Part, variants_of
 from dpbitfit.validate import ClippingNorm, Prior, Rounds, SamplingRate, StepsPerRound, whole
 
 Once = Annotated[int, whole(1, 1, "Once.")]
@@ -245,9 +246,16 @@ class DpZeroPhase(SampledPhase):
         return 10 * math.sqrt(self.steps_per_round) * mean
 
 
-PHASES: tuple[str, ...] = ("class-sums", "head", "biases", "dp-zero")
-SAMPLED = ("biases", "dp-zero")  # the others take every unit, once a round
 Phase = Annotated[ClassSums | HeadDescent | BiasPhase | DpZeroPhase, Field(discriminator="kind")]
+_KINDS = variants_of(Phase)
+PHASES = tuple(_KINDS)
+# The others take every unit, once a round.
+SAMPLED = tuple(kind for kind, phase in _KINDS.items() if issubclass(phase, SampledPhase))
+
+
+def counts_of(phases: Iterable[Phase]) -> Counts:
+    """All noisy steps of some phases, as they are accounted and recorded."""
+    return merged(count for phase in phases for count in phase.counts)
 
 
 def _unit_rows(matrix: Matrix) -> Matrix:

@@ -15,11 +15,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from dpbitfit.accounting.mechanism import Counts, merged
+from dpbitfit.accounting.mechanism import Counts
 from dpbitfit.engine.directions import Directions
 from dpbitfit.errors import InputError, ProtocolError
 from dpbitfit.faults import faults
-from dpbitfit.phases import SAMPLED, Phase
+from dpbitfit.phases import SAMPLED, Phase, counts_of
 from dpbitfit.protocol.codec import CODECS, FLOAT32, Codec
 from dpbitfit.schema import Part, Scalar, canonical
 from dpbitfit.validate import Delta, Evaluations, one_of
@@ -103,7 +103,7 @@ class Plan(Part):
     @property
     def counts(self) -> Counts:
         """All noisy steps of the plan, as they are accounted and recorded."""
-        return merged(count for phase in self.phases for count in phase.counts)
+        return counts_of(self.phases)
 
     def phase(self, number: int) -> Phase:
         """The phase of a round, from 1; ProtocolError past the plan's last."""

@@ -13,14 +13,13 @@ from rich.table import Table
 
 from dpbitfit import run_options
 from dpbitfit.accounting import composition
-from dpbitfit.accounting.mechanism import Counts, merged
 from dpbitfit.data.labels import read_labels
 from dpbitfit.errors import AccountingError, BudgetError
 from dpbitfit.ledger.cli.options import chosen_accounts, progress
 from dpbitfit.ledger.cli.terminal import bound_text, errors
 from dpbitfit.ledger.forecast import Forecast, fits, forecast
 from dpbitfit.ledger.reader import Reader
-from dpbitfit.phases import DpZeroPhase, HeadDescent, Phase, SampledPhase
+from dpbitfit.phases import DpZeroPhase, HeadDescent, Phase, SampledPhase, counts_of
 from dpbitfit.planner import AUTO, Choices, PublicFacts, gaussian_mu, propose, why_no_biases
 from dpbitfit.schema import Scalar, build, options
 from dpbitfit.settings import OPTIONS
@@ -84,7 +83,7 @@ def plan(
     rows = [
         _row(phase, phases, facts, biases, records_per_second, config["delta"]) for phase in phases
     ]
-    whole = composition.epsilon(dict(_counts(phases)), config["delta"])
+    whole = composition.epsilon(dict(counts_of(phases)), config["delta"])
     forecasts: list[Forecast] = []
     if url := config["ledger"]:
         forecasts = _on_accounts(url, account, phases)
@@ -108,10 +107,6 @@ def plan(
 
 
 command = click.Command("plan", callback=plan, params=list(_parameters()), help=plan.__doc__)
-
-
-def _counts(phases: tuple[Phase, ...]) -> Counts:
-    return merged(count for phase in phases for count in phase.counts)
 
 
 def _count(labels: str) -> int:
@@ -180,7 +175,7 @@ def _gain(phase: Phase, facts: PublicFacts) -> str:
 def _on_accounts(url: str, account: str, phases: tuple[Phase, ...]) -> list[Forecast]:
     """The plan beside all that is there; what would fit is asked of its last phase's noise."""
     *others, last = phases
-    beside = _counts(tuple(others))
+    beside = counts_of(others)
     steps = (last.sampling_rate, last.steps, last.noise.multiplier)
     with Reader(url) as reader:
         chosen = progress(chosen_accounts(reader, account), "computing")
@@ -202,7 +197,7 @@ def _with_target(url: str, cost: Forecast, proposed: Proposed, refused: float) -
                 return replace(cost, fitting_target_epsilon=fitting or None)
             held = False
             with suppress(AccountingError):  # no noise is enough for a target as small
-                held = fits(reader, cost.account, _counts(proposed(middle)))
+                held = fits(reader, cost.account, counts_of(proposed(middle)))
             fitting, refused = (middle, refused) if held else (fitting, middle)
 
 

@@ -10,13 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from dpbitfit.accounting.calibration import calibrate, rounded_up
-from dpbitfit.accounting.mechanism import Counts, merged
-from dpbitfit.engine.clipping import AutomaticClipping, ClippingName
+from dpbitfit.engine.clipping import CLIPPINGS, AutomaticClipping
 from dpbitfit.engine.noise import Noise
 from dpbitfit.engine.optimizers import Sgd
 from dpbitfit.errors import InputError
@@ -28,8 +26,10 @@ from dpbitfit.phases import (
     DpZeroPhase,
     HeadDescent,
     Phase,
+    counts_of,
 )
 from dpbitfit.schema import Part, options
+from dpbitfit.validate import described
 
 AUTO, DP_ZERO = "auto", "dp-zero"
 HEAD_ROUNDS, BIAS_ROUNDS, BIAS_STEPS = 20, 12, 60
@@ -49,38 +49,34 @@ ROW_NOISE = 0.6  # norm of the noise that all steps together leave in a row of t
 LARGEST_RATE_A_LABEL = 0.5
 
 
-def _help(text: str, **bounds: Any) -> Any:
-    return Field(description=text, **bounds)
-
-
 class Choices(Part):
     """What a user may choose of a plan's phases; the planner chooses what is 0 or empty."""
 
     phases: Annotated[
-        str, _help(f"Phases, separated by commas: {', '.join(PHASES)}; auto: the planner's.")
+        str, described(f"Phases, separated by commas: {', '.join(PHASES)}; auto: the planner's.")
     ] = AUTO
-    most_rounds: Annotated[int, _help("Rounds that one is ready for; 0: any.", ge=0)] = 0
+    most_rounds: Annotated[int, described("Rounds that one is ready for; 0: any.", ge=0)] = 0
     rounds: Annotated[
-        int, _help("Rounds of the phase of biases, or dp-zero; 0: the planner's.", ge=0)
+        int, described("Rounds of the phase of biases, or dp-zero; 0: the planner's.", ge=0)
     ] = 0
     steps_per_round: Annotated[
-        int, _help("Noisy steps of each of its rounds; 0: the planner's.", ge=0)
+        int, described("Noisy steps of each of its rounds; 0: the planner's.", ge=0)
     ] = 0
     sampling_rate: Annotated[
-        float, _help("Poisson sampling rate of its steps; 0: the planner's.", ge=0, le=1)
+        float, described("Poisson sampling rate of its steps; 0: the planner's.", ge=0, le=1)
     ] = 0.0
-    learning_rate: Annotated[float, _help("Its largest learning rate; 0: the planner's.", ge=0)] = (
-        0.0
-    )
+    learning_rate: Annotated[
+        float, described("Its largest learning rate; 0: the planner's.", ge=0)
+    ] = 0.0
     schedule: Annotated[
         Literal["", "linear", "warm-up"],
-        _help("How it changes over the steps; empty: the planner's."),
+        described("How it changes over the steps; empty: the planner's."),
     ] = ""
     clipping: Annotated[
-        Literal["", ClippingName],
-        _help("Its clipping; empty: the planner's."),
+        Literal["", *CLIPPINGS],  # type: ignore[valid-type]
+        described("Its clipping; empty: the planner's."),
     ] = ""
-    clipping_norm: Annotated[float, _help("Its clipping norm; 0: the planner's.", ge=0)] = 0.0
+    clipping_norm: Annotated[float, described("Its clipping norm; 0: the planner's.", ge=0)] = 0.0
 
     @property
     def kinds(self) -> list[str]:
@@ -269,8 +265,7 @@ def _head_phase(
 def _calibrated(phases: list[Phase], epsilon: float, delta: float) -> Phase:
     """The last phase, with the noise that the others leave it."""
     *others, last = phases
-    beside: Counts = merged(count for phase in others for count in phase.counts)
-    sigma = calibrate(epsilon, delta, last.sampling_rate, last.steps, beside)
+    sigma = calibrate(epsilon, delta, last.sampling_rate, last.steps, counts_of(others))
     return last.changed(noise=last.noise.changed(multiplier=sigma))
 
 

@@ -109,6 +109,11 @@ def build(part: type[P], values: Mapping[str, Scalar], **given: Any) -> P:
         raise InputError(str(fault)) from error
 
 
+def variants_of(union: Any) -> dict[str, type[Part]]:
+    """The parts of an annotated union, by what tells them apart."""
+    return _variants(FieldInfo.from_annotation(union))
+
+
 def key_of(name: str, info: FieldInfo) -> str:
     """The flat key of a field."""
     own = next((note.name for note in info.metadata if isinstance(note, Key)), name)

@@ -7,9 +7,7 @@ follow from it.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import Field
+from typing import Annotated, Literal, Self
 
 from dpbitfit.accounting.calibration import LARGEST_EPSILON
 from dpbitfit.data.columns import Kind
@@ -22,75 +20,79 @@ from dpbitfit.planner import Choices, PublicFacts, propose
 from dpbitfit.schema import Option, Part, Scalar, build, options
 from dpbitfit.tasks.base import TaskSettings
 from dpbitfit.tasks.registry import TASKS, TEXT_CLASSIFICATION, resolve
-from dpbitfit.validate import Delta, Evaluations, one_of
+from dpbitfit.validate import Delta, Evaluations, described, one_of
 
 _PLACEHOLDER = 1.0  # a noise multiplier, before it is calibrated
-
-
-def _help(text: str, **bounds: Any) -> Any:
-    return Field(description=text, **bounds)
 
 
 class Settings(Part):
     """The keys that are no plan's. An empty string means "not given"."""
 
     task: Annotated[
-        str, one_of(TASKS), _help(f"What the model is trained for: {', '.join(TASKS)}.")
+        str, one_of(TASKS), described(f"What the model is trained for: {', '.join(TASKS)}.")
     ] = TEXT_CLASSIFICATION
-    data: Annotated[str, _help("CSV, TSV, JSONL, Parquet or Excel file, or module:function.")] = ""
-    labels: Annotated[str, _help("The public label set: a,b,c or a .json or .txt file.")] = ""
-    text_column: Annotated[str, _help("Column of the text.")] = "text"
-    label_column: Annotated[str, _help("Column of the label.")] = "label"
-    unit_column: Annotated[str, _help("Column that names the person: the unit of privacy.")] = ""
-    site_column: Annotated[str, _help("Column that names the site.")] = ""
-    sites: Annotated[int, _help("Sites, where no column names them.", ge=1, le=10_000)] = 4
+    data: Annotated[
+        str, described("CSV, TSV, JSONL, Parquet or Excel file, or module:function.")
+    ] = ""
+    labels: Annotated[str, described("The public label set: a,b,c or a .json or .txt file.")] = ""
+    text_column: Annotated[str, described("Column of the text.")] = "text"
+    label_column: Annotated[str, described("Column of the label.")] = "label"
+    unit_column: Annotated[str, described("Column that names the person: the unit of privacy.")] = (
+        ""
+    )
+    site_column: Annotated[str, described("Column that names the site.")] = ""
+    sites: Annotated[int, described("Sites, where no column names them.", ge=1, le=10_000)] = 4
     skew: Annotated[
-        float, _help("Label skew between sites: Dirichlet with alpha 1/skew; 0: none.", ge=0)
+        float, described("Label skew between sites: Dirichlet with alpha 1/skew; 0: none.", ge=0)
     ] = 0.0
-    test_data: Annotated[str, _help("Public test file.")] = ""
+    test_data: Annotated[str, described("Public test file.")] = ""
     test_fraction: Annotated[
-        float, _help("Without a test file: the part held out and treated as public.")
+        float, described("Without a test file: the part held out and treated as public.")
     ] = 0.2
     declared_size: Annotated[
-        int, _help("Public size of every site; 0: made from the data, to one digit.", ge=0)
+        int, described("Public size of every site; 0: made from the data, to one digit.", ge=0)
     ] = 0
-    seed: Annotated[int, _help("Of the partition only; never of the noise.")] = 0
-    model: Annotated[str, _help("Folder, hub id, or minilm.")] = "minilm"
+    seed: Annotated[int, described("Of the partition only; never of the noise.")] = 0
+    model: Annotated[str, described("Folder, hub id, or minilm.")] = "minilm"
     device: Annotated[
         Literal["cpu", "auto", "cuda"],
-        _help("Where simulated sites compute; auto: on a GPU where each is given one."),
+        described("Where simulated sites compute; auto: on a GPU where each is given one."),
     ] = "cpu"
     precision: Annotated[
         Precision,
-        _help("In which their layers multiply; bfloat16: on a GPU, or a CPU with units for it."),
+        described(
+            "In which their layers multiply; bfloat16: on a GPU, or a CPU with units for it."
+        ),
     ] = "float32"
     target_epsilon: Annotated[
-        float, _help("Epsilon that the plan may cost a site.", gt=0, le=LARGEST_EPSILON)
+        float, described("Epsilon that the plan may cost a site.", gt=0, le=LARGEST_EPSILON)
     ] = 8.0
-    delta: Annotated[Delta, _help("Delta of every site.")] = 1e-5
+    delta: Annotated[Delta, described("Delta of every site.")] = 1e-5
     noise_multiplier: Annotated[
-        float, _help("Standard deviation of the noise, over the sensitivity; 0: calibrated.")
+        float, described("Standard deviation of the noise, over the sensitivity; 0: calibrated.")
     ] = 0.0
-    budget: Annotated[float, _help("Epsilon of an account that is new; 0: the target.", ge=0)] = 0.0
+    budget: Annotated[
+        float, described("Epsilon of an account that is new; 0: the target.", ge=0)
+    ] = 0.0
     ledger: Annotated[
-        str, _help("The coordinator's ledger: a path or a URL; empty: OUT/ledger, alone.")
+        str, described("The coordinator's ledger: a path or a URL; empty: OUT/ledger, alone.")
     ] = ""
-    site_ledgers: Annotated[str, _help("Folder of the simulated sites' ledgers.")] = ""
-    dataset: Annotated[str, _help("The records' name in the ledger.")] = ""
+    site_ledgers: Annotated[str, described("Folder of the simulated sites' ledgers.")] = ""
+    dataset: Annotated[str, described("The records' name in the ledger.")] = ""
     site_metrics: Annotated[
-        str, _help("What sites measure on records that they keep for that: accuracy,loss.")
+        str, described("What sites measure on records that they keep for that: accuracy,loss.")
     ] = ""
-    site_evaluations: Annotated[Evaluations, _help("How often they do; it is charged.")] = 0
+    site_evaluations: Annotated[Evaluations, described("How often they do; it is charged.")] = 0
     server_strategy: Annotated[
-        Literal["fedavg", "fedadam", "fedmedian"], _help("How the coordinator aggregates.")
+        Literal["fedavg", "fedadam", "fedmedian"], described("How the coordinator aggregates.")
     ] = "fedavg"
     server_learning_rate: Annotated[
-        float, _help("Of fedadam: about how far a round moves each value.", gt=0)
+        float, described("Of fedadam: about how far a round moves each value.", gt=0)
     ] = 0.1
-    min_replies: Annotated[int, _help("Replies that make a round count.", ge=1)] = 1
-    round_timeout: Annotated[float, _help("Seconds to wait for a round.", gt=0)] = 3600.0
-    out: Annotated[str, _help("Folder for the results; absolute in a configuration.")] = ""
-    resume: Annotated[bool, _help("Go on from the checkpoint in the results' folder.")] = False
+    min_replies: Annotated[int, described("Replies that make a round count.", ge=1)] = 1
+    round_timeout: Annotated[float, described("Seconds to wait for a round.", gt=0)] = 3600.0
+    out: Annotated[str, described("Folder for the results; absolute in a configuration.")] = ""
+    resume: Annotated[bool, described("Go on from the checkpoint in the results' folder.")] = False
 
     @property
     def folder(self) -> Path:

@@ -54,6 +54,11 @@ def whole(low: int, high: int, description: str) -> Any:
     return Field(strict=True, ge=low, le=high, description=description)
 
 
+def described(text: str, **bounds: Any) -> Any:
+    """A setting's help, and its bounds."""
+    return Field(description=text, **bounds)
+
+
 def text(description: str) -> Any:
     """A text."""
     return Field(strict=True, description=description)

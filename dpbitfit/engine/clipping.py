@@ -10,7 +10,7 @@ To add a clipper: a class here, with a ``function`` of its own, and its name in 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from dpbitfit.engine.groupwise import AdaptiveClipping, GroupwiseClipping
 from dpbitfit.engine.row_norms import SAFETY, exact_rows, row_norms
-from dpbitfit.schema import Key, Part
+from dpbitfit.schema import Key, Part, variants_of
 from dpbitfit.validate import ClippingNorm
 
 if TYPE_CHECKING:
@@ -131,5 +131,4 @@ Clipper = Annotated[
     AbadiClipping | AutomaticClipping | GroupwiseClipping | AdaptiveClipping,
     Field(discriminator="function"),
 ]
-ClippingName = Literal["abadi", "automatic", "group-wise", "adaptive"]
-CLIPPINGS: tuple[str, ...] = get_args(ClippingName)
+CLIPPINGS = tuple(variants_of(Clipper))

@@ -8,6 +8,7 @@ from dpbitfit.accounting.mechanism import check_delta
 from dpbitfit.errors import InputError, LedgerError
 from dpbitfit.ledger.canonical import number_to_text
 from dpbitfit.ledger.schema import NUMBER_LENGTH
+from dpbitfit.validate import LONGEST_NAME, is_name
 
 LARGEST_BUDGET = 1e4  # epsilon
 
@@ -65,9 +66,10 @@ class AccountRow(NamedTuple):
 def check_name(name: AccountName) -> None:
     """InputError for a name that cannot be shown, or not be told from another."""
     for part, text in name._asdict().items():
-        if not 0 < len(text) <= 200 or not text.isprintable() or "/" in text:
+        if not is_name(text):
             raise InputError(
-                f"an account's {part} is 1 to 200 printable characters without '/', not {text!r}"
+                f"an account's {part} is 1 to {LONGEST_NAME} printable characters without '/', "
+                f"not {text!r}"
             )
 
 

@@ -90,8 +90,8 @@ def report(ledger: Reader, name: AccountName) -> dict[str, Any]:
         "curve": status.describe_bounds(status.stored_curve(ledger, account)),
         "runs": [{**status.describe_run(run), **_dates(history, run.run)} for run in runs],
         "decisions": [_decision(entry) for entry in history.entries if _is_decision(entry)],
-        "first_event": _time(history.entries[0].at),
-        "last_event": _time(history.entries[-1].at),
+        "first_event": iso_time(history.entries[0].at),
+        "last_event": iso_time(history.entries[-1].at),
         **STATEMENTS,
         "audit_evidence": {
             "ledger": ledger.id,
@@ -108,9 +108,9 @@ def _dates(history: History, run: str) -> dict[str, str | None]:
     approved = [at for at, it in contents if isinstance(it, PlanApproved) and it.run == run]
     rounds = [at for at, it in contents if isinstance(it, RoundReserved) and it.run == run]
     return {
-        "approved": _time(*approved[:1]),
-        "first_round": _time(*rounds[:1]),
-        "last_round": _time(*rounds[-1:]),
+        "approved": iso_time(*approved[:1]),
+        "first_round": iso_time(*rounds[:1]),
+        "last_round": iso_time(*rounds[-1:]),
     }
 
 
@@ -123,8 +123,9 @@ def _decision(entry: Entry) -> dict[str, Any]:
     content = entry.content
     facts = {name: getattr(content, name, None) for name in ("budget", "run", "reason")}
     told = {name: value for name, value in facts.items() if value is not None}
-    return {"at": _time(entry.at), "kind": content.kind, "sequence": entry.sequence, **told}
+    return {"at": iso_time(entry.at), "kind": content.kind, "sequence": entry.sequence, **told}
 
 
-def _time(at: datetime | None = None) -> str | None:
+def iso_time(at: datetime | None = None) -> str | None:
+    """A time in ISO 8601."""
     return None if at is None else at.isoformat(timespec="seconds")

@@ -15,6 +15,7 @@ from rich.text import Text
 from dpbitfit.errors import BudgetError, LedgerError
 from dpbitfit.ledger.cli import terminal
 from dpbitfit.ledger.cli.options import AsJson, Url
+from dpbitfit.ledger.export import iso_time
 from dpbitfit_monitor import describe
 from dpbitfit_monitor.alerts import Alert
 from dpbitfit_monitor.monitor import Monitor
@@ -109,6 +110,6 @@ def _print_lines(monitor: Monitor, interval: float) -> NoReturn:
         try:
             content = describe.overview(monitor.reader.overview(fresh=True), monitor.alerts())
         except LedgerError as error:
-            content = {"at": describe.time(datetime.now(UTC)), "error": str(error)}
+            content = {"at": iso_time(datetime.now(UTC)), "error": str(error)}
         typer.echo(json.dumps(content, allow_nan=False))
         time.sleep(interval)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from dpbitfit.accounting.composition import Bound
 from dpbitfit.ledger import status
+from dpbitfit.ledger.export import iso_time
 from dpbitfit_monitor.alerts import Alert
 from dpbitfit_monitor.runs import RunView
 from dpbitfit_monitor.views import (
@@ -28,7 +28,7 @@ _PLAIN = (
 def overview(view: Overview, alerts: Iterable[Alert] = ()) -> dict[str, Any]:
     """Every account and alert."""
     return {
-        "at": time(view.at),
+        "at": iso_time(view.at),
         "ledger": view.ledger,
         "accounts": [account(each) for each in view.accounts],
         "unreadable": [unreadable(each) for each in view.unreadable],
@@ -46,7 +46,7 @@ def account(view: AccountView) -> dict[str, Any]:
         "accrued": view.accrued.describe(),
         "accrued_is_exact": view.accrued_is_exact,
         **{name: getattr(view, name) for name in _PLAIN},
-        **{name: time(getattr(view, name)) for name in _TIMES},
+        **{name: iso_time(getattr(view, name)) for name in _TIMES},
         "sentence": plain_sentence(view),
     }
 
@@ -61,14 +61,14 @@ def detail(view: AccountDetail) -> dict[str, Any]:
     return {
         **account(view.view),
         "series": [
-            {"rounds": each.rounds, "at": time(each.at), "accrued": _accrued(each.bound)}
+            {"rounds": each.rounds, "at": iso_time(each.at), "accrued": _accrued(each.bound)}
             for each in view.series
         ],
         "curve": status.describe_bounds(view.curve),
         "runs": [status.describe_run(run) for run in view.runs],
         "decisions": [vars(each) for each in view.decisions],
         "witnesses": [vars(each) for each in view.witnesses],
-        "reserved": [{**vars(each), "since": time(each.since)} for each in view.open_rounds],
+        "reserved": [{**vars(each), "since": iso_time(each.since)} for each in view.open_rounds],
     }
 
 
@@ -78,14 +78,9 @@ def _accrued(bound: Bound) -> dict[str, Any]:
 
 def alert(view: Alert) -> dict[str, Any]:
     """One alert."""
-    return {**vars(view), "since": time(view.since)}
+    return {**vars(view), "since": iso_time(view.since)}
 
 
 def run(view: RunView) -> dict[str, Any]:
     """One run and its rounds."""
-    return {**asdict(view), "changed": time(view.changed)}
-
-
-def time(at: datetime | None) -> str | None:
-    """A time in ISO 8601."""
-    return None if at is None else at.isoformat(timespec="seconds")
+    return {**asdict(view), "changed": iso_time(view.changed)}

@@ -199,8 +199,7 @@ class SiteRegistry:
 
     def is_taken_back(self, site: Site) -> bool:
         """Whether what the account was approved for in this run was given up."""
-        held = self.ledger.allotments([site.account.id])[site.account.id]
-        return any(allotment.voided for (run, _), allotment in held.items() if run == self.run)
+        return any(held.voided for held in self.held(site).values())
 
     def head(self, account: Account, to: str, key: str) -> Head:
         """This ledger's head of an account, signed for the ledger ``to``."""
