@@ -7,7 +7,7 @@ from functools import lru_cache
 from scipy.optimize import brentq
 
 from dpbitfit.accounting.composition import epsilon, unchecked_epsilon
-from dpbitfit.accounting.mechanism import Counts, Mechanism, check_delta, checked, merged
+from dpbitfit.accounting.mechanism import Counts, Mechanism, check_delta, merged
 from dpbitfit.accounting.renyi import filter_epsilon, quick_epsilons
 from dpbitfit.errors import AccountingError
 
@@ -39,24 +39,10 @@ def calibrate(
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**8:
         raise AccountingError(f"the steps must be 1 to 1e8, not {steps!r}")
 
-    def bag(sigma: float) -> dict[Mechanism, int]:
-        return dict(merged((*beside, (Mechanism(sigma, sampling_rate), steps))))
+    def with_noise(figure: Callable[[Counts], float]) -> Callable[[float], float]:
+        return lambda sigma: figure(merged((*beside, (Mechanism(sigma, sampling_rate), steps))))
 
-    def cost(sigma: float) -> float:
-        if order is not None:
-            return filter_epsilon(bag(sigma), delta, order)
-        return epsilon(bag(sigma), delta).epsilon
-
-    def search(sigma: float) -> float:
-        if order is not None:
-            return cost(sigma)
-        return unchecked_epsilon(checked(bag(sigma)), delta)
-
-    def quick(sigma: float) -> float:
-        if order is not None:
-            return cost(sigma)
-        return quick_epsilons([checked(bag(sigma))], delta)[0]
-
+    quick, search, cost = map(with_noise, _figures(delta, order))
     low, high = SMALLEST_SIGMA, LARGEST_SIGMA
     if quick(high) > target_epsilon:
         raise AccountingError(
@@ -79,6 +65,20 @@ def rounded_up(value: float) -> float:
     """To four digits, so that the figure that people read is the one that is used."""
     digit = 10.0 ** (math.floor(math.log10(value)) - 3)
     return float(f"{math.ceil(value / digit) * digit:.4g}")
+
+
+def _figures(delta: float, order: int | None) -> tuple[Callable[[Counts], float], ...]:
+    """Epsilon of counts: a quick bound, one for searches, and the one that is published.
+
+    With an ``order`` they are all its filter's.
+    """
+    if order is not None:
+        return (lambda counts: filter_epsilon(dict(counts), delta, order),) * 3
+    return (
+        lambda counts: quick_epsilons([counts], delta)[0],
+        lambda counts: unchecked_epsilon(counts, delta),
+        lambda counts: epsilon(dict(counts), delta).epsilon,
+    )
 
 
 def _root(cost: Callable[[float], float], target: float, low: float, high: float) -> float:

@@ -4,7 +4,6 @@ Coordinator, simulated sites and command line all read it here, so that they agr
 which records are held out.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
@@ -96,6 +95,5 @@ class RunData:
 
 
 def _to_one_digit(count: float) -> int:
-    count = max(count, 1)  # all records of a site that the data names may be held out
-    digit = 10 ** math.floor(math.log10(count))
-    return int(round(count / digit) * digit)
+    # All records of a site that the data names may be held out.
+    return int(float(f"{max(count, 1):.0e}"))

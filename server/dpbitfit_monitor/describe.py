@@ -14,7 +14,6 @@ from dpbitfit_monitor.views import (
     AccountView,
     Overview,
     UnreadableAccount,
-    plain_sentence,
 )
 
 _TIMES = ("last_seen", "asked_since", "open_since")
@@ -47,7 +46,7 @@ def account(view: AccountView) -> dict[str, Any]:
         "accrued_is_exact": view.accrued_is_exact,
         **{name: getattr(view, name) for name in _PLAIN},
         **{name: iso_time(getattr(view, name)) for name in _TIMES},
-        "sentence": plain_sentence(view),
+        "sentence": view.sentence,
     }
 
 

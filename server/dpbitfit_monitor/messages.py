@@ -17,7 +17,6 @@ from dpbitfit_monitor.views import (
     AccountView,
     UnreadableAccount,
     is_exact,
-    plain_sentence,
 )
 
 
@@ -44,7 +43,7 @@ def account(view: AccountView | UnreadableAccount) -> pb.Account:
         drift=view.drift,
         events=view.sequence,
         chain_head=view.head,
-        sentence=plain_sentence(view),
+        sentence=view.sentence,
     )
 
 

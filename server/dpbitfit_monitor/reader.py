@@ -33,7 +33,6 @@ from dpbitfit_monitor.views import (
     UnreadableAccount,
     Witness,
     is_exact,
-    plain_sentence,
     threshold,
 )
 
@@ -121,7 +120,6 @@ class Viewer:
             raise DamagedAccount(f"account {name}: {error}") from error
         return AccountDetail(
             view=view,
-            sentence=plain_sentence(view),
             series=accrued,
             curve=curve,
             runs=tuple(runs),

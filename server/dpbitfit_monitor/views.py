@@ -115,6 +115,20 @@ class AccountView:
         """What every approved step takes, over the budget."""
         return self.approved.epsilon / self.budget
 
+    @property
+    def sentence(self) -> str:
+        """The account in words: unit, adjacency, delta, accountant, and what is not covered."""
+        name, accrued, bound = self.name, self.accrued, self.guaranteed.bound
+        return (
+            f"All that was released from {name.site}'s data set {name.dataset} tells an observer "
+            f"little about any one unit ({name.unit}): the loss for adding or removing one unit, "
+            f"that is all of its records, is at most epsilon {bound.epsilon:.3f} at delta "
+            f"{self.delta:g}, by {bound.accountant} ({bound.version}): {self.guaranteed.basis}. "
+            f"The budget is {self.budget:g}. Accrued so far is {accrued.bound.epsilon:.3f}, by "
+            f"{accrued.bound.accountant}: {accrued.basis}. "
+            f"Not covered: {'; '.join(STATEMENTS['not_covered'])}."
+        )
+
 
 @dataclass(frozen=True)
 class UnreadableAccount:
@@ -168,7 +182,6 @@ class AccountDetail:
     """
 
     view: AccountView
-    sentence: str
     series: tuple[Point, ...]
     curve: tuple[Bound, ...]
     runs: tuple[RunStatus, ...]
@@ -185,17 +198,3 @@ def threshold(ratio: float) -> float:
 def is_exact(bound: Bound) -> bool:
     """Whether a figure is the smallest known, not a quick one."""
     return not is_quick(bound)
-
-
-def plain_sentence(view: AccountView) -> str:
-    """One account in words: unit, adjacency, delta, accountant, and what is not covered."""
-    name, accrued, bound = view.name, view.accrued, view.guaranteed.bound
-    return (
-        f"All that was released from {name.site}'s data set {name.dataset} tells an observer "
-        f"little about any one unit ({name.unit}): the loss for adding or removing one unit, that "
-        f"is all of its records, is at most epsilon {bound.epsilon:.3f} at delta {view.delta:g}, "
-        f"by {bound.accountant} ({bound.version}): {view.guaranteed.basis}. "
-        f"The budget is {view.budget:g}. Accrued so far is {accrued.bound.epsilon:.3f}, by "
-        f"{accrued.bound.accountant}: {accrued.basis}. "
-        f"Not covered: {'; '.join(STATEMENTS['not_covered'])}."
-    )

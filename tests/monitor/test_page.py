@@ -88,7 +88,7 @@ def test_a_site_from_its_events(
     refined(reader)
     detail = reader.account(NAME)
     text = words(page, NORTH)
-    assert detail.sentence in text
+    assert detail.view.sentence in text
     assert "All 9 events form one unbroken chain" in text
     assert "refused 1 refusal" in text
     assert "round 3 of one" in text
@@ -98,7 +98,7 @@ def test_a_site_from_its_events(
         assert f"{point.bound.epsilon:.3f}" in text
     assert detail.view.head in text
     paper = words(page, f"{NORTH}/report")
-    assert detail.sentence in paper
+    assert detail.view.sentence in paper
     assert STATEMENTS["trust_model"] in paper
     assert reader.overview().ledger in paper
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, UnknownAccount, Viewer
-from dpbitfit_monitor.views import AccountView, State, is_exact, plain_sentence, threshold
+from dpbitfit_monitor.views import AccountView, State, is_exact, threshold
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.composition import Bound
@@ -179,7 +179,7 @@ def test_all_about_an_account(
     assert list(result.curve) == status.stored_curve(ledger, ledger.account(NAME))
     assert [run.run for run in result.runs] == ["one"]
     for message in ("person", "adding or removing one unit", "1e-05", "PLD", "Not covered"):
-        assert message in result.sentence
+        assert message in result.view.sentence
     with pytest.raises(UnknownAccount):
         reader.account(NAME._replace(unit="nobody"))
 
@@ -207,8 +207,8 @@ def test_the_sentence_of_an_adaptive_account_promises_the_budget(
     ledger.allot(NAME, "two", "plan", steps(10))
     result = view(reader)
     assert result.guaranteed.bound.epsilon == result.budget == 8
-    assert "at most epsilon 8.000" in plain_sentence(result)
-    assert status.FILTERED in plain_sentence(result)
+    assert "at most epsilon 8.000" in result.sentence
+    assert status.FILTERED in result.sentence
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_an_account_is_what_the_views_say(
     assert (view.accrued.epsilon, view.accrued.accountant) == (bound.epsilon, bound.accountant)
     assert view.accrued.exact
     assert (view.rounds_left, view.ends["reply"], view.refusals["refused"]) == (6, 2, 1)
-    assert view.sentence == detail.sentence
+    assert view.sentence == detail.view.sentence
     assert view.last_seen.ToDatetime().isoformat() in str(detail.view.last_seen).replace(" ", "T")
     assert [point.rounds for point in response.series] == [1, 2, 3]
     assert [each.epsilon for each in response.curve] == [each.epsilon for each in detail.curve]

@@ -173,7 +173,7 @@ class TextClassification(TextTask):
     def _embeddings(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors [n, d] of public texts."""
         records = TextRecords(self, self.tokens(texts), [0] * len(texts), [])
-        places, rows = zip(*self._embedded(records), strict=True)
+        places, rows = zip(*self._outputs(self.model.embed, records), strict=True)
         order = torch.tensor([*chain(*places)]).argsort()
         return torch.cat(rows)[order]
 
@@ -186,7 +186,7 @@ class TextClassification(TextTask):
     def logits(self, records: TextRecords) -> Tensor:
         """Logits [n, K]."""
         logits = torch.empty((len(records.tokens), len(self.labels)))
-        for batch, rows in self._logits(records):
+        for batch, rows in self._outputs(self.model, records):
             logits[batch] = rows
         return logits
 
@@ -199,17 +199,11 @@ class TextClassification(TextTask):
         batch, and may end it.
         """
         accuracy, loss = np.empty((2, len(records.tokens)))
-        for batch, logits in self._logits(records, progress):
+        for batch, logits in self._outputs(self.model, records, progress):
             labels = records.labels[batch]
             accuracy[batch] = logits.argmax(dim=1) == labels
             loss[batch] = functional.cross_entropy(logits, labels, reduction="none")
         return {"accuracy": accuracy, "loss": loss}
-
-    def _logits(
-        self, records: TextRecords, progress: Progress | None = None
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """Micro-batches of all records, each with its logits [B, K]."""
-        return self._outputs(self.model, records, progress)
 
     @property
     def linear_head(self) -> LinearHead | None:
@@ -227,19 +221,14 @@ class TextClassification(TextTask):
         """The embeddings [n, d], each a function of its record alone, to the bit."""
         width = self.model.head.in_features if self.model.head else 0
         embeddings = np.empty((len(records.tokens), width), np.float32)
-        for batch, rows in self._embedded(records, progress):
+        for batch, rows in self._outputs(self.model.embed, records, progress):
             embeddings[batch] = rows.numpy()
         return embeddings
 
-    def _embedded(
-        self, records: TextRecords, progress: Progress | None = None
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """Micro-batches of all records, each with its embeddings [B, d]."""
-        return self._outputs(self.model.embed, records, progress)
-
     def _outputs(
-        self, part: Callable[..., Tensor], records: TextRecords, progress: Progress | None
+        self, part: Callable[..., Tensor], records: TextRecords, progress: Progress | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
+        """Micro-batches of all records, each with what a part of the model makes of it [B, ...]."""
         records.prepare(progress)
         forward = lambda batch: part(**records.inputs(batch))  # noqa: E731
         return outputs(self.model, records, forward, progress)
