@@ -108,7 +108,7 @@ LogitScale = Annotated[float, real(1e-9, 1e6, "Multiplies cosine similarity.")]
 
 Rounds = Annotated[int, whole(1, MOST_STEPS, "Rounds of the plan.")]
 StepsPerRound = Annotated[int, whole(1, MOST_STEPS, "Noisy steps of each round.")]
-Directions = Annotated[int, whole(1, 1024, "Directions of each step of dp-zero.")]
+DirectionCount = Annotated[int, whole(1, 1024, "Directions of each step of dp-zero.")]
 Evaluations = Annotated[int, whole(0, MOST_STEPS, "How often the sites' metrics are measured.")]
 Layers = Annotated[
     int, whole(0, 1000, "Train biases of the model's last so many layers only; 0: of all.")

@@ -112,8 +112,10 @@ def _epsilon(counts: Counts, delta: float) -> Bound:
         )
     name = min(valid, key=lambda key: valid[key])
     if lower > min(valid.values()):
-        bag = ", ".join(f"{steps} steps of {mechanism}" for mechanism, steps in counts)
-        raise AccountingError(f"the accountants contradict each other on {bag} at delta {delta:g}")
+        composition = ", ".join(f"{steps} steps of {mechanism}" for mechanism, steps in counts)
+        raise AccountingError(
+            f"the accountants contradict each other on {composition} at delta {delta:g}"
+        )
     return Bound(max(valid[name], 0.0), delta, name, version_of(name), max(lower, 0.0))
 
 

@@ -1,6 +1,6 @@
 """Rényi divergences: the filter for adaptive choices, and quick bounds for many accounts.
 
-The tight accountants bound a bag of mechanisms that was fixed beforehand. They
+The tight accountants bound a composition that was fixed beforehand. They
 do not hold as a rule for *when to stop* when later mechanisms are chosen after
 results were seen. A filter on the Rényi divergence of one order, itself fixed
 beforehand, does: Feldman and Zrnic 2021 (arXiv 2008.11193), theorem 4.3.
@@ -70,7 +70,7 @@ def filter_budget(budget: float, delta: float, order: int, at: float) -> float:
 
 
 def filter_order(steps: Mapping[Mechanism, int], delta: float, budget: float) -> int:
-    """The order with which a filter lets most copies of this bag run within ``budget``."""
+    """The order with which a filter lets most copies of this composition run within ``budget``."""
     check_delta(delta)
     cost = np.maximum(composed(checked(steps)), 1e-300)
     room = np.maximum(budget - _fixed(delta), 0.0)
@@ -78,14 +78,17 @@ def filter_order(steps: Mapping[Mechanism, int], delta: float, budget: float) ->
     return order
 
 
-def quick_epsilons(bags: Iterable[Counts], delta: float) -> list[float]:
-    """RDP's upper bound on epsilon for many bags: a little loose, microseconds for each.
+def quick_epsilons(compositions: Iterable[Counts], delta: float) -> list[float]:
+    """RDP's upper bound on epsilon for many compositions: a little loose, microseconds for each.
 
     Canonne, Kamath and Steinke 2020 (arXiv 2004.00010), proposition 12.
     """
     check_delta(delta)
     fixed = _fixed(delta)
-    return [max(0.0, float(np.min(composed(bag) + fixed))) if bag else 0.0 for bag in bags]
+    return [
+        max(0.0, float(np.min(composed(counts) + fixed))) if counts else 0.0
+        for counts in compositions
+    ]
 
 
 def _fixed(delta: float) -> NDArray[np.float64]:

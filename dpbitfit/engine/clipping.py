@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dpbitfit.engine.biases import BiasLayout
-    from dpbitfit.engine.split import Part as DevicePart
+    from dpbitfit.engine.split import DevicePart
 
 STABILITY = 0.01  # gamma of automatic clipping, Bu et al. 2022 (arXiv 2206.07136), section 4
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dpbitfit.engine.directions import Directions as PublicDirections
+from dpbitfit.engine.directions import Directions
 from dpbitfit.errors import InputError
 from dpbitfit.schema import Part
-from dpbitfit.validate import Directions, real
+from dpbitfit.validate import DirectionCount, real
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dpbitfit.engine.biases import BiasLayout
-    from dpbitfit.engine.split import Part as DevicePart
+    from dpbitfit.engine.split import DevicePart
 
 
 class AttachedEstimator(Protocol):
@@ -56,7 +56,7 @@ class BiasGradients(Part):
     kind: Literal["bias-gradients"] = "bias-gradients"
 
     def attach(
-        self, model: "nn.Module", layout: "BiasLayout", directions: PublicDirections | None = None
+        self, model: "nn.Module", layout: "BiasLayout", directions: Directions | None = None
     ) -> AbstractContextManager[AttachedEstimator]:
         """The estimator at work on ``model``, which it freezes, until the block ends."""
         from dpbitfit.engine.gradients import PerRecordGradients
@@ -71,13 +71,13 @@ class DirectionalDerivatives(Part):
     """
 
     kind: Literal["directional-derivatives"] = "directional-derivatives"
-    directions: Directions = 64
+    directions: DirectionCount = 64
     smoothing: Annotated[
         float, real(1e-5, 0.1, "How far dp-zero moves each bias to see the loss change.")
     ] = 1e-3
 
     def attach(
-        self, model: "nn.Module", layout: "BiasLayout", directions: PublicDirections | None = None
+        self, model: "nn.Module", layout: "BiasLayout", directions: Directions | None = None
     ) -> AbstractContextManager[AttachedEstimator]:
         """The estimator at work on ``model``, which it freezes, until the block ends.
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dpbitfit.engine.biases import BiasLayout
-    from dpbitfit.engine.split import Part as DevicePart
+    from dpbitfit.engine.split import DevicePart
 
 Vector = NDArray[np.float64]
 FURTHEST = 1000.0  # by which factor an adaptive norm may leave the plan's

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
+class DevicePart:
     """What of the packed vector [P] lies on one device: at ``places`` [p], ascending."""
 
     device: torch.device
@@ -43,14 +43,14 @@ class Part:
         return dict(zip(self.sizes, values, strict=True))
 
 
-def parts(model: nn.Module, layout: "BiasLayout") -> list[Part]:
+def parts(model: nn.Module, layout: "BiasLayout") -> list[DevicePart]:
     """The parts of a layout, in the order in which its parameters meet their devices."""
     slices: dict[torch.device, dict[str, slice]] = {}
     for name, _, place in layout.slices():
         slices.setdefault(model.get_parameter(name).device, {})[name] = place
     whole = np.arange(layout.size)
     return [
-        Part(
+        DevicePart(
             device,
             {name: place.stop - place.start for name, place in own.items()},
             np.concatenate([whole[place] for place in own.values()]),
@@ -59,7 +59,7 @@ def parts(model: nn.Module, layout: "BiasLayout") -> list[Part]:
     ]
 
 
-def joined(rows: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
+def joined(rows: Sequence[Tensor], parts: Sequence[DevicePart]) -> Tensor:
     """Whole rows [B, P] of their parts [B, p], on the first one's device."""
     if len(parts) == 1:
         return rows[0]

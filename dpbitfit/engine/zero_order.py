@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dpbitfit.engine.biases import BiasLayout, freeze, read_biases, write_biases
 from dpbitfit.engine.directions import Directions
 from dpbitfit.engine.finite import FiniteRows
-from dpbitfit.engine.split import Part
+from dpbitfit.engine.split import DevicePart
 from dpbitfit.errors import ModelError
 
 
@@ -64,10 +64,10 @@ class LossDifferences:
         return self._count
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[DevicePart]:
         """A row lies on one device, where the model reads."""
         device = next(self._model.parameters()).device
-        return [Part(device, {"derivatives": self._count}, np.arange(self._count))]
+        return [DevicePart(device, {"derivatives": self._count}, np.arange(self._count))]
 
     def begin(self, step: int) -> None:
         """Look about the biases as they are, along the directions of this step of the phase."""

@@ -38,7 +38,7 @@ class FeatureCache:
         Each is a function of its record and the vector alone, to the bit. Raises InputError
         where the task has no linear head.
         """
-        task, head = linear_head(self._task)
+        task, head = trained_head(self._task)
         digest = hashlib.sha256(np.delete(vector, _places(head)).tobytes()).hexdigest()
         if self._features is not None and digest == self._digest:
             return self._features
@@ -55,7 +55,7 @@ class FeatureCache:
         self._digest, self._features = "", None
 
 
-def linear_head(task: Task) -> tuple[LinearTask, LinearHead]:
+def trained_head(task: Task) -> tuple[LinearTask, LinearHead]:
     """A task with its trained linear head; InputError where it has none."""
     if isinstance(task, LinearTask) and task.linear_head is not None:
         return task, task.linear_head

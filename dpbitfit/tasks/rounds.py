@@ -86,7 +86,7 @@ def _noised_sum(
     progress: Progress | None,
 ) -> Vector:
     """The noised sum [K * d] over all units: one Gaussian mechanism at sampling rate 1."""
-    _, head = features.linear_head(task)
+    _, head = features.trained_head(task)
     seen = cache.find(vector, progress)
     check = progress or (lambda _done, _total: None)
     check(0, 1)  # features that are cached take no time, and the sums of many records do

@@ -20,7 +20,7 @@ from dpbitfit_monitor import describe
 from dpbitfit_monitor.alerts import Alert
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.formatting import ago
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from dpbitfit_monitor.views import SPENT, Overview
 
 _STYLES = {"ok": "green", "near": "yellow", "silent": "yellow"}
@@ -47,7 +47,7 @@ def budget(
     Exit codes: 0 done; 2 bad input; 3 an account is at 100 % of its budget; 4 the ledger,
     or an account in it, is unreadable or corrupt.
     """
-    monitor = Monitor(Viewer(ledger))
+    monitor = Monitor(LedgerViews(ledger))
     if watch:
         with monitor.refining():
             (_print_lines if json_output else _watch)(monitor, interval)

@@ -15,7 +15,7 @@ from dpbitfit_monitor.bearer import read_secret
 from dpbitfit_monitor.certificates import read_certificates
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.access import Tokens, make_token
-from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Viewer
+from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, LedgerViews
 from dpbitfit_monitor.serve import Serving, serve_until_signalled
 from dpbitfit_monitor.tls import Tls
 from dpbitfit_monitor.webhook import Webhook
@@ -87,7 +87,7 @@ def serve(
     watched = [*own, *(watch_certificates or [])]
     if unreadable := read_certificates(watched)[1]:
         raise InputError(f"{unreadable[0]}: no certificate can be read from this file")
-    reader = Viewer(ledger, silent_after * _HOUR, orphan_after * _HOUR)
+    reader = LedgerViews(ledger, silent_after * _HOUR, orphan_after * _HOUR)
     serving = Serving(
         grpc=Address.parse(grpc),
         http=Address.parse(http),

@@ -13,7 +13,7 @@ from dpbitfit_monitor import alerts
 from dpbitfit_monitor.alerts import Alert, Alerts
 from dpbitfit_monitor.bound_worker import refine_until
 from dpbitfit_monitor.certificates import CertificateView, read_certificates
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from dpbitfit_monitor.runs import Runs, RunView
 
 RUNS_SECONDS = 1.0  # between two reads of the runs' folders
@@ -24,7 +24,7 @@ class Monitor:
     """A ledger, the runs in some folders, and certificates; read-only, for many threads."""
 
     def __init__(
-        self, reader: Viewer, runs: Iterable[Path] = (), certificates: Iterable[Path] = ()
+        self, reader: LedgerViews, runs: Iterable[Path] = (), certificates: Iterable[Path] = ()
     ) -> None:
         self.reader = reader
         self._runs = Runs(runs)

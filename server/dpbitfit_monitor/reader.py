@@ -53,7 +53,7 @@ class DamagedAccount(LedgerError):
     """An account's rows are corrupt; the rest of the ledger can be read."""
 
 
-class Viewer:
+class LedgerViews:
     """A ledger's accounts as views, for many threads.
 
     ``bounds`` are the figures; until they are refined, some are quick upper bounds.

@@ -41,7 +41,7 @@ from dpbitfit.phases import Phase
 from dpbitfit.plan import ModelIdentity, Plan
 from dpbitfit.planner import Choices, PublicFacts, propose
 from dpbitfit.tasks.attach import attach
-from dpbitfit.tasks.features import FeatureCache, linear_head
+from dpbitfit.tasks.features import FeatureCache, trained_head
 from dpbitfit.tasks.registry import TEXT_CLASSIFICATION, resolve
 from tests.benchmarks.baselines import METHODS, Method, round_of
 from tests.benchmarks.data_sets import SETS, Data, read
@@ -112,7 +112,7 @@ def run(
     caches = [FeatureCache(remembering, part) for part in parts]
     test, test_cache = task.records(data.test), None
     sizes = [_declared(len(table)) for table in tables]
-    place = linear_head(task)[1] if method.head == "trained" else None
+    place = trained_head(task)[1] if method.head == "trained" else None
     labels, width = (place.classes, place.width) if place else (0, 0)
     facts = PublicFacts(labels, width, len(tables), sum(sizes))
     steps = STEPS_A_ROUND if rounds else 0
@@ -190,7 +190,7 @@ def _accuracy(task: Any, test: Any, cache: FeatureCache | None, phase: Phase, ve
     """On the test set; in a phase of the head from its cached features."""
     if cache is not None and phase.pools:
         features = cache.find(vector)
-        weights = linear_head(task)[1].weights(vector)
+        weights = trained_head(task)[1].weights(vector)
         best = (features.rows @ weights.T).argmax(axis=1)
         return float((best == features.classes).mean())
     write_biases(task.model, task.layout, vector)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.access import Tokens, make_token
 from dpbitfit_monitor.page.urls import account_path
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 
 from dpbitfit.accounting.mechanism import Mechanism
 from dpbitfit.ledger import AccountName
@@ -39,7 +39,7 @@ def main() -> None:
             run_rounds(ledger, opened, "triage", DONE[site], ((STEP, STEPS),))
         token, line = make_token("Dr. Jensen")
         (folder / "tokens").write_text(line)
-        monitor = Monitor(Viewer(str(folder / "ledger.sqlite")), [], [])
+        monitor = Monitor(LedgerViews(str(folder / "ledger.sqlite")), [], [])
         serving = replace(LOCAL, page_tokens=Tokens(folder / "tokens"))
         url = f"http://{stack.enter_context(served(monitor, serving)).http}"
         running = stack.enter_context(playwright.sync_playwright())

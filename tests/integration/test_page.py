@@ -14,7 +14,7 @@ import pytest
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.access import Tokens, make_token
 from dpbitfit_monitor.page.urls import account_path
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 
 from dpbitfit.accounting import composition
 from dpbitfit.ledger import AccountName, Ledger
@@ -73,7 +73,7 @@ def at(tmp_path: Path) -> Iterator[Served]:
     (tmp_path / "tokens").write_text(line)
     certificate, _ = Authority(tmp_path, "authority").issue("south", days=20)
     out = folder(tmp_path / "runs" / "live", {**LINE, "run": "live", "rounds": ROUNDS})
-    monitor = Monitor(Viewer(str(tmp_path / "ledger.sqlite")), [out.parent], [certificate])
+    monitor = Monitor(LedgerViews(str(tmp_path / "ledger.sqlite")), [out.parent], [certificate])
     serving = replace(LOCAL, page_tokens=Tokens(tmp_path / "tokens"))
     with ExitStack() as stop:
         address = stop.enter_context(served(monitor, serving)).http

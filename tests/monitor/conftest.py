@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 
 from dpbitfit.ledger import Account, Ledger
 from tests.dpbitfit.ledger.conftest import ledger, postgresql, reopen, url
@@ -29,8 +29,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def reader(ledger: Ledger, url: str, clock: Clock) -> Viewer:
-    return Viewer(url, now=clock)
+def reader(ledger: Ledger, url: str, clock: Clock) -> LedgerViews:
+    return LedgerViews(url, now=clock)
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def south(ledger: Ledger) -> Account:
 
 
 @pytest.fixture
-def refined() -> Callable[[Viewer], Viewer]:
+def refined() -> Callable[[LedgerViews], LedgerViews]:
     """Computes every smallest bound that a reader waits for."""
 
-    def refine(reader: Viewer) -> Viewer:
+    def refine(reader: LedgerViews) -> LedgerViews:
         reader.overview(fresh=True)
         while reader.bounds.refine():
             pass

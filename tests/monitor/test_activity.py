@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dpbitfit_monitor import activity
 from dpbitfit_monitor.activity import ENDS, Activity
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def test_an_account_read_in_steps_is_the_account_read_at_once(
 ) -> None:
     monkeypatch.setattr(activity, "_TAIL", tail)
     with opened() as (url, ledger, accounts):
-        followed = Viewer(url, now=lambda: NOW)
+        followed = LedgerViews(url, now=lambda: NOW)
         for number, (kind, of) in enumerate(history):
             reserved = ledger.reservations()
             if kind == "reserve":
@@ -72,7 +72,7 @@ def test_an_account_read_in_steps_is_the_account_read_at_once(
                 ledger.rebase(of, {"old": steps(3)}, "c" * 64, "lost")  # type: ignore[arg-type]
             elif kind == "look":
                 followed.overview(fresh=True)
-        at_once = Viewer(url, now=lambda: NOW)
+        at_once = LedgerViews(url, now=lambda: NOW)
         assert followed.overview(fresh=True) == at_once.overview(fresh=True)
         for view in at_once.overview().accounts:
             assert at_once.account(view.name).view == view
@@ -92,7 +92,7 @@ def test_only_new_events_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(50):
             ledger.reserve("run", number, {one.id: f"k{number}"}, steps(5))
             ledger.commit({f"k{number}": "reply"})
-        reader = Viewer(url)
+        reader = LedgerViews(url)
         reader.overview()
         assert min(n for n in read if n > 2) > 90
         read.clear()
@@ -109,7 +109,7 @@ def test_an_answer_long_ago_is_found_behind_many_refusals() -> None:
         for number in range(20):
             ledger.reserve("run", number, {one.id: f"k{number}"}, steps(5))
             ledger.commit({f"k{number}": "refused" if number else "reply"})
-        assert Viewer(url).overview().accounts[0].last_seen is not None
+        assert LedgerViews(url).overview().accounts[0].last_seen is not None
 
 
 @pytest.mark.parametrize("gone_back", [1, 3, 9])
@@ -130,7 +130,7 @@ def test_a_restored_backup_is_read_as_what_it_is(gone_back: int, tmp_path: Path)
         connection.exec_driver_sql(f"VACUUM INTO '{backup}'")
         connection.exec_driver_sql("BEGIN")
     rounds(ledger, 10, 10 + gone_back)
-    reader = Viewer(str(path))
+    reader = LedgerViews(str(path))
     reader.overview()
     ledger.database.close()
     for leftover in tmp_path.glob("ledger.sqlite*"):
@@ -138,7 +138,7 @@ def test_a_restored_backup_is_read_as_what_it_is(gone_back: int, tmp_path: Path)
     backup.rename(path)
     restored = Ledger(str(path))
     rounds(restored, 100, 100 + gone_back)  # as many events, but others
-    assert reader.overview(fresh=True).accounts == Viewer(str(path)).overview().accounts
+    assert reader.overview(fresh=True).accounts == LedgerViews(str(path)).overview().accounts
     assert reader.overview().accounts[0].ends == {"reply": 10 + gone_back}
 
 

@@ -13,7 +13,7 @@ from dpbitfit_monitor.client import MonitorClient
 from dpbitfit_monitor.metrics import exposition
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page import urls
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from dpbitfit_monitor.views import NEAR, State
 from google.protobuf.json_format import MessageToDict
 from starlette.testclient import TestClient
@@ -27,7 +27,7 @@ from ..support.monitors import served
 
 __all__ = ["monitor", "out", "page", "stranger", "token", "token_file", "url"]
 
-Refined = Callable[[Viewer], Viewer]
+Refined = Callable[[LedgerViews], LedgerViews]
 NORTH = urls.account_path(NAME)
 
 
@@ -43,7 +43,7 @@ def accrued(account: Account) -> float:
 
 
 def test_its_alert_comes_when_the_filter_says_so(
-    account: Account, accrued: float, reader: Viewer
+    account: Account, accrued: float, reader: LedgerViews
 ) -> None:
     (view,) = reader.overview().accounts
     assert view.guaranteed.bound.epsilon == ADAPTIVE_BUDGET
@@ -75,7 +75,7 @@ def test_its_files(path: str, account: Account, accrued: float, page: TestClient
     assert str(no_bound()) not in page.get(f"{path}.csv").text
 
 
-def test_its_metrics(account: Account, accrued: float, reader: Viewer) -> None:
+def test_its_metrics(account: Account, accrued: float, reader: LedgerViews) -> None:
     output = exposition(Monitor(reader)).decode()
     labels = f'{{client="{NAME}",delta="1e-05"}}'
     assert f"dpbitfit_client_epsilon_accrued{labels} {accrued}\n" in output
@@ -87,7 +87,7 @@ def test_its_metrics(account: Account, accrued: float, reader: Viewer) -> None:
     assert called == ["dpbitfit_client_epsilon_guaranteed"]
 
 
-def test_its_messages(account: Account, accrued: float, reader: Viewer) -> None:
+def test_its_messages(account: Account, accrued: float, reader: LedgerViews) -> None:
     with served(Monitor(reader)) as at, MonitorClient(str(at.grpc)) as client:
         result = client.account(NAME)
     one = result.account

@@ -10,7 +10,7 @@ from dpbitfit_monitor import alerts
 from dpbitfit_monitor.alerts import Alert, Alerts, Kind, Severity
 from dpbitfit_monitor.certificates import CertificateView, read_certificates
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, Viewer
+from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, LedgerViews
 
 from dpbitfit.accounting import composition
 from dpbitfit.ledger import Account, Ledger, schema
@@ -26,7 +26,7 @@ def kinds(active: tuple[Alert, ...]) -> list[Kind]:
     return [alert.kind for alert in active]
 
 
-def test_no_alert_where_all_is_well(north: Account, south: Account, reader: Viewer) -> None:
+def test_no_alert_where_all_is_well(north: Account, south: Account, reader: LedgerViews) -> None:
     assert Monitor(reader).alerts() == ()
 
 
@@ -44,8 +44,8 @@ def test_a_budget_alerts_at_each_threshold(
     text: str,
     severity: Severity,
     north: Account,
-    reader: Viewer,
-    refined: Callable[[Viewer], Viewer],
+    reader: LedgerViews,
+    refined: Callable[[LedgerViews], LedgerViews],
     ledger: Ledger,
 ) -> None:
     spent = composition.epsilon({STEP: 40}, DELTA).epsilon
@@ -58,7 +58,7 @@ def test_a_budget_alerts_at_each_threshold(
 
 
 def test_silence_orphans_and_drift_alert_with_their_beginning(
-    north: Account, reader: Viewer, ledger: Ledger, clock: Clock
+    north: Account, reader: LedgerViews, ledger: Ledger, clock: Clock
 ) -> None:
     clock.later = max(SILENT_AFTER, ORPHAN_AFTER) + timedelta(hours=1)
     requested = reader.overview().accounts[0].asked_since
@@ -76,13 +76,13 @@ def test_silence_orphans_and_drift_alert_with_their_beginning(
 
 
 def test_an_unreadable_account_and_an_unreadable_ledger_alert(
-    north: Account, reader: Viewer, ledger: Ledger, tmp_path: Path
+    north: Account, reader: LedgerViews, ledger: Ledger, tmp_path: Path
 ) -> None:
     with ledger.database.write() as connection:
         connection.execute(sa.update(schema.account).values(budget="many"))
     (alert,) = Monitor(reader).alerts()
     assert (alert.kind, alert.subject) == (Kind.UNREADABLE, str(NAME))
-    (alert,) = active = Monitor(Viewer(str(tmp_path / "absent"))).alerts()
+    (alert,) = active = Monitor(LedgerViews(str(tmp_path / "absent"))).alerts()
     assert (alert.kind, alert.subject) == (Kind.UNREADABLE, alerts.LEDGER)
     assert alerts.is_blind(active)
 
@@ -126,7 +126,7 @@ def test_certificates_are_read_from_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_cannot_be_read_alerts_and_hides_no_other(
-    reader: Viewer, tmp_path: Path
+    reader: LedgerViews, tmp_path: Path
 ) -> None:
     Authority(tmp_path, "authority")
     (tmp_path / "other.pem").write_text("no certificate")

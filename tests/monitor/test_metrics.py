@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor.metrics import collect, exposition
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
@@ -58,7 +58,9 @@ def labels(monitor: Monitor) -> dict[str, set[str]]:
 
 
 @pytest.fixture
-def monitor(reader: Viewer, refined: Callable[[Viewer], Viewer], tmp_path: Path) -> Monitor:
+def monitor(
+    reader: LedgerViews, refined: Callable[[LedgerViews], LedgerViews], tmp_path: Path
+) -> Monitor:
     line = {**LINE, "missing": {"hospital-2": "offline"}}
     out = folder(tmp_path / "out", line, traffic={str(NAME): [100, 7], "of/no/account": [1, 1]})
     certificate, _ = Authority(tmp_path, "authority").issue("server")
@@ -66,7 +68,7 @@ def monitor(reader: Viewer, refined: Callable[[Viewer], Viewer], tmp_path: Path)
 
 
 def test_values_are_those_of_the_views(
-    north: Account, south: Account, monitor: Monitor, refined: Callable[[Viewer], Viewer]
+    north: Account, south: Account, monitor: Monitor, refined: Callable[[LedgerViews], LedgerViews]
 ) -> None:
     refined(monitor.reader)
     values, name = samples(monitor), str(NAME)
@@ -89,7 +91,7 @@ def test_values_are_those_of_the_views(
 
 
 def test_a_watched_certificate_that_cannot_be_read_is_a_sample(
-    reader: Viewer, tmp_path: Path
+    reader: LedgerViews, tmp_path: Path
 ) -> None:
     """Its expiry is none any more, and so would its alert be."""
     certificate, _ = Authority(tmp_path, "authority").issue("server")
@@ -99,7 +101,7 @@ def test_a_watched_certificate_that_cannot_be_read_is_a_sample(
 
 
 def test_names_and_labels_are_those_agreed_upon(
-    north: Account, monitor: Monitor, refined: Callable[[Viewer], Viewer]
+    north: Account, monitor: Monitor, refined: Callable[[LedgerViews], LedgerViews]
 ) -> None:
     refined(monitor.reader)
     result = labels(monitor)
@@ -108,7 +110,7 @@ def test_names_and_labels_are_those_agreed_upon(
 
 
 def test_a_site_that_is_missing_is_named_while_its_run_goes_on(
-    north: Account, reader: Viewer, tmp_path: Path
+    north: Account, reader: LedgerViews, tmp_path: Path
 ) -> None:
     missing = {"hospital-2": "offline", "hospital-3": "left out"}
     first, last = {**LINE, "missing": missing}, {**LINE, "round": 1, "missing": {"x": "offline"}}
@@ -123,14 +125,14 @@ def test_a_site_that_is_missing_is_named_while_its_run_goes_on(
     assert name not in samples(Monitor(reader, [out]))
 
 
-def test_a_loose_bound_gives_no_ratio(north: Account, reader: Viewer) -> None:
+def test_a_loose_bound_gives_no_ratio(north: Account, reader: LedgerViews) -> None:
     values = samples(Monitor(reader))
     assert "dpbitfit_client_epsilon_accrued" in values
     assert "dpbitfit_client_budget_used_ratio" not in values
 
 
 def test_a_name_cannot_break_out_of_its_label(
-    north: Account, reader: Viewer, ledger: Ledger
+    north: Account, reader: LedgerViews, ledger: Ledger
 ) -> None:
     hostile = 'a"} 1\ndpbitfit_ledger_readable 0\\'
     with ledger.database.write() as connection:
@@ -165,7 +167,7 @@ def test_the_text_is_what_the_library_writes(
 
 
 def test_no_figure_is_exported_of_accounts_that_cannot_be_read(
-    north: Account, south: Account, reader: Viewer, ledger: Ledger, tmp_path: Path
+    north: Account, south: Account, reader: LedgerViews, ledger: Ledger, tmp_path: Path
 ) -> None:
     with ledger.database.write() as connection:
         of = schema.account.c.id == north.id
@@ -173,7 +175,7 @@ def test_no_figure_is_exported_of_accounts_that_cannot_be_read(
     values = samples(Monitor(reader))
     assert values["dpbitfit_client_readable"] == {(str(NAME),): 0, (str(OTHER),): 1}
     assert (str(NAME),) not in values["dpbitfit_client_epsilon_budget"]
-    away = samples(Monitor(Viewer(str(tmp_path / "absent"))))
+    away = samples(Monitor(LedgerViews(str(tmp_path / "absent"))))
     assert away["dpbitfit_ledger_readable"] == {(): 0}
     assert set(away) == {"dpbitfit_ledger_readable", "dpbitfit_build_info"}
 
@@ -187,7 +189,7 @@ def _expressions(panel: Any) -> list[str]:
 
 
 def test_the_dashboard_and_the_rules_name_only_what_is_there(
-    north: Account, monitor: Monitor, refined: Callable[[Viewer], Viewer]
+    north: Account, monitor: Monitor, refined: Callable[[LedgerViews], LedgerViews]
 ) -> None:
     refined(monitor.reader)
     there = set(samples(monitor))

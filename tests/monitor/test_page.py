@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor import describe
 from dpbitfit_monitor.page import urls
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -28,7 +28,7 @@ from .test_runs import LINE, folder
 
 __all__ = ["monitor", "out", "page", "stranger", "token", "token_file", "url"]
 
-Refined = Callable[[Viewer], Viewer]
+Refined = Callable[[LedgerViews], LedgerViews]
 NORTH = urls.account_path(NAME)
 SCRIPT = "<script>alert(1)</script>".replace("/", "\\")
 
@@ -48,7 +48,7 @@ def table(client: TestClient, path: str) -> list[dict[str, str]]:
 
 
 def test_an_overview_says_what_the_reader_says(
-    north: Account, south: Account, reader: Viewer, refined: Refined, page: TestClient
+    north: Account, south: Account, reader: LedgerViews, refined: Refined, page: TestClient
 ) -> None:
     view = refined(reader).overview().accounts[0]
     text = words(page, "/")
@@ -67,7 +67,7 @@ def test_an_overview_says_what_the_reader_says(
 
 @pytest.mark.parametrize("path", ["/", NORTH, f"{NORTH}/report", "/runs", "/runs/r1"])
 def test_unit_adjacency_delta_accountant_and_limits_stand_on_every_page(
-    path: str, north: Account, reader: Viewer, refined: Refined, page: TestClient
+    path: str, north: Account, reader: LedgerViews, refined: Refined, page: TestClient
 ) -> None:
     view = refined(reader).overview().accounts[0]
     text = words(page, path)
@@ -83,7 +83,7 @@ def test_unit_adjacency_delta_accountant_and_limits_stand_on_every_page(
 
 
 def test_a_site_from_its_events(
-    north: Account, reader: Viewer, refined: Refined, page: TestClient
+    north: Account, reader: LedgerViews, refined: Refined, page: TestClient
 ) -> None:
     refined(reader)
     detail = reader.account(NAME)
@@ -199,7 +199,7 @@ def test_a_metric_that_nothing_here_knows_is_shown_like_any_other(
 
 
 def test_files_hold_what_is_shown(
-    north: Account, south: Account, reader: Viewer, refined: Refined, page: TestClient
+    north: Account, south: Account, reader: LedgerViews, refined: Refined, page: TestClient
 ) -> None:
     overview = refined(reader).overview()
     content = page.get("/export.json").json()

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 from dpbitfit_monitor.page import charts, formatting, pagination, urls
 from dpbitfit_monitor.page.pagination import Choice, Page
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from dpbitfit_monitor.runs import RoundView
 from dpbitfit_monitor.views import State, UnreadableAccount
 from hypothesis import example, given
@@ -54,7 +54,7 @@ def test_a_choice_has_known_values_only(query: dict[str, str]) -> None:
 
 
 def test_accounts_are_found_filtered_and_sorted(
-    north: Account, south: Account, reader: Viewer
+    north: Account, south: Account, reader: LedgerViews
 ) -> None:
     overview = reader.overview()
     damaged = UnreadableAccount(AccountName("lost", "letters", "person"), "why")
@@ -115,7 +115,7 @@ def test_an_event_that_says_nothing_is_still_shown(body: str) -> None:
     assert (line.sequence, line.kind, line.is_bad) == (1, "strange", True)
 
 
-def test_the_first_bad_event_is_found(north: Account, reader: Viewer) -> None:
+def test_the_first_bad_event_is_found(north: Account, reader: LedgerViews) -> None:
     name = north.name
     events = reader.events(name)
     assert formatting.first_bad(name, events) is None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 
 from dpbitfit.accounting import composition
 from dpbitfit.ledger import Account, Ledger, schema
@@ -57,7 +57,7 @@ def test_every_rule_is_tested() -> None:
             assert f"alertname: {line.split()[-1]}" in tests
 
 
-def test_metrics_have_the_form_that_promtool_wants(north: Account, reader: Viewer) -> None:
+def test_metrics_have_the_form_that_promtool_wants(north: Account, reader: LedgerViews) -> None:
     from dpbitfit_monitor.metrics import exposition
 
     command = [program("promtool"), "check", "metrics"]
@@ -68,8 +68,8 @@ def test_metrics_have_the_form_that_promtool_wants(north: Account, reader: Viewe
 def test_a_real_prometheus_scrapes_and_alerts(
     north: Account,
     south: Account,
-    reader: Viewer,
-    refined: Callable[[Viewer], Viewer],
+    reader: LedgerViews,
+    refined: Callable[[LedgerViews], LedgerViews],
     ledger: Ledger,
     tmp_path: Path,
 ) -> None:

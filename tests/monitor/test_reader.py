@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, UnknownAccount, Viewer
+from dpbitfit_monitor.reader import ORPHAN_AFTER, SILENT_AFTER, LedgerViews, UnknownAccount
 from dpbitfit_monitor.views import AccountView, State, is_exact, threshold
 
 from dpbitfit.accounting import composition
@@ -26,11 +26,11 @@ from tests.support.ledgers import DELTA, NAME, OTHER, STEP, run_rounds, steps
 
 from .conftest import Clock
 
-Refined = Callable[[Viewer], Viewer]
+Refined = Callable[[LedgerViews], LedgerViews]
 HOUR = timedelta(hours=1)
 
 
-def view(reader: Viewer) -> AccountView:
+def view(reader: LedgerViews) -> AccountView:
     return reader.overview(fresh=True).accounts[0]
 
 
@@ -43,7 +43,7 @@ def both_exact(account: AccountView) -> bool:
     return is_exact(account.guaranteed.bound) and account.accrued_is_exact
 
 
-def test_an_account_in_figures(north: Account, south: Account, reader: Viewer) -> None:
+def test_an_account_in_figures(north: Account, south: Account, reader: LedgerViews) -> None:
     first, second = reader.overview().accounts
     assert (first.name, second.name) == (NAME, OTHER)
     assert (first.state, first.run, first.rounds_left) == (State.OK, "one", 6)
@@ -57,7 +57,7 @@ def test_an_account_in_figures(north: Account, south: Account, reader: Viewer) -
 
 
 def test_figures_are_quick_at_first_and_those_of_the_accountants_soon(
-    north: Account, reader: Viewer, refined: Refined, ledger: Ledger, url: str
+    north: Account, reader: LedgerViews, refined: Refined, ledger: Ledger, url: str
 ) -> None:
     quick = view(reader)
     assert not both_exact(quick)
@@ -68,11 +68,11 @@ def test_figures_are_quick_at_first_and_those_of_the_accountants_soon(
     assert exact.accrued.bound == composition.epsilon({STEP: 40}, DELTA)
     assert exact.accrued.bound.epsilon < quick.accrued.bound.epsilon
     # What somebody has computed before is taken over.
-    assert both_exact(view(Viewer(url)))
+    assert both_exact(view(LedgerViews(url)))
 
 
 def test_an_overview_is_some_seconds_old_at_most(
-    north: Account, reader: Viewer, ledger: Ledger, clock: Clock
+    north: Account, reader: LedgerViews, ledger: Ledger, clock: Clock
 ) -> None:
     before = reader.overview()
     assert reader.overview() is before
@@ -82,7 +82,7 @@ def test_an_overview_is_some_seconds_old_at_most(
 
 
 def test_silence_is_a_question_without_an_answer(
-    north: Account, reader: Viewer, ledger: Ledger, clock: Clock
+    north: Account, reader: LedgerViews, ledger: Ledger, clock: Clock
 ) -> None:
     ledger.commit({"open": "no reply"})
     clock.later = SILENT_AFTER - HOUR
@@ -95,14 +95,16 @@ def test_silence_is_a_question_without_an_answer(
     assert view(reader).state == State.OK
 
 
-def test_a_round_without_an_end_is_an_orphan(north: Account, reader: Viewer, clock: Clock) -> None:
+def test_a_round_without_an_end_is_an_orphan(
+    north: Account, reader: LedgerViews, clock: Clock
+) -> None:
     clock.later = ORPHAN_AFTER + HOUR
     assert view(reader).state == State.ORPHANED
     (one,) = reader.account(NAME).open_rounds
     assert (one.key, one.run, one.round, one.since) == ("open", "one", 3, view(reader).open_since)
 
 
-def test_ledgers_that_disagree(north: Account, reader: Viewer, ledger: Ledger) -> None:
+def test_ledgers_that_disagree(north: Account, reader: LedgerViews, ledger: Ledger) -> None:
     assert view(reader).state == State.OK
     peer = {"ledger": "b" * 64, "coordinator": "b" * 64, "sequence": 9, "head": "d" * 64}
     output = {**peer, "spent": counts_to_text(steps(30)), "drift": "a backup was restored"}
@@ -117,7 +119,7 @@ def test_ledgers_that_disagree(north: Account, reader: Viewer, ledger: Ledger) -
     [(0.49, State.OK), (0.8, State.NEAR), (0.951, State.NEAR), (0.996, State.SPENT)],
 )
 def test_a_budget_that_runs_out(
-    part: float, state: State, north: Account, reader: Viewer, refined: Refined, ledger: Ledger
+    part: float, state: State, north: Account, reader: LedgerViews, refined: Refined, ledger: Ledger
 ) -> None:
     spent = composition.epsilon({STEP: 40}, DELTA).epsilon
     ledger.set_budget(NAME, spent / part, "for the test")
@@ -130,7 +132,7 @@ def test_a_budget_that_runs_out(
 
 def test_what_is_guaranteed_is_not_taken_for_what_is_spent(
     north: Account,
-    reader: Viewer,
+    reader: LedgerViews,
     refined: Refined,
     ledger: Ledger,
     monkeypatch: pytest.MonkeyPatch,
@@ -168,7 +170,7 @@ def test_what_is_reached_is_what_is_read() -> None:
 
 
 def test_all_about_an_account(
-    north: Account, reader: Viewer, refined: Refined, ledger: Ledger
+    north: Account, reader: LedgerViews, refined: Refined, ledger: Ledger
 ) -> None:
     reader.account(NAME)
     result = refined(reader).account(NAME)
@@ -185,7 +187,7 @@ def test_all_about_an_account(
 
 
 def test_a_long_series_is_thinned_out_and_ends_with_now(
-    north: Account, reader: Viewer, ledger: Ledger
+    north: Account, reader: LedgerViews, ledger: Ledger
 ) -> None:
     ledger.allot(NAME, "two", "plan", steps(200))
     run_rounds(ledger, north, "two", 130, steps(1))
@@ -202,7 +204,7 @@ def test_a_long_series_is_thinned_out_and_ends_with_now(
 
 
 def test_the_sentence_of_an_adaptive_account_promises_the_budget(
-    north: Account, reader: Viewer, ledger: Ledger
+    north: Account, reader: LedgerViews, ledger: Ledger
 ) -> None:
     ledger.allot(NAME, "two", "plan", steps(10))
     result = view(reader)
@@ -231,7 +233,7 @@ def test_a_corrupt_account_shows_no_figure(
     values: dict[str, Any],
     north: Account,
     south: Account,
-    reader: Viewer,
+    reader: LedgerViews,
     url: str,
     ledger: Ledger,
 ) -> None:
@@ -245,7 +247,7 @@ def test_a_corrupt_account_shows_no_figure(
                 .where(schema.account.c.id == north.id)
                 .values(sequence=schema.account.c.sequence + 1)
             )
-    for one in (reader, Viewer(url)):
+    for one in (reader, LedgerViews(url)):
         for _ in range(2):
             result = one.overview(fresh=True)
             assert [view.name for view in result.accounts] == [OTHER]
@@ -267,7 +269,7 @@ def test_what_is_changed_behind_everybodys_back_is_noticed_in_time(
     values: dict[str, Any],
     north: Account,
     south: Account,
-    reader: Viewer,
+    reader: LedgerViews,
     ledger: Ledger,
 ) -> None:
     assert len(reader.overview().accounts) == 2
@@ -280,7 +282,7 @@ def test_what_is_changed_behind_everybodys_back_is_noticed_in_time(
     assert [view.name for view in result.accounts] == [OTHER]
 
 
-def test_what_is_mended_is_shown_again(north: Account, reader: Viewer, ledger: Ledger) -> None:
+def test_what_is_mended_is_shown_again(north: Account, reader: LedgerViews, ledger: Ledger) -> None:
     of = schema.allotment.c.account_id == north.id
     for committed, shown in ((0, 0), (30, 1)):
         with ledger.database.write() as connection:
@@ -292,7 +294,7 @@ def test_what_is_mended_is_shown_again(north: Account, reader: Viewer, ledger: L
 
 
 def test_a_figure_that_no_accountant_gives_is_not_shown(
-    north: Account, reader: Viewer, refined: Refined, monkeypatch: pytest.MonkeyPatch
+    north: Account, reader: LedgerViews, refined: Refined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def contradict(*_: object) -> None:
         raise AccountingError("the accountants contradict each other")
@@ -307,7 +309,7 @@ def test_a_figure_that_no_accountant_gives_is_not_shown(
 
 
 def test_a_ledger_that_is_migrated_is_not_read_as_it_was(
-    north: Account, reader: Viewer, ledger: Ledger
+    north: Account, reader: LedgerViews, ledger: Ledger
 ) -> None:
     reader.overview()
     with ledger.database.write() as connection:
@@ -322,7 +324,7 @@ def test_a_ledger_that_is_migrated_is_not_read_as_it_was(
 
 
 def test_a_locked_ledger_is_reported_as_locked(
-    north: Account, reader: Viewer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    north: Account, reader: LedgerViews, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpbitfit_monitor.reader.WAIT_SECONDS", 0.2)
     reader.overview()
@@ -346,7 +348,7 @@ def test_a_ledger_that_is_gone_or_damaged_is_not_remembered(tmp_path: Path) -> N
     new_ledger = Ledger(str(path), create=True)
     new_ledger.open_account(NAME, DELTA, 8.0)
     new_ledger.database.close()
-    reader = Viewer(str(path))
+    reader = LedgerViews(str(path))
     assert reader.overview().accounts
     moved = path.rename(tmp_path / "moved")
     with pytest.raises(LedgerError, match="no ledger here"):
@@ -365,7 +367,7 @@ def test_another_ledger_in_the_same_place_is_read_anew(tmp_path: Path) -> None:
         new_ledger = Ledger(str(at), create=True)
         new_ledger.open_account(name, DELTA, 8.0)
         new_ledger.database.close()
-    reader = Viewer(str(path))
+    reader = LedgerViews(str(path))
     assert view(reader).name == NAME
     for leftover in tmp_path.glob("ledger.sqlite*"):
         leftover.unlink()
@@ -373,14 +375,16 @@ def test_another_ledger_in_the_same_place_is_read_anew(tmp_path: Path) -> None:
     assert view(reader).name == OTHER
 
 
-def test_nothing_is_written(north: Account, reader: Viewer, refined: Refined, url: str) -> None:
+def test_nothing_is_written(
+    north: Account, reader: LedgerViews, refined: Refined, url: str
+) -> None:
     refined(reader).account(NAME)
     reader.forecast(NAME, 0.02, 10)
     with Ledger(url) as ledger, ledger.database.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(schema.figure)) == 0
 
 
-def test_a_forecast_keeps_to_its_limits(north: Account, reader: Viewer) -> None:
+def test_a_forecast_keeps_to_its_limits(north: Account, reader: LedgerViews) -> None:
     made = reader.forecast(NAME, 0.02, 10, 4.0)
     assert made.fits
     assert made.approved is not None
@@ -392,6 +396,6 @@ def test_a_forecast_keeps_to_its_limits(north: Account, reader: Viewer) -> None:
         reader.forecast(OTHER, 0.02, 10)
 
 
-def test_views_of_one_moment_are_equal(north: Account, reader: Viewer) -> None:
+def test_views_of_one_moment_are_equal(north: Account, reader: LedgerViews) -> None:
     first, second = reader.overview(fresh=True), reader.overview(fresh=True)
     assert replace(first, at=second.at) == second

@@ -10,7 +10,7 @@ import pytest
 from dpbitfit_monitor.client import MonitorClient
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page import urls
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from starlette.testclient import TestClient
 
 from dpbitfit.cli import main
@@ -48,8 +48,8 @@ def watcher(postgresql: postgres.Server, ledger: Ledger) -> Iterator[str]:
 
 
 @pytest.fixture
-def reader(watcher: str) -> Viewer:
-    return Viewer(watcher)
+def reader(watcher: str) -> LedgerViews:
+    return LedgerViews(watcher)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_it_opens_the_ledger_to_read_and_never_to_write(
 
 
 def test_the_monitors_reader_shows_what_the_owner_sees(
-    north: Account, south: Account, reader: Viewer, url: str
+    north: Account, south: Account, reader: LedgerViews, url: str
 ) -> None:
-    owner = Viewer(url)
+    owner = LedgerViews(url)
     seen, shown = owner.overview(), reader.overview()
     assert (shown.ledger, shown.unreadable) == (seen.ledger, ())
     assert [account.name for account in shown.accounts] == [NAME, OTHER]
@@ -110,7 +110,9 @@ def test_the_monitors_reader_shows_what_the_owner_sees(
     assert not reader.overview(fresh=True).unreadable
 
 
-def test_the_monitor_serves(north: Account, south: Account, ledger: Ledger, reader: Viewer) -> None:
+def test_the_monitor_serves(
+    north: Account, south: Account, ledger: Ledger, reader: LedgerViews
+) -> None:
     with served(Monitor(reader)) as at, MonitorClient(str(at.grpc)) as client:
         assert [account.name.site for account in client.accounts()] == ["north", "south"]
         assert client.account(NAME).account.rounds_left == 6

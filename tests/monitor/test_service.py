@@ -15,7 +15,7 @@ from dpbitfit_monitor.addresses import Address
 from dpbitfit_monitor.client import MonitorClient
 from dpbitfit_monitor.generated import monitor_pb2 as pb
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from dpbitfit_monitor.serve import Serving
 from dpbitfit_monitor.tls import Tls
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -48,7 +48,7 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(reader: Viewer, out: Path) -> Iterator[MonitorClient]:
+def client(reader: LedgerViews, out: Path) -> Iterator[MonitorClient]:
     with served(Monitor(reader, [out])) as at, MonitorClient(str(at.grpc)) as connected:
         yield connected
 
@@ -83,7 +83,10 @@ def test_accounts_in_pages(
 
 
 def test_an_account_is_what_the_views_say(
-    north: Account, reader: Viewer, refined: Callable[[Viewer], Viewer], client: MonitorClient
+    north: Account,
+    reader: LedgerViews,
+    refined: Callable[[LedgerViews], LedgerViews],
+    client: MonitorClient,
 ) -> None:
     client.account(NAME)
     refined(reader)
@@ -159,7 +162,9 @@ def test_a_deadline_is_required(north: Account, client: MonitorClient) -> None:
         assert "deadline" in str(raised.value)
 
 
-def test_a_forecast_is_the_ledgers(north: Account, reader: Viewer, client: MonitorClient) -> None:
+def test_a_forecast_is_the_ledgers(
+    north: Account, reader: LedgerViews, client: MonitorClient
+) -> None:
     forecast = client.forecast(NAME, 0.02, 10, 4.0)
     wanted = reader.forecast(NAME, 0.02, 10, 4.0)
     assert wanted.approved is not None
@@ -228,7 +233,7 @@ def test_a_corrupt_account_is_listed_without_figures(
 
 def test_a_ledger_that_cannot_be_read_is_unavailable_and_comes_back(
     north: Account,
-    reader: Viewer,
+    reader: LedgerViews,
     ledger: Ledger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -277,7 +282,7 @@ def _key(certificate: Path) -> Path:
 
 
 def test_only_a_client_of_our_authority_is_served(
-    north: Account, reader: Viewer, tls: Tls, tmp_path: Path
+    north: Account, reader: LedgerViews, tls: Tls, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path, "stranger")
     theirs, _ = stranger.issue("client")
@@ -296,7 +301,7 @@ def test_only_a_client_of_our_authority_is_served(
             assert refused(client, "ListAccounts") == Code.UNAVAILABLE
 
 
-def test_without_certificates_the_token_is_required(north: Account, reader: Viewer) -> None:
+def test_without_certificates_the_token_is_required(north: Account, reader: LedgerViews) -> None:
     with served(Monitor(reader), replace(LOCAL, token=b"our token of 20 chars")) as at:
         with MonitorClient(str(at.grpc), token="our token of 20 chars") as client:
             assert len(list(client.accounts())) == 1
@@ -313,7 +318,9 @@ def test_without_certificates_the_token_is_required(north: Account, reader: View
 
 
 @pytest.mark.parametrize("enabled", [False, True])
-def test_the_service_describes_itself_only_with_reflection(enabled: bool, reader: Viewer) -> None:
+def test_the_service_describes_itself_only_with_reflection(
+    enabled: bool, reader: LedgerViews
+) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     with (
         served(Monitor(reader), replace(LOCAL, reflection=enabled)) as at,

@@ -13,7 +13,7 @@ from cryptography import x509
 from dpbitfit_monitor.addresses import Address
 from dpbitfit_monitor.client import MonitorClient
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from dpbitfit_monitor.serve import Serving
 from dpbitfit_monitor.tls import Tls
 
@@ -31,7 +31,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-def at(authority: Authority, north: Account, reader: Viewer) -> Iterator[Serving]:
+def at(authority: Authority, north: Account, reader: LedgerViews) -> Iterator[Serving]:
     tls = Tls(*authority.issue("server"), authority.certificate)
     authority.issue("client")
     with served(Monitor(reader), replace(LOCAL, tls=tls)) as at:

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from dpbitfit_monitor.serve import Serving
 from dpbitfit_monitor.tls import Tls
 from dpbitfit_monitor.web import make_app
@@ -46,7 +46,7 @@ def asking(
 )
 @pytest.mark.anyio
 async def test_who_may_scrape(
-    token: str | None, is_local: bool, given: dict[str, str], status: int, reader: Viewer
+    token: str | None, is_local: bool, given: dict[str, str], status: int, reader: LedgerViews
 ) -> None:
     secret = token.encode() if token else None
     async with asking(Monitor(reader), secret, is_local) as client:
@@ -62,7 +62,7 @@ def anyio_backend() -> str:
 
 @pytest.mark.anyio
 async def test_a_ledger_that_is_away_is_reported(
-    north: Account, reader: Viewer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    north: Account, reader: LedgerViews, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpbitfit_monitor.reader.FRESH_SECONDS", 0)
     async with asking(Monitor(reader)) as client:
@@ -79,7 +79,7 @@ async def test_a_ledger_that_is_away_is_reported(
 
 
 @pytest.mark.anyio
-async def test_nothing_else_is_there(reader: Viewer) -> None:
+async def test_nothing_else_is_there(reader: LedgerViews) -> None:
     async with asking(Monitor(reader)) as client:
         for path in ("/", "/metrics/..", "/..%2f..%2fetc/passwd", "/metrics/../../etc/passwd"):
             answer = await client.get(path)  # see test_auth_middleware.py
@@ -96,7 +96,7 @@ def get(at: Serving, authority: Authority, certificate: tuple[Path, Path] | None
 
 
 def test_a_client_certificate_opens_what_a_token_would(
-    north: Account, reader: Viewer, tmp_path: Path
+    north: Account, reader: LedgerViews, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path, "authority")
     tls = Tls(*authority.issue("server"), authority.certificate)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dpbitfit_monitor.monitor import Monitor
 from dpbitfit_monitor.page.access import Tokens, make_token
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 from dpbitfit_monitor.web import make_app
 from starlette.testclient import TestClient
 
@@ -62,7 +62,7 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def monitor(reader: Viewer, out: Path, monkeypatch: pytest.MonkeyPatch) -> Monitor:
+def monitor(reader: LedgerViews, out: Path, monkeypatch: pytest.MonkeyPatch) -> Monitor:
     monkeypatch.setattr("dpbitfit_monitor.reader.FRESH_SECONDS", 0)
     monkeypatch.setattr("dpbitfit_monitor.monitor.RUNS_SECONDS", 0)
     return Monitor(reader, [out.parent])

@@ -22,7 +22,7 @@ from dpbitfit.plan import Plan
 from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.tasks.attach import attach
 from dpbitfit.tasks.base import Declaration, Task, TaskSettings
-from dpbitfit.tasks.features import FeatureCache, linear_head
+from dpbitfit.tasks.features import FeatureCache, trained_head
 from dpbitfit.tasks.private_records import private_records
 from dpbitfit.tasks.registry import read_settings, resolve
 from dpbitfit_client.guard.records import Records
@@ -101,7 +101,7 @@ class LoadedTask:
         if (plan.model.layout, plan.model.digest) != (self.task.layout.digest, self.task.digest):
             raise ProtocolError("the plan is for another model or label set than this site's")
         if any(phase.trains == "head" for phase in plan.phases):
-            linear_head(self.task)
+            trained_head(self.task)
 
 
 class TaskCache:

@@ -14,7 +14,7 @@ from dpbitfit.tasks.base import TaskSettings
 from dpbitfit.tasks.text_classification.settings import Head
 from dpbitfit.validate import (
     MOST_STEPS,
-    Directions,
+    DirectionCount,
     Epsilon,
     MaxLength,
     NoiseMultiplier,
@@ -76,7 +76,7 @@ class Limits(Table):
     phases: Annotated[tuple[Annotated[str, one_of(PHASES)], ...], *_Choice] = _UNNAMED
     clippings: Annotated[tuple[Annotated[str, one_of(CLIPPINGS)], ...], *_Choice] = CLIPPINGS
     heads: Annotated[tuple[Annotated[str, one_of(get_args(Head))], ...], *_Choice] = get_args(Head)
-    max_directions: Directions = 64
+    max_directions: DirectionCount = 64
     max_length: MaxLength = 128
     max_bias_distance: BiasDistance = 0.0
 
