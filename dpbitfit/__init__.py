@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpbitfit.engine.groups import ByKind as ByKind
     from dpbitfit.engine.groups import HeadAndBiases as HeadAndBiases
     from dpbitfit.engine.groups import PerLayer as PerLayer
+    from dpbitfit.engine.groups import PerStage as PerStage
     from dpbitfit.engine.groupwise import AdaptiveClipping as AdaptiveClipping
     from dpbitfit.engine.groupwise import GroupwiseClipping as GroupwiseClipping
     from dpbitfit.engine.optimizers import Adam as Adam
@@ -52,6 +53,7 @@ __all__ = [
     "Mechanism",
     "ModelError",
     "PerLayer",
+    "PerStage",
     "Prediction",
     "Predictor",
     "PrivateTrainer",
@@ -75,6 +77,7 @@ _MODULES = {
     "Ledger": "ledger",
     "Mechanism": "accounting.mechanism",
     "PerLayer": "engine.groups",
+    "PerStage": "engine.groups",
     "Prediction": "predict",
     "Predictor": "predict",
     "PrivateTrainer": "engine.trainer",
