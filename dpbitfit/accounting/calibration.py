@@ -28,12 +28,12 @@ def calibrate(
 
     They are composed with what stands ``beside`` them; with an ``order``, by the
     filter of that order instead of the smallest bound. Raises AccountingError
-    for a target that is not a positive number or that no noise multiplier
+    for a target that is not above 0 and at most 10,000, or that no noise multiplier
     between 0.05 and 10,000 reaches.
     """
     if not (math.isfinite(target_epsilon) and 0 < target_epsilon <= LARGEST_EPSILON):
         raise AccountingError(
-            f"the target epsilon must be a positive number, not {target_epsilon!r}"
+            f"the target epsilon must be above 0 and at most 10,000, not {target_epsilon!r}"
         )
     check_delta(delta)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**8:

@@ -114,7 +114,8 @@ def _epsilon(counts: Counts, delta: float) -> Bound:
     if lower > min(valid.values()):
         composition = ", ".join(f"{steps} steps of {mechanism}" for mechanism, steps in counts)
         raise AccountingError(
-            f"the accountants contradict each other on {composition} at delta {delta:g}"
+            f"the accountants contradict each other on {composition} at delta {delta:g}: change "
+            "the noise or the number of steps a little, and report this"
         )
     return Bound(max(valid[name], 0.0), delta, name, version_of(name), max(lower, 0.0))
 

@@ -42,7 +42,7 @@ def split(table: Table, sites: int, skew: float, seed: int) -> list[Table]:
     if sites < 1:
         raise InputError(f"there must be at least one site, not {sites}")
     if not 0 <= skew <= 1e6:
-        raise InputError(f"the skew must be 0 or more, not {skew!r}")
+        raise InputError(f"the skew must be from 0 to 1,000,000, not {skew!r}")
     if sites > count_units(table):
         raise InputError(f"{sites} sites are more than there are records or units to share")
     uniforms = _uniforms(table, seed, "site")

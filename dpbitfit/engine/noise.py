@@ -196,4 +196,4 @@ def _geometric(scale: int, count: int, source: RandomSource) -> NDArray[np.int64
 def _check(sensitivity: float, noise_multiplier: float) -> None:
     for name, value in (("sensitivity", sensitivity), ("noise multiplier", noise_multiplier)):
         if not (math.isfinite(value) and 0 < value <= 1e6):
-            raise InputError(f"the {name} must be a positive number, not {value!r}")
+            raise InputError(f"the {name} must be above 0 and at most 1,000,000, not {value!r}")

@@ -238,7 +238,8 @@ class Database:
             yield
         except exc.IntegrityError as error:
             raise LedgerBusy(
-                f"{self}: refused by the database's own rules; nothing was recorded"
+                f"{self}: another process may have changed the same rows: try again; nothing was "
+                "recorded"
             ) from error
         except (exc.SQLAlchemyError, OSError) as error:
             message = str(getattr(error, "orig", error)).lower()

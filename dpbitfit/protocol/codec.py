@@ -41,7 +41,7 @@ class Float32:
     def decode(self, data: bytes, size: int, max_norm: float = np.inf) -> Vector:
         """The vector [size] of 4 ``size`` bytes; ProtocolError as ``Codec.decode``."""
         if len(data) != 4 * size:
-            raise ProtocolError(f"the biases are not {size} float32 values")
+            raise ProtocolError(f"the vector is not {size} float32 values")
         return checked(np.frombuffer(data, dtype="<f4").astype(np.float32), max_norm)
 
 
@@ -52,8 +52,8 @@ FLOAT32 = CODECS[Float32.name]
 def checked(vector: Vector, max_norm: float) -> Vector:
     """The same vector; ProtocolError unless it is finite, with a norm of at most ``max_norm``."""
     if not np.isfinite(vector).all():
-        raise ProtocolError("the biases hold a value that is not finite")
+        raise ProtocolError("the vector holds a value that is not finite")
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm > max_norm:
-        raise ProtocolError(f"the biases' norm {norm:.3g} is above {max_norm:.3g}")
+        raise ProtocolError(f"the vector's norm {norm:.3g} is above {max_norm:.3g}")
     return vector

@@ -59,7 +59,10 @@ def trained_head(task: Task) -> tuple[LinearTask, LinearHead]:
     """A task with its trained linear head; InputError where it has none."""
     if isinstance(task, LinearTask) and task.linear_head is not None:
         return task, task.linear_head
-    raise InputError("the plan's phase trains a head alone, and this task trains no linear head")
+    raise InputError(
+        "the plan's phase trains a head alone, and this task trains no linear head: leave the "
+        "phase out, or let the task train one (for text, head=trained)"
+    )
 
 
 def _places(head: LinearHead) -> NDArray[np.int64]:

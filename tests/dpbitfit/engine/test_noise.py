@@ -113,5 +113,5 @@ def test_the_operating_systems_key_decides_all_of_the_default_noise(
 
 @pytest.mark.parametrize(("norm", "sigma"), [(0.0, 1.0), (1.0, 0.0), (1.0, float("nan")), (-1, 1)])
 def test_noise_that_would_be_none_is_refused(norm: float, sigma: float) -> None:
-    with pytest.raises(InputError, match="positive"):
+    with pytest.raises(InputError, match="above 0"):
         DiscreteGaussian(norm, sigma)
