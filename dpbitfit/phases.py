@@ -36,7 +36,7 @@ Vector = NDArray[np.float32]
 
 
 class _Phase(Part):
-    """Rounds of so many noisy steps, each one Gaussian mechanism of one sampling rate."""
+    """Rounds of noisy steps, each one Gaussian mechanism of one sampling rate."""
 
     pools: ClassVar[bool]  # whether sites send noised sums, for one step of the coordinator's
     rounds: Rounds

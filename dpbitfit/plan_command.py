@@ -21,12 +21,12 @@ from dpbitfit.ledger.forecast import Forecast, fits, forecast
 from dpbitfit.ledger.reader import Reader
 from dpbitfit.phases import DpZeroPhase, HeadDescent, Phase, SampledPhase, counts_of
 from dpbitfit.planner import AUTO, Choices, PublicFacts, gaussian_mu, propose, why_no_biases
+from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.schema import Scalar, build, options
 from dpbitfit.settings import OPTIONS
 
 FACTS = ("labels", "sites", "declared-size", "target-epsilon", "delta", "noise", "ledger")
 NOISE, DIRECTIONS = "noise-multiplier", "directions"
-BYTES_OF_A_VALUE = 4
 # A step on a record runs through the model three times: forward, and twice as much backward.
 PASSES_OF_A_STEP = 3
 SMALLEST_TARGET = 0.01  # epsilon that is looked for
@@ -139,7 +139,7 @@ def _row(
         "noise_multiplier": phase.noise.multiplier,
         "learning_rate": getattr(getattr(phase, "optimizer", None), "learning_rate", None),
         "epsilon_alone": composition.epsilon(dict(phase.counts), delta).epsilon,
-        "bytes_up": BYTES_OF_A_VALUE * phase.released_size(trained) * phase.rounds,
+        "bytes_up": FLOAT32.bytes_per_value * phase.released_size(trained) * phase.rounds,
         "minutes": passes / records_per_second / 60,
         "buys": _gain(phase, facts),
     }

@@ -111,7 +111,7 @@ StepsPerRound = Annotated[int, whole(1, MOST_STEPS, "Noisy steps of each round."
 DirectionCount = Annotated[int, whole(1, 1024, "Directions of each step of dp-zero.")]
 Evaluations = Annotated[int, whole(0, MOST_STEPS, "How often the sites' metrics are measured.")]
 Layers = Annotated[
-    int, whole(0, 1000, "Train biases of the model's last so many layers only; 0: of all.")
+    int, whole(0, 1000, "Train biases of this many of the model's last layers only; 0: of all.")
 ]
 MaxLength = Annotated[int, whole(1, 10**5, "Tokens kept of each text.")]
 DeclaredSize = Annotated[

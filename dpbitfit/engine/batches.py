@@ -41,9 +41,10 @@ def micro_batches(
     few_shapes: bool = False,
     most_rows: int = sys.maxsize,
 ) -> Iterator[list[int]]:
-    """Cut records into batches of one padded length, ascending, of so many tokens and rows at most.
+    """Cut records into batches of one padded length, ascending.
 
-    ``lengths`` [n] are padded. A batch may always hold ``canonical_rows`` records. With
+    ``lengths`` [n] are padded. A batch has at most ``token_budget`` tokens and ``most_rows``
+    rows, but may always hold ``canonical_rows`` records. With
     ``few_shapes``, each has one of ``shapes`` when it is filled, of which little is copies.
     """
     by_length: dict[int, list[int]] = {}

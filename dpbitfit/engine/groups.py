@@ -89,7 +89,7 @@ class PerLayer(_Rule):
 
 
 class PerStage(PerLayer):
-    """Each of so many stages, of consecutive layers (``split.stages_of``); together ``norm``.
+    """Each of ``stages``, of consecutive layers (``split.stages_of``); together ``norm``.
 
     A model split as far clips each where it lies; one that is whole releases the same.
     """

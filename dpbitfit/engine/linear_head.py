@@ -125,7 +125,7 @@ def outer_sum(
 
 
 def _blocks(count: int) -> Iterator[slice]:
-    """Places of so many rows, some at a time."""
+    """Places of ``count`` rows, a block at a time."""
     for start in range(0, count, _BLOCK):
         yield slice(start, start + _BLOCK)
 

@@ -76,7 +76,7 @@ def canonical_rows(
     lengths: NDArray[np.int64],
     least: int = 1,
 ) -> int:
-    """The canonical size of a micro-batch without gradients, of at ``least`` so many rows.
+    """The canonical size of a micro-batch without gradients, in rows: ``least`` or more.
 
     Other arguments are as of ``check_losses``. Raises ModelError when a record's loss or a layer's
     output for it changes with its companions at every size.

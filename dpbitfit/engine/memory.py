@@ -34,9 +34,9 @@ def token_budget(model: nn.Module) -> int:
 
 
 def halve(model: nn.Module, rows: int, length: int, canonical_rows: int) -> None:
-    """Have micro-batches of less than ``rows`` records of so many tokens, which did not fit.
+    """Lower the token budget after ``rows`` records of ``length`` tokens did not fit.
 
-    Raises ModelError where there are none.
+    Raises ModelError where there is no smaller micro-batch.
     """
     if rows <= canonical_rows:
         raise ModelError(

@@ -28,8 +28,8 @@ BIAS_SCALES = (0.1, 1e3, 1e19)
 # Rows of the micro-batches that are compared, brought to canonical sizes: at the model's own
 # biases, where the largest of the shortest records comes too, at others.
 _SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16, 24, 40), (1, 3, 8, 16, 32)
-# Of a micro-batch that is compared: three canonical sizes, so many tokens, or so many rows, because
-# a head sees a row a record, and kernels for up to ten or so of them sum in another order.
+# Of a micro-batch that is compared, beside three canonical sizes. Also in rows, because a head sees
+# a row a record, and kernels for up to ten or so of them sum in another order.
 _MOST_TOKENS, _MOST_ROWS = 1024, 16
 
 

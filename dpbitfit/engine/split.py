@@ -70,10 +70,10 @@ def joined(rows: Sequence[Tensor], parts: Sequence[DevicePart]) -> Tensor:
 
 
 def place(model: nn.Module, on: Sequence[torch.device]) -> None:
-    """Move a model to its device; or as many of its layers to each of several, in order.
+    """Move a model to its device, or to each of several the same share of its layers, in order.
 
     What comes before the layers goes to the first, what comes after them to the last. Raises
-    ModelError where several are named and the model is not one stack of at least so many layers.
+    ModelError where several are named and the model is not one stack of as many layers or more.
     """
     if len(on) == 1:
         model.to(on[0])

@@ -186,7 +186,7 @@ def filtered(counts: Counts, delta: float, order: int) -> Bound:
 def fitting_noise(
     account: Account, allotments: Allotments, rate: float, steps: int, beside: Counts = ()
 ) -> float:
-    """The least noise multiplier with which so many more steps fit the account's budget.
+    """The least noise multiplier with which ``steps`` more fit the account's budget.
 
     ``beside`` them stand other steps of the same plan. Raises AccountingError where none does.
     """

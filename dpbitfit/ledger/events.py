@@ -37,7 +37,7 @@ class BudgetSet:
 
 @dataclass(frozen=True)
 class PlanApproved:
-    """A run may take so many steps; ``order`` is the Rényi filter's from then on.
+    """A run may take the steps of ``counts``; ``order`` is the Rényi filter's from then on.
 
     ``plan`` is the plan's digest. ``adaptive``: approved after results may have been seen.
     """

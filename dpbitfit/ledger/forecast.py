@@ -96,7 +96,7 @@ def forecast(
     noise_multiplier: float = 0,
     beside: Counts = (),
 ) -> Forecast:
-    """Forecast a plan of so many steps; a noise multiplier of 0 asks only what fits.
+    """Forecast a plan of ``steps``; a noise multiplier of 0 asks only what fits.
 
     ``beside`` them stand the plan's other steps. Seconds of computing. Raises
     AccountingError for numbers out of range.

@@ -171,7 +171,7 @@ class Ledger(Reader):
         """Reserve one round of a run for many accounts: for all of them or for none.
 
         ``keys`` holds each account's key by account id. Raises BudgetError,
-        naming one account, where an allotment does not hold so many more steps.
+        naming one account, where an allotment does not hold ``counts`` more.
         """
         with self.database.write() as connection:
             rounds.reserve(connection, run, number, keys, counts)

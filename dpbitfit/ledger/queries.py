@@ -145,7 +145,7 @@ def events_of(
 
 
 def last_events(connection: sa.Connection, lengths: Mapping[int, int]) -> dict[int, list[Event]]:
-    """By account id, at least so many of its last events, in order."""
+    """By account id, its last events in order: as many as ``lengths`` says, or more."""
     events: dict[int, list[Event]] = {}
     for length in sorted(set(lengths.values())):
         ids = [account_id for account_id, wanted in lengths.items() if wanted == length]

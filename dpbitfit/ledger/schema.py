@@ -64,7 +64,7 @@ event = Table(
     Index("event_of_coordinator", "account_id", "coordinator", "sequence"),
 )
 
-# What a run may do to an account: so many steps of each mechanism.
+# What a run may do to an account, in steps of each mechanism.
 allotment = Table(
     "allotment",
     metadata,

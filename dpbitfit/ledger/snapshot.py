@@ -51,7 +51,7 @@ class Snapshot:
         return list(queries.events_of(self._connection, account_id, after, most))
 
     def last_events(self, lengths: Mapping[int, int]) -> dict[int, list[Event]]:
-        """By account id, at least so many of its last events, in order.
+        """By account id, its last events in order: as many as ``lengths`` says, or more.
 
         One statement for all accounts that are asked for as many.
         """

@@ -17,6 +17,7 @@ class Codec(Protocol):
     """One encoding of a vector."""
 
     name: str
+    bytes_per_value: int
 
     def encode(self, vector: Vector) -> bytes:
         """A vector [P] as bytes."""
@@ -24,8 +25,8 @@ class Codec(Protocol):
     def decode(self, data: bytes, size: int, max_norm: float = np.inf) -> Vector:
         """The vector [size] of its bytes.
 
-        Raises ProtocolError unless there are so many values, finite everywhere,
-        with an L2 norm of at most ``max_norm``.
+        Raises ProtocolError unless they are ``size`` finite values with an L2 norm of at
+        most ``max_norm``.
         """
 
 
@@ -33,6 +34,7 @@ class Float32:
     """Little-endian float32 values, four bytes each."""
 
     name = "float32"
+    bytes_per_value = 4
 
     def encode(self, vector: Vector) -> bytes:
         """A vector [P] as 4 P bytes."""
@@ -40,7 +42,7 @@ class Float32:
 
     def decode(self, data: bytes, size: int, max_norm: float = np.inf) -> Vector:
         """The vector [size] of 4 ``size`` bytes; ProtocolError as ``Codec.decode``."""
-        if len(data) != 4 * size:
+        if len(data) != self.bytes_per_value * size:
             raise ProtocolError(f"the vector is not {size} float32 values")
         return checked(np.frombuffer(data, dtype="<f4").astype(np.float32), max_norm)
 

@@ -59,7 +59,7 @@ def _check(task: Task, needs_gradients: bool, private: bool) -> None:
     on_probes = partial(probes.losses, model), probes.lengths
     if needs_gradients:
         task.layout, rows = check_gradients(model, task.layout, *on_probes, private)
-        # What is computed without gradients may need more rows: of so many both must be checked.
+        # What is computed without gradients may need more rows: with as many both are checked.
         while private and (more := canonical_rows(model, task.layout, *on_probes, rows)) > rows:
             task.layout, rows = check_gradients(model, task.layout, *on_probes, private, more)
         task.canonical_rows = rows

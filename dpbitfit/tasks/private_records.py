@@ -50,7 +50,7 @@ def private_records(task: Task, table: Table) -> PrivateRecords:
 
 
 def _have_units(records: PrivateRecords, units: int) -> bool:
-    """Whether there are so many, none empty, and every record is in exactly one."""
+    """Whether there are ``units`` units, none empty, and every record is in exactly one."""
     held = sorted(int(record) for unit in records.units for record in unit)
     every = held == list(range(len(records.lengths)))
     return every and len(records.units) == units and all(map(len, records.units))

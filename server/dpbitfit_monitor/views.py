@@ -151,7 +151,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class Point:
-    """Epsilon accrued (informative) after so many committed rounds of the account, at ``at``."""
+    """Epsilon accrued (informative) at ``at``, after ``rounds`` committed rounds of the account."""
 
     rounds: int
     at: datetime

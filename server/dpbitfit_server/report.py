@@ -23,13 +23,14 @@ from dpbitfit.accounting import composition
 from dpbitfit.accounting.promise import empty_promise
 from dpbitfit.ledger import status
 from dpbitfit.phases import DpZeroPhase, Phase, SampledPhase
+from dpbitfit.protocol.codec import FLOAT32
 from dpbitfit.settings import RunSettings
 from dpbitfit_server.strategy import PrivateStrategy
 
 if TYPE_CHECKING:
     from dpbitfit_server.central_evaluation import PublicEvaluation
 
-BYTES_OF_A_VALUE = 4  # float32
+BYTES_OF_A_VALUE = FLOAT32.bytes_per_value
 _TEMPLATES = Path(__file__).parent / "templates"
 _BLUE, _GREY, _ORANGE, _GREEN = "#2b6cb0", "#a0aec0", "#c05621", "#2f855a"
 _PHASES = (_BLUE, _ORANGE, _GREEN)

@@ -42,7 +42,7 @@ class Coordinator:
         return Envelope.sign(self.ledger.signer, "describe", canonical(values))
 
     def head(self, counts: Mapping[Mechanism, int], key: str, purpose: str = "train") -> Fields:
-        """A signed head that claims to hold so many steps."""
+        """A signed head that claims to hold ``counts``."""
         mine = exchange.head_for(self.ledger, self._account, self.ledger.id, "", key)
         stated = {"account": self.accounts[purpose], "spent": counts_to_text(checked(counts))}
         return replace(mine, **stated, runs="").to_config(self.ledger)

@@ -55,7 +55,7 @@ def label_head(labels: Sequence[str], vectors: Tensor, with_bias: bool) -> Stead
 def stored_head(tensors: Mapping[str, Tensor], labels: int, with_bias: bool) -> SteadyLinear:
     """A head out of stored tensors; a bias that is wanted and was not stored is zero.
 
-    Raises InputError where they are no head over so many labels.
+    Raises InputError where they are no head over that number of ``labels``.
     """
     weight, bias = tensors.get("head.weight"), tensors.get("head.bias")
     if bias is None and with_bias:

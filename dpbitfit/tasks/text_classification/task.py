@@ -37,7 +37,7 @@ from dpbitfit.tasks.text_classification.settings import TextSettings, TextTask
 from dpbitfit.tasks.text_classification.tokenizer import probe_text
 
 _HEAD_WEIGHT = "head.weight"
-_PROBE_LENGTHS = (8, 20)  # tokens, as far as the model reads so many
+_PROBE_LENGTHS = (8, 20)  # tokens, unless the model reads fewer
 
 
 @dataclass

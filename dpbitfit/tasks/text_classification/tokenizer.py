@@ -24,7 +24,7 @@ PROBE_TEXTS = (
 
 
 def load_tokenizer(folder: str, embeddings: int) -> Any:
-    """The tokenizer of a folder, for a model that knows so many tokens; it pads to the right.
+    """The tokenizer of a folder, for a model of ``embeddings`` tokens; it pads to the right.
 
     Raises InputError where it cannot be loaded. Raises ModelError where it knows none of the
     probe texts (its own files are missing, or are another model's), knows tokens that the

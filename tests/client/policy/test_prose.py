@@ -12,6 +12,7 @@ from dpbitfit_client.policy.summary import describe
 
 from dpbitfit.accounting.composition import epsilon
 from dpbitfit.accounting.mechanism import Mechanism
+from dpbitfit.engine.clipping import CLIPPINGS
 from dpbitfit.errors import AccountingError
 from tests.support.policies import POLICY, Key, changed, read
 
@@ -70,7 +71,7 @@ def test_everything_that_decides_is_explained(file: Path) -> None:
         "at most 0.2 of the units",
         "50 rounds of 20 steps",
         "heads: labels, trained",
-        "Clipping: abadi, automatic, group-wise, adaptive; adaptive norms follow noised counts",
+        f"Clipping: {', '.join(CLIPPINGS)}; adaptive norms follow noised counts",
         "Phases: class-sums, head, biases; a round of class-sums or head is one step with all",
         "In a phase of the head, a sum over all units instead",
         "for the task text-classification",

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dpbitfit.engine.clipping import STABILITY, AbadiClipping, AutomaticClipping
+from dpbitfit.engine.clipping import STABILITY, AbadiClipping, AutomaticClipping, FlatClipper
+from dpbitfit.schema import variants_of
 
 ROWS = arrays(np.float32, (5, 7), elements=st.floats(width=32, allow_nan=True))
-CLIPPERS = [AbadiClipping, AutomaticClipping]
+CLIPPERS = [*variants_of(FlatClipper).values()]
 
 
 @pytest.mark.parametrize("kind", CLIPPERS)
@@ -35,7 +36,10 @@ def test_ten_thousand_random_rows(kind: type[AbadiClipping]) -> None:
 
 def test_abadi_leaves_short_rows_and_automatic_normalises() -> None:
     rows = np.array([[0.3, 0.4], [3.0, 4.0], [0.0, 0.0]], dtype=np.float32)
-    flat, automatic = (kind(norm=1.0).clip(torch.from_numpy(rows)).numpy() for kind in CLIPPERS)
+    flat, automatic = (
+        kind(norm=1.0).clip(torch.from_numpy(rows)).numpy()
+        for kind in (AbadiClipping, AutomaticClipping)
+    )
     assert flat == pytest.approx(np.array([[0.3, 0.4], [0.6, 0.8], [0, 0]]), abs=1e-7)
     lengths = np.array([0.5, 5.0])
     assert np.linalg.norm(automatic[:2], axis=1) == pytest.approx(lengths / (lengths + STABILITY))

@@ -113,7 +113,7 @@ def test_what_trains_and_what_is_evaluated_has_only_shapes_that_were_checked(
 
 
 class MixesInFullBatches(nn.Module):
-    """As a kernel that sums in another order from so many rows on."""
+    """As a kernel that sums in another order from ``rows`` rows on."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()

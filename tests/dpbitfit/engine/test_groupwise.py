@@ -66,7 +66,7 @@ def clipper(
 
 @st.composite
 def clippers(draw: st.DrawFn, width: int = 7) -> GroupClipper:
-    """Any groups of so many values, any norms, every allocation, fixed and adaptive."""
+    """Any groups of ``width`` values, any norms, every allocation, fixed and adaptive."""
     count = draw(st.integers(1, width))
     rest = draw(st.lists(st.integers(0, count - 1), min_size=width - count, max_size=width - count))
     members = draw(st.permutations([*range(count), *rest]))

@@ -283,7 +283,7 @@ def test_the_size_from_which_rows_are_exact_is_found() -> None:
 
 
 class RoundsForFewRows(nn.LayerNorm):
-    """Other values for up to so many rows, as of some kernels of products; it has none itself."""
+    """Other values for up to ``few`` rows, as of some kernels of products; it has none itself."""
 
     few = 10
 
@@ -292,7 +292,7 @@ class RoundsForFewRows(nn.LayerNorm):
 
 
 def canonical_rows(few: int, tokens: int) -> int:
-    """What the check finds for such a model with probes of so many tokens."""
+    """What the check finds for such a model with probes of ``tokens``."""
     model, data = RoundsForFewRows(5), torch.linspace(-1, 1, 15).view(3, 5) ** 2
     model.few = few
 

@@ -22,12 +22,14 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 def test_the_registry_is_by_name() -> None:
-    assert {name: codec.name for name, codec in CODECS.items()} == {"float32": "float32"}
+    assert [codec.name for codec in CODECS.values()] == [*CODECS]
 
 
 @given(vectors)
 def test_a_vector_survives(codec: Codec, vector: np.ndarray) -> None:
-    assert (codec.decode(codec.encode(vector), len(vector)) == vector).all()
+    data = codec.encode(vector)
+    assert (codec.decode(data, len(vector)) == vector).all()
+    assert len(data) == codec.bytes_per_value * len(vector)
 
 
 @given(vectors, st.binary(max_size=400))
@@ -49,9 +51,9 @@ def test_values_that_are_not_finite_are_refused(codec: Codec, value: float) -> N
 def test_another_size_or_norm_is_refused(codec: Codec) -> None:
     data = codec.encode(np.ones(4, dtype=np.float32))
     for size in (0, 3, 5):
-        with pytest.raises(ProtocolError, match=f"{size} float32"):
+        with pytest.raises(ProtocolError, match=f"not {size} "):
             codec.decode(data, size)
-    with pytest.raises(ProtocolError, match="float32"):
+    with pytest.raises(ProtocolError, match="not 4 "):
         codec.decode(data[:-1], 4)
     with pytest.raises(ProtocolError, match="norm"):
         codec.decode(data, 4, max_norm=1.9)
