@@ -77,16 +77,16 @@ def report(ledger: Reader, name: AccountName) -> dict[str, Any]:
     account = ledger.account(name)
     with ledger.snapshot() as snapshot:
         history = snapshot.history(name)
-    standing = status.budget_status(ledger, account)
+    figures = status.budget_status(ledger, account)
     runs = ledger.runs(account)
     return {
         "account": name._asdict(),
         "unit": name.unit,
-        "epsilon": standing.promised,
+        "epsilon": figures.promised,
         "delta": account.delta,
         "budget": account.budget,
-        "guaranteed": standing.guaranteed.describe(),
-        "accrued": standing.accrued.describe(),
+        "guaranteed": figures.guaranteed.describe(),
+        "accrued": figures.accrued.describe(),
         "curve": status.describe_bounds(status.stored_curve(ledger, account)),
         "runs": [{**status.describe_run(run), **_dates(history, run.run)} for run in runs],
         "decisions": [_decision(entry) for entry in history.entries if _is_decision(entry)],
