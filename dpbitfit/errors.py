@@ -7,7 +7,8 @@
     ├── AccountingError  a privacy figure cannot be given truthfully
     ├── BudgetError      the work asked for would pass a privacy budget
     ├── LedgerError      the ledger is unreadable, corrupt or cannot be written
-    │   └── LedgerBusy       another process is at work on it: the same may succeed later
+    │   ├── LedgerBusy       another process is at work on it: the same may succeed later
+    │   └── LedgerDrift      it and the other side's do not agree: operators must settle that
     ├── RunFailed        a run ended without a result, for a reason that is none of these
     └── ProtocolError    the two sides do not agree, or a message is not what it should be
         ├── RoundFailed      a site's work on its records ended with an error
@@ -115,6 +116,12 @@ class GuardUnavailable(ProtocolError):
     """The site's guard does not answer: a later round may find it."""
 
     code = "guard-unavailable"
+
+
+class LedgerDrift(LedgerError):
+    """The ledgers of the two sides do not agree: their operators must settle that."""
+
+    code = "drift"
 
 
 class RunFailed(DpbitfitError):

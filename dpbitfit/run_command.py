@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from dpbitfit import run_options, stream
-from dpbitfit.errors import InputError, RunFailed
+from dpbitfit.errors import DpbitfitError, InputError, RunFailed
 from dpbitfit.flower_tools import environment, tool, write_app
 from dpbitfit.schema import Scalar
 from dpbitfit.settings import OPTIONS, RunSettings
@@ -76,15 +76,17 @@ command = click.Command(
 
 def _follow(run_id: str, superlink: str) -> None:
     """Show what the coordinator says until the run has ended; raise what it failed with."""
-    shown, failure = 0, None
+    shown = 0
+    failure: DpbitfitError | None = None
     while True:
         # The log begins anew where its stream was cut off.
         for number, line in enumerate(_lines(run_id, superlink)):
             if number < shown:
                 continue
             shown += 1
-            failure = stream.read_failure(line) or failure
-            if failure is None:
+            if isinstance(line, DpbitfitError):
+                failure = line
+            elif failure is None:
                 click.echo(line)
         status, details = _status(run_id, superlink)
         if status == "finished:completed":
@@ -94,7 +96,7 @@ def _follow(run_id: str, superlink: str) -> None:
         time.sleep(PAUSE_SECONDS)
 
 
-def _lines(run_id: str, superlink: str) -> Iterator[str]:
+def _lines(run_id: str, superlink: str) -> Iterator[str | DpbitfitError]:
     """What the coordinator says in a run's log, as it comes."""
     command = [*tool("flwr"), "log", run_id, superlink]
     with subprocess.Popen(

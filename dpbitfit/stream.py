@@ -3,37 +3,32 @@
 Flower's own lines and tracebacks stand between them; a mark tells them apart.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from dpbitfit.errors import DpbitfitError, RunFailed, kinds
 
-MARK = "dpbitfit: "
-_FAILED = "failed: "
+# A failure has a mark of its own: other lines may begin with a name that a site chose.
+_LINE = re.compile(r"dpbitfit(?: failed \((?P<code>[a-z-]+)\))?: (?P<text>.*)")
 
 
 def marked(text: str) -> str:
     """A line for the stream."""
-    return MARK + " ".join(part.strip() for part in text.splitlines())
+    return f"dpbitfit: {_joined(text)}"
 
 
 def failure(error: Exception) -> str:
-    """The line with which a run ends that failed; ``read_failure`` reads it."""
-    return f"{_FAILED}{code_of(error)}: {cause(error)}"
+    """The line with which a run ends that failed."""
+    return f"dpbitfit failed ({code_of(error)}): {_joined(cause(error))}"
 
 
-def read(line: str) -> str | None:
-    """What the coordinator says in a line of the log; None in another's."""
-    _, mark, text = line.rstrip("\n").partition(MARK)
-    return text if mark else None
-
-
-def read_failure(text: str) -> DpbitfitError | None:
-    """The error with which a run ended; None where this line says something else."""
-    if not text.startswith(_FAILED):
-        return None
-    code, _, message = text.removeprefix(_FAILED).partition(": ")
-    return kinds().get(code, RunFailed)(message)
+def read(line: str) -> str | DpbitfitError | None:
+    """What the coordinator says in a line of the log, or fails with; None in another's line."""
+    found = _LINE.search(line)  # the first mark is the coordinator's own
+    if found is None or found["code"] is None:
+        return found and found["text"]
+    return kinds().get(found["code"], RunFailed)(found["text"])
 
 
 def code_of(error: Exception) -> str:
@@ -69,3 +64,7 @@ def round_line(line: Mapping[str, Any]) -> str:
 def figure(value: float | None) -> str:
     """A metric's value; None where it is not finite."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def _joined(text: str) -> str:
+    return " ".join(part.strip() for part in text.splitlines())

@@ -16,6 +16,7 @@ from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 MOST_STEPS = 10**6  # of a plan: what takes an accountant seconds, not minutes
+MOST_METRIC = 1e9  # a metric's bound
 MOST_DIGITS = 64  # of a privacy parameter as the ledger writes it
 LONGEST_NAME = 200
 _EVALUATION = 20  # characters kept for what a name gets in the ledger: ":evaluation"

@@ -34,6 +34,7 @@ from dpbitfit_client.guard.accounts import unused
 from dpbitfit_client.guard.records import read_part
 from dpbitfit_client.guard_client import SocketGuardClient
 from dpbitfit_client.model_check import LoadFor, check_training
+from dpbitfit_client.policy.file_ownership import check_folder
 from dpbitfit_client.policy.policy import AllowedModel, Dataset, Policy
 
 SECONDS = 10.0
@@ -207,6 +208,12 @@ def _device(policy: Policy) -> str:
 
 
 def _ledger(policy: Policy) -> str:
+    # Who could write to both could put a fresh ledger there, and the guard would not notice.
+    folders = [Path(policy.site.state_directory)]
+    if "://" not in policy.site.ledger:
+        folders.append(Path(policy.site.ledger).parent)
+    for folder in filter(Path.is_dir, folders):
+        check_folder(folder)
     with Ledger(policy.site.ledger, readonly=True) as ledger:
         Heads(policy.site.state_directory).check(ledger)
         for account in ledger.accounts():

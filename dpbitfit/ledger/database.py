@@ -203,7 +203,11 @@ class Database:
             if readonly:
                 options["default_transaction_read_only"] = "on"
             text = " ".join(f"-c {key}={value}" for key, value in options.items())
-            return sa.create_engine(self.url, connect_args={"options": text, "connect_timeout": 10})
+            return sa.create_engine(
+                self.url,
+                connect_args={"options": text, "connect_timeout": 10},
+                pool_pre_ping=True,  # a connection that the server has closed is made anew
+            )
         path = Path(str(self.url.database))
         if create:
             with self._explained():

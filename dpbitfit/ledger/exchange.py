@@ -17,7 +17,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from dpbitfit.accounting.mechanism import Counts, merged
-from dpbitfit.errors import LedgerError, ProtocolError
+from dpbitfit.errors import LedgerDrift, LedgerError, ProtocolError
 from dpbitfit.ledger import peers, schema
 from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.budget import of_coordinator, still_approved, tight
@@ -28,6 +28,7 @@ from dpbitfit.ledger.reader import Reader
 from dpbitfit.protocol.signing import verify
 
 PURPOSE = "position"
+REPLACED = "another ledger than before says that it speaks for the site"
 EXCEEDS = "by its own record the coordinator has spent more than its share"
 MOST_RUNS = 8192  # characters of the counts by run in a message; a statement's file has no limit
 
@@ -74,6 +75,10 @@ class SignedHead:
             raise ProtocolError("a ledger's signed head is that of another round")
         if min(values["sequence"], values["rebased"], values["seen_sequence"]) < 0:
             raise ProtocolError("a ledger's signed head has a number below 0")
+        try:
+            counts_from_text(values["spent"]), peers.runs_from_text(values["runs"] or "{}")
+        except LedgerError as error:
+            raise ProtocolError(f"a ledger's signed head: {error}") from error
         return cls(**values)
 
 
@@ -114,15 +119,17 @@ def check(
     coordinator: str,
     ahead: Counts = (),
     share: float = math.inf,
+    handed_over: bool = False,
 ) -> None:
     """Compare the other side's head with this ledger, and record it.
 
     The coordinator's record is never behind the site's: at the site, theirs
     must hold ours and the steps ``ahead``, which are asked for now, and cost no more than
     the coordinator's ``share``: what costs more is taken over only from a statement that
-    an operator hands over. Raises ProtocolError for a head of another account, or that counts
-    steps of another coordinator's run; LedgerError where the two do not agree, and from then
-    on until both sides have taken over the higher counts.
+    an operator hands over. So is what another ledger states than the one that spoke for the site
+    before: every node could name the site. Raises ProtocolError for a head of another account,
+    or that counts steps of another coordinator's run; LedgerDrift where the two do not agree, and
+    from then on until both sides have taken over the higher counts.
     """
     if (theirs.account, theirs.coordinator) != (str(account.name), coordinator):
         raise ProtocolError("a ledger's signed head is that of another account")
@@ -137,7 +144,7 @@ def check(
         first = bool(peer.rebased) and not peer.sequence
         waits = False
         if not is_site and known and theirs.ledger not in known:
-            drift = "another ledger speaks for the site than before: it was lost or replaced"
+            drift = REPLACED
         elif first and theirs.rebased < peer.rebased:
             drift, waits = "", True  # what it states is from before
         else:
@@ -147,17 +154,23 @@ def check(
                 or _drift_of_counts(claimed, merged((*ours, *ahead)), is_site, first)
                 or (EXCEEDS if exceeds else "")
             )
-        peer = _learn(peer, theirs, drift, exceeds)
+        peer = _learn(peer, theirs, drift, exceeds or (drift == REPLACED and not handed_over))
         if not waits and not peer.drift:
             peer = peer._replace(sequence=theirs.sequence, head=theirs.head)
         peers.save(connection, peer)
+    if peer.drift == REPLACED:
+        raise LedgerDrift(
+            f"account {account.name}: {peer.drift}, {theirs.ledger}: if its operator confirms that "
+            "this is the site's new ledger, take it in with its statement: dpbitfit ledger settle "
+            "--rebase --from FILE"
+        )
     if peer.drift:
-        raise LedgerError(
+        raise LedgerDrift(
             f"account {account.name}: {peer.drift}; nothing is spent on it until an operator of "
             "each side has looked and run: dpbitfit ledger settle --rebase"
         )
     if waits:
-        raise LedgerError(
+        raise LedgerDrift(
             f"account {account.name}: this side has taken over the higher counts, the other one "
             "has not: nothing is spent on it until its operator has run: dpbitfit ledger settle "
             "--rebase"
@@ -192,14 +205,14 @@ def unsettled(ledger: Reader, account: Account) -> list[Peer]:
         return [peer for peer in peers.find(connection, account.id).values() if peer.drift]
 
 
-def _learn(peer: Peer, theirs: SignedHead, drift: str, exceeds: bool) -> Peer:
-    """The row after a head with this drift, or ""; without its runs where it ``exceeds``."""
+def _learn(peer: Peer, theirs: SignedHead, drift: str, doubtful: bool) -> Peer:
+    """The row after a head with this drift, or ""; where it is ``doubtful``, without its runs."""
     if drift:
         # A side that has seen nothing since it took over our counts knows of this already.
         settled = theirs.rebased > peer.rebased and not theirs.seen_sequence
         wanted = max(peer.rebased, theirs.rebased) + (not settled)
         peer = peer._replace(drift=peer.drift or drift, wanted=max(peer.wanted, wanted))
-    runs = peers.runs_from_text("{}" if exceeds else theirs.runs or "{}")
+    runs = peers.runs_from_text("{}" if doubtful else theirs.runs or "{}")
     spent = counts_from_text(theirs.spent)
     if peer.drift:  # nothing that was ever stated is forgotten until it is settled
         runs = peers.larger(peers.runs_from_text(peer.runs), runs)

@@ -16,7 +16,7 @@ from dpbitfit.errors import InputError, LedgerError, ProtocolError
 from dpbitfit.ledger import exchange, peers
 from dpbitfit.ledger.account import Account, AccountName
 from dpbitfit.ledger.canonical import counts_from_text
-from dpbitfit.ledger.exchange import SignedHead
+from dpbitfit.ledger.exchange import REPLACED, SignedHead
 from dpbitfit.ledger.ledger import Ledger
 from dpbitfit.ledger.peers import Peer, Runs
 
@@ -47,9 +47,9 @@ def statement(ledger: Ledger, account: Account, coordinator: str) -> str:
 
 
 def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[tuple[Account, str]]:
-    """Record what the other side has stated in a file: by line, about which account, which ledger.
+    """Record what the other side has stated in a file; yields, by line, the account and its signer.
 
-    Raises InputError for a line that cannot be read, or is signed by a ledger that
+    Raises InputError for a line that cannot be read, or is signed by a coordinator that
     has had no part in its account; ProtocolError where the signature is not its own.
     """
     for line in lines:
@@ -62,17 +62,19 @@ def hear(ledger: Ledger, lines: Iterable[str | bytes]) -> Iterator[tuple[Account
         account = ledger.account(AccountName(site, dataset, unit))
         if ledger.id == theirs.ledger or theirs.coordinator not in (ledger.id, theirs.ledger):
             raise ProtocolError("this statement is for another ledger")
-        with ledger.database.read() as connection:
-            known = set(peers.find(connection, account.id))
         if theirs.coordinator != ledger.id:
+            with ledger.database.read() as connection:
+                known = set(peers.find(connection, account.id))
             known |= set(coordinators(ledger, account))
+        else:  # a site whose ledger was replaced
+            known = set()
         if known and theirs.ledger not in known:
             raise InputError(
                 f"{theirs.ledger} has signed this, and has had no part in account {account.name}: "
                 "let it take part in a run first, which will be refused"
             )
         with suppress(LedgerError):  # of what it finds ``rebase`` makes an end
-            exchange.check(ledger, account, theirs, theirs.coordinator)
+            exchange.check(ledger, account, theirs, theirs.coordinator, handed_over=True)
         yield account, theirs.ledger
 
 
@@ -89,9 +91,11 @@ def rebase(
     lost some; ``stated`` the ledgers that an operator has handed over a statement of. Without
     either only those are settled with that do not agree. Returns what was raised; None where
     nothing was done. Nothing is spent on the account until the other side has done the same.
-    Raises LedgerError where what another has recorded is not known yet: that one is left as it
-    is, after all others were settled with.
+    Raises LedgerError, after all others were settled with, where what another has recorded is not
+    known yet: that one is left as it is. And where another ledger than before says that it speaks
+    for the site, without a statement in ``stated``: that one is forgotten.
     """
+    strangers = _forget_strangers(ledger, account, stated)
     with ledger.database.read() as connection:
         found = peers.find(connection, account.id).values()
         others = [peer for peer in found if _is_complete(peer)]
@@ -124,7 +128,22 @@ def rebase(
             f"account {account.name}: what {', '.join(unknown)} has recorded of each run is not "
             "known here; take it from its statement: dpbitfit ledger settle --rebase --from FILE"
         )
+    if strangers:
+        raise LedgerError(
+            f"account {account.name}: {ledger.peer(account)} speaks for the site; that "
+            f"{', '.join(strangers)} does was said by a node, and is forgotten. If the site's "
+            "operator confirms it: dpbitfit ledger settle --rebase --from FILE, with its statement"
+        )
     return raised
+
+
+def _forget_strangers(ledger: Ledger, account: Account, stated: Collection[str]) -> list[str]:
+    """Delete the rows of ledgers that would take a site's place, and are not in ``stated``."""
+    with ledger.database.write() as connection:
+        found = peers.find(connection, account.id).values()
+        strangers = [p.ledger for p in found if p.drift == REPLACED and p.ledger not in stated]
+        peers.forget(connection, account.id, strangers)
+    return strangers
 
 
 def _is_complete(peer: Peer) -> bool:

@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from dpbitfit.errors import ProtocolError
 from dpbitfit.faults import dotted, faults
 from dpbitfit.schema import Part
-from dpbitfit.validate import MOST_STEPS, DeclaredSize, Form, Rounds
+from dpbitfit.validate import MOST_METRIC, MOST_STEPS, DeclaredSize, Form, Rounds
 
 DESCRIBE, TRAIN, EVALUATE, REPLY = "describe", "train", "evaluate", "reply"
 
@@ -42,6 +42,9 @@ Code = Annotated[
 Json = Annotated[str, StringConstraints(max_length=1 << 14)]  # another canonical text
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Metrics = Annotated[dict[Name, float], Field(max_length=20)]
+MetricValues = Annotated[
+    dict[Name, Annotated[float, Field(ge=0, le=MOST_METRIC)]], Field(max_length=20)
+]
 
 
 class Message(Part):
@@ -171,7 +174,7 @@ class EvaluateReply(Message):
     plan_digest: Digest
     round: Rounds
     key: Key
-    metrics: Metrics
+    metrics: MetricValues
     head: Head
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dpbitfit.errors import InputError, PolicyError
 from dpbitfit.tasks.base import Declaration, TaskSettings
+from dpbitfit.validate import MOST_METRIC
 
 TEXT_CLASSIFICATION = "text-classification"
 TASKS: Mapping[str, str] = {
@@ -35,9 +36,11 @@ def resolve(name: str, site_tasks: Mapping[str, str]) -> type[Declaration]:
     for required in _REQUIRED:
         if not hasattr(task, required):
             raise PolicyError(f"the task {name!r}: {place} has no {required!r}")
-    if task.headline not in task.metrics or not all(m.bound > 0 for m in task.metrics.values()):
+    bounds = [metric.bound for metric in task.metrics.values()]
+    if task.headline not in task.metrics or not all(0 < bound <= MOST_METRIC for bound in bounds):
         raise PolicyError(
-            f"the task {name!r}: its headline is no metric, or a bound is not above 0"
+            f"the task {name!r}: its headline is no metric, or a bound is not above 0 and at most "
+            f"{MOST_METRIC:g}"
         )
     return task
 

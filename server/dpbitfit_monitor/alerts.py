@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
+from dpbitfit.ledger.exchange import REPLACED
 from dpbitfit_monitor.certificates import CertificateView
 from dpbitfit_monitor.views import CLOSE, NEAR, SPENT, THRESHOLDS, AccountView, Overview
 
@@ -138,6 +139,11 @@ def _of_account(view: AccountView, at: datetime) -> Iterator[Alert]:
     if view.drift:
         text = f"{subject}: {view.drift}"
         advice = "compare both ledgers, then run on both: dpbitfit ledger settle --rebase"
+        if view.drift == REPLACED:
+            advice = (
+                "ask the site's operator: if its ledger was replaced, run, with its statement: "
+                "dpbitfit ledger settle --rebase --from FILE; else without --from"
+            )
         yield Alert(Kind.DRIFT, subject, Severity.CRITICAL, at, text, advice)
     if view.open_since is not None and view.orphaned:
         text = (

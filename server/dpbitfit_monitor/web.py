@@ -24,15 +24,48 @@ from dpbitfit_monitor.page.access import Sessions, Tokens
 from dpbitfit_monitor.page.error_pages import HANDLERS
 from dpbitfit_monitor.page.pages import Pages
 
+REQUEST_SECONDS = 10.0  # from a connection, or a reply, until the next request is there whole
+
 
 class Protocol(H11Protocol):
-    """HTTP that puts a verified client certificate in the request's state."""
+    """HTTP that puts a verified client certificate in the request's state, and waits for none long.
+
+    Else who begins many requests and ends none takes every file descriptor, with no certificate.
+    """
+
+    _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Take the certificate that the client presented on its connection."""
         super().connection_made(transport)
+        self._expect_request()
         certificate = transport.get_extra_info("peercert") or None
         self.app_state = {**self.app_state, "client_certificate": certificate}
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request; whole, it is answered however long that takes."""
+        super().data_received(data)
+        cycle = self.cycle
+        if cycle is not None and not cycle.more_body and not cycle.response_complete:
+            self._expect_nothing()
+
+    def on_response_complete(self) -> None:
+        """Keep the connection for another request."""
+        super().on_response_complete()
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        self._expect_nothing()
+        self._late = self.loop.call_later(REQUEST_SECONDS, self.transport.close)
+
+    def _expect_nothing(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
 
 
 def make_app(

@@ -1,11 +1,11 @@
 """Who takes part: nodes describe their sites, and fit the plan or are turned away."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from dpbitfit.errors import BudgetError, DpbitfitError, GuardUnavailable, LedgerError, ProtocolError
+from dpbitfit.errors import BudgetError, GuardUnavailable, InputError, LedgerDrift, ProtocolError
 from dpbitfit.ledger import Account, AccountName, budget, exchange
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.forecast import Price
@@ -16,6 +16,9 @@ from dpbitfit_server import replies, waiting
 from dpbitfit_server.sites import OFFLINE, Site, SiteRegistry
 from dpbitfit_server.stream import INFO, WARNING, log
 
+DESCRIBE_SECONDS = 600.0  # as long as a guard holds a question back while it trains
+SILENT_SECONDS = 10.0  # where every node that is asked has been silent before
+
 
 class Admission:
     """Fills a run's registry with the sites that fit, round by round."""
@@ -23,6 +26,7 @@ class Admission:
     def __init__(self, registry: SiteRegistry) -> None:
         self._registry = registry
         self._plan, self._ledger = registry.plan, registry.ledger
+        self._silent: set[int] = set()  # nodes that have not described a site in time
         self._unaware: dict[int, tuple[Account, SignedHead]] = {}  # heads to send, by node
 
     def await_nodes(self, grid: Grid, count: int) -> None:
@@ -41,10 +45,12 @@ class Admission:
         names = registry.names = online | registry.names  # what a site calls itself stands
         self._note_presence(online)
         known = {site.node for site in registry.sites.values()} | set(registry.turned_away)
-        questions = [self._question(node) for node in online if node not in known]
-        if not questions:
+        new = [node for node in online if node not in known]
+        if not new:
             return
-        received = registry.ask(grid, questions, timeout)
+        questions = [self._question(node) for node in new]
+        patience = SILENT_SECONDS if self._silent.issuperset(new) else DESCRIBE_SECONDS
+        received = registry.ask(grid, questions, min(timeout, patience))
         nodes = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in questions}
         for message in received:
             node = nodes.pop(message.metadata.reply_to_message_id, None)
@@ -53,12 +59,14 @@ class Admission:
             try:
                 if message.has_error():
                     raise GuardUnavailable(replies.loss(message))
-                self._admit(message.content, node, set(grid.get_node_ids()))
+                registered = {known.node_id: known.name for known in grid.get_nodes()}
+                self._admit(message.content, node, registered)
             except GuardUnavailable as error:
                 log(WARNING, "%s is asked again later: %s", names[node], error)
-            except DpbitfitError as error:
+            except (ProtocolError, InputError, BudgetError, LedgerDrift) as error:
                 registry.turned_away[node] = f"{names[node]}: {error}"
                 log(WARNING, "%s is turned away: %s", names[node], error)
+        self._silent |= set(nodes.values())
         for node in nodes.values():
             log(WARNING, "%s is asked again later: no reply in time", names[node])
         self._notify(grid, timeout)
@@ -81,7 +89,7 @@ class Admission:
             questions.append(self._question(node, head))
         self._unaware.clear()
         if questions:
-            self._registry.ask(grid, questions, timeout)
+            self._registry.ask(grid, questions, min(timeout, SILENT_SECONDS))
 
     def _question(self, node: int, head: Head | None = None) -> Message:
         run = self._registry.run
@@ -95,17 +103,26 @@ class Admission:
             self._unaware[node] = (account, head)  # it waits until this side has followed
         try:
             exchange.check(self._ledger, account, head, self._ledger.id)
-        except LedgerError:
+        except LedgerDrift:
             self._unaware[node] = (account, head)
             raise
 
-    def _admit(self, content: RecordDict, node: int, online: Iterable[int]) -> None:
-        """Take a site in, or raise DpbitfitError with the reason why not."""
+    def _admit(self, content: RecordDict, node: int, online: Mapping[int, str]) -> None:
+        """Take a site in, or raise DpbitfitError with the reason why not.
+
+        ``online`` are the nodes by id, each with the name under which it is registered, or "".
+        """
         description, head = replies.read(flower.unpack(content), Description, "")
         if isinstance(description, Refusal):
-            raise ProtocolError(replies.explain(description))
+            kind = GuardUnavailable if description.code in replies.TRANSIENT else ProtocolError
+            raise kind(replies.explain(description))
         registry, ledger, whole = self._registry, self._ledger, self._plan.counts
         name = self._name(description.facts)
+        if online.get(node) not in (None, "", name.site):
+            raise ProtocolError(
+                f"its guard answers for {name.site!r}, and its node is registered as "
+                f"{online[node]!r}: register a node under its site's name"
+            )
         account = ledger.open_account(name, self._plan.delta, registry.epsilon)
         self._compare(node, account, head)
         before = registry.sites.get(name.site)
@@ -133,7 +150,7 @@ class Admission:
             return
         site.account = ledger.account(name)
         site.rounds = registry.rounds_spent(site)
-        log(INFO, "%s takes part", site.name)
+        log(INFO, "%s takes part, with a declared size of %d", site.name, size)
         alone = budget.tight(whole, account.delta)
         log(INFO, "%s: %s", site.name, Price(standing, registry.standing(site), alone))
 

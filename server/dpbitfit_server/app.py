@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
+from flwr.common import logger
 from flwr.serverapp import Grid, ServerApp
 
 from dpbitfit import stream
@@ -37,7 +38,7 @@ def main(grid: Grid, context: Context) -> None:
         run(grid, settings)
         log(INFO, "the model is in %s, the report is %s", folder / "model", folder / "report.html")
     except Exception as error:
-        log(ERROR, "%s", stream.failure(error))
+        logger.log(ERROR, "%s", stream.failure(error))
         if folder is not None:
             failure = {"code": stream.code_of(error), "message": stream.cause(error)}
             with suppress(OSError):  # the folder itself may be what is at fault

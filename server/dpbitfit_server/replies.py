@@ -9,6 +9,9 @@ from flwr.common.constant import ErrorCode
 from dpbitfit.errors import (
     GuardUnavailable,
     IdentityError,
+    LedgerBusy,
+    LedgerDrift,
+    LedgerError,
     PolicyError,
     ProtocolError,
     RoundFailed,
@@ -23,12 +26,16 @@ Reply = TypeVar("Reply", bound=Description | RoundReply)
 _LOSSES: Mapping[int, str] = {
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "its client app cannot be loaded",
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "its client app failed",
-    ErrorCode.MESSAGE_UNAVAILABLE: "its reply was cut off",
+    ErrorCode.MESSAGE_UNAVAILABLE: "its reply cannot be read",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its reply was cut off",
     ErrorCode.NODE_UNAVAILABLE: "its SuperNode is gone",
     ErrorCode.INVALID_FAB: "its SuperNode refuses the app",
     ErrorCode.CLIENT_APP_CRASHED: "its client process died",
 }
+
+
+# Of a refusal for what may be mended in the next round.
+TRANSIENT = {LedgerBusy.code, LedgerError.code, "internal"}
 
 
 def read(envelope: Envelope, kind: type[Reply], key: str) -> tuple[Reply | Refusal, SignedHead]:
@@ -58,6 +65,8 @@ def explain(refusal: Refusal) -> str:
     """A site's refusal in words; why it refuses is for its own log alone."""
     if refusal.code == PolicyError.code:
         return "its policy does not allow this plan: its guard's log names what"
+    if refusal.code == LedgerDrift.code:
+        return "its ledger and this one do not agree: its guard's log says how"
     if refusal.code == RoundFailed.code:
         return "its round ended with an error, and stays spent: its guard's log names which"
     return f"it refused with the code {refusal.code!r}"

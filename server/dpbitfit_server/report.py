@@ -180,7 +180,10 @@ def _describe_phases(strategy: PrivateStrategy) -> list[dict[str, Any]]:
 
 def _plot(draw: Callable[[Axes, dict[str, Any]], None], report: dict[str, Any]) -> Markup:
     """One drawing as inline SVG, in the page's own font."""
-    settings = {"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "dpbitfit"}
+    settings = {
+        **{"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "dpbitfit"},
+        "text.parse_math": False,  # a site may have a "$" in its name
+    }
     with rc_context(settings):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         axes = figure.subplots()

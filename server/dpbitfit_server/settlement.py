@@ -9,7 +9,13 @@ from typing import TypeVar
 
 from flwr.app import Message
 
-from dpbitfit.errors import AnswerLost, DpbitfitError, GuardUnavailable, ProtocolError
+from dpbitfit.errors import (
+    AnswerLost,
+    DpbitfitError,
+    GuardUnavailable,
+    LedgerDrift,
+    ProtocolError,
+)
 from dpbitfit.protocol import flower
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.messages import Refusal, RoundReply
@@ -17,13 +23,19 @@ from dpbitfit_server import replies
 from dpbitfit_server.sites import Site, SiteRegistry
 from dpbitfit_server.stream import INFO, WARNING, log
 
+MOST_SILENT = 3  # rounds in a row
+
 Sent = list[tuple[Message, Site]]
 Reply = TypeVar("Reply", bound=RoundReply)
 Value = TypeVar("Value")
 
 
-class Untouched(ProtocolError):
-    """A site refused a round, and has signed that it touched no data for it."""
+class Refused(ProtocolError):
+    """A site refused a round; ``untouched``: it has signed that it touched no data for it."""
+
+    def __init__(self, refusal: Refusal, untouched: bool) -> None:
+        super().__init__(replies.explain(refusal))
+        self.untouched, self.transient = untouched, refusal.code in replies.TRANSIENT
 
 
 def settle(
@@ -36,9 +48,10 @@ def settle(
 ) -> list[tuple[Message, Site, Value]]:
     """The good replies with what ``read`` makes of them; the others are charged and noted.
 
-    A bad reply leaves its site out for the rest of the run; a site whose guard is
-    away, or that has lost an answer in a crash, is in again in a later round. The log
-    names each site without a reply, and each that has one again.
+    A bad reply leaves its site out for the rest of the run, and so do ``MOST_SILENT`` rounds
+    in a row that were spent without one; a site whose guard is away or busy, or that has lost
+    an answer in a crash, is in again in a later round. The log names each site without a reply,
+    and each that has one again.
     """
     # A failed node's reply names no sender, so the request says which site replies.
     waiting = {message.metadata.message_id: site for message, site in sent}
@@ -60,10 +73,18 @@ def settle(
         except AnswerLost as error:
             outcomes[site.key] = error.code  # spent; the next round has another key
             _miss(number, site, "it has lost its answer")
-        except Untouched as error:
-            del outcomes[site.key]
-            _leave_out(site, error)
-        except DpbitfitError as error:
+        except Refused as error:
+            if error.untouched:
+                del outcomes[site.key]
+            else:
+                outcomes[site.key] = "refused"
+            if not error.transient:
+                _leave_out(site, error)
+            elif error.untouched:
+                _miss(number, site, str(error))
+            else:
+                _miss_again(number, site, str(error))
+        except (ProtocolError, LedgerDrift) as error:  # no site is to blame for this ledger's own
             outcomes[site.key] = "refused"
             _leave_out(site, error)
         else:
@@ -71,9 +92,9 @@ def settle(
             clean.append((message, site, value))
             if site.missing:
                 log(INFO, "round %d: %s replies again", number, site.name)
-            site.missing = ""
+            site.missing, site.silent = "", 0
     for site in waiting.values():
-        _miss(number, site, "no reply in time")
+        _miss_again(number, site, "no reply in time")
     registry.ledger.commit(outcomes)
     return clean
 
@@ -83,16 +104,15 @@ def _reply(
 ) -> Reply:
     """A site's reply to the round that was requested of it.
 
-    Raises Untouched for a refusal that cost nothing; AnswerLost, GuardUnavailable,
-    ProtocolError or LedgerError, with the reason, for a bad reply.
+    Raises Refused for a refusal; AnswerLost, GuardUnavailable, ProtocolError or LedgerDrift,
+    with the reason, for a bad reply.
     """
     reply = registry.receive(site, envelope, kind)
     if isinstance(reply, Refusal):
-        if registry.release(site, reply):
-            raise Untouched(replies.explain(reply))
-        if reply.code == AnswerLost.code:
+        untouched = registry.release(site, reply)
+        if reply.code == AnswerLost.code and not untouched:
             raise AnswerLost("it has lost its answer")
-        raise ProtocolError(replies.explain(reply))
+        raise Refused(reply, untouched)
     for field, value, expected in (
         ("site", reply.facts.site, site.name),
         ("plan", reply.plan_digest, registry.plan.digest),
@@ -107,6 +127,15 @@ def _reply(
 def _miss(number: int, site: Site, why: str) -> None:
     site.missing = why
     log(WARNING, "round %d: nothing from %s: %s", number, site.name, why)
+
+
+def _miss_again(number: int, site: Site, why: str) -> None:
+    """Note a round that is spent for nothing; after some in a row the site is left out."""
+    site.silent += 1
+    if site.silent < MOST_SILENT:
+        _miss(number, site, why)
+    else:
+        _leave_out(site, ProtocolError(f"{why}, {site.silent} times in a row"))
 
 
 def _leave_out(site: Site, error: DpbitfitError) -> None:

@@ -34,7 +34,8 @@ TAKEN_BACK = "its budget was lowered, or the run given up: what was left of it i
 class Site:
     """A site; ``refused`` says why it is left out, for the rest of the run.
 
-    ``missing`` says in a few words why there is no reply of its last round, or "".
+    ``missing`` says in a few words why there is no reply of its last round, or "", ``silent``
+    for how many rounds in a row there was none in time.
     ``offer`` is the evaluation that its policy allows, None where there is none.
     ``key`` is that of the last round that was requested of it. Bytes are payload
     bytes since this process began.
@@ -48,6 +49,7 @@ class Site:
     rounds: int = 0
     refused: str = ""
     missing: str = ""
+    silent: int = 0
     offer: EvaluationOffer | None = None
     bytes_down: int = 0
     bytes_up: int = 0
@@ -140,7 +142,7 @@ class SiteRegistry:
     ) -> replies.Reply | Refusal:
         """A site's reply of this kind, or its refusal, after comparing ledgers with it.
 
-        Raises as ``replies.read``, and LedgerError where the two ledgers do not agree.
+        Raises as ``replies.read``, and LedgerDrift where the two ledgers do not agree.
         """
         message, head = replies.read(envelope, kind, site.key)
         exchange.check(self.ledger, site.account, head, self.ledger.id)

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from dpbitfit_server.pulling import Pull
 from dpbitfit_server.stream import INFO, WARNING, log
 
 SECONDS_FOR_NODES = 60.0
 # Between two looks for replies: soon at first, then as often as Flower itself looks.
 FIRST_PAUSE, LAST_PAUSE = 0.2, 3.0
+PULL_SECONDS = 1.0  # for a reply that is there; the next look goes on where it takes longer
 # Between two lines that say who is waited for.
 FIRST_LINE, LAST_LINE = 10.0, 300.0
 
@@ -45,19 +47,25 @@ def ask(
     """
     # Flower gives no id to a message that it did not take, and none at all where it took none.
     pushed = zip(grid.push_messages(messages), messages, strict=False)
-    waiting = {key: sites[message.metadata.dst_node_id] for key, message in pushed if key}
+    waiting = {key: message for key, message in pushed if key}
     pauses, lines = _Growing(FIRST_PAUSE, LAST_PAUSE), _Growing(FIRST_LINE, LAST_LINE)
     deadline = time.monotonic() + timeout
     received: list[Message] = []
+    pulls: dict[str, Pull] = {}
     while waiting:
-        replies = list(grid.pull_messages(list(waiting)))
-        for reply in replies:
-            waiting.pop(reply.metadata.reply_to_message_id, None)
-        received += replies
+        pulls = {key: pulls.get(key) or Pull(grid, message) for key, message in waiting.items()}
+        for key, pull in list(pulls.items()):
+            pull.join(PULL_SECONDS)
+            if pull.is_alive():
+                continue
+            del pulls[key]
+            if replies := pull.replies():
+                del waiting[key]
+                received += replies
         if not waiting or time.monotonic() >= deadline:
             break
         if lines.is_due():
-            late = ", ".join(sorted(waiting.values()))
+            late = ", ".join(sorted(sites[m.metadata.dst_node_id] for m in waiting.values()))
             log(INFO, "waiting for %d of %d sites: %s", len(waiting), len(messages), late)
         pauses.sleep(deadline)
     return received

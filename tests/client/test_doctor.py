@@ -158,6 +158,24 @@ def test_a_ledger_that_does_not_add_up_is_wrong(policy: Path, tmp_path: Path) ->
 FAULTS = ["model", "no ledger", "no ledger's file", "ledger", "records", "label set"]
 
 
+@pytest.mark.parametrize("where", ["ledger", "state"])
+def test_a_place_where_others_could_put_a_fresh_ledger_is_wrong(
+    where: str, policy: Path, tmp_path: Path
+) -> None:
+    folders = {name: tmp_path / name for name in ("ledger", "state")}
+    for folder in folders.values():
+        folder.mkdir(mode=0o700)
+    ledger = f'ledger = "{folders["ledger"]}/site.sqlite"'
+    own = f'ledger = "{tmp_path}/site.sqlite"'
+    state = f'state-directory = "{folders["state"]}"'
+    policy.write_text(policy.read_text().replace(own, f"{ledger}\n{state}"))
+    Ledger(f"{folders['ledger']}/site.sqlite", create=True).database.close()
+    assert findings_of(policy)["ledger"][0] == "ok"
+    folders[where].chmod(0o770)
+    found, text = findings_of(policy)["ledger"]
+    assert (found, "others may write here" in text) == ("wrong", True)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_guard_does_not_start_where_the_doctor_says_wrong_and_says_the_same(
     corpus: Path, tmp_path: Path, fault: str

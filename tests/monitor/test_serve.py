@@ -1,6 +1,7 @@
 """``dpbitfit monitor serve`` as a process: it starts, says why not, and ends on a signal."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,10 @@ from typing import Any
 
 import grpc
 import pytest
+from dpbitfit_monitor import web
 from dpbitfit_monitor.client import MonitorClient
+from dpbitfit_monitor.monitor import Monitor
+from dpbitfit_monitor.reader import Viewer
 
 from dpbitfit.cli import main
 from dpbitfit.ledger import Ledger
@@ -21,7 +25,7 @@ from tests.support.ledgers import account, new_ledger
 
 from ..support import warm
 from ..support.certificates import Authority
-from ..support.monitors import code_of, free_port
+from ..support.monitors import code_of, free_port, served
 from .test_runs import LINE, folder
 
 
@@ -140,3 +144,20 @@ def test_an_address_that_is_in_use_is_an_error(
                 assert running.wait(60) == 2
             assert "cannot listen here" in log.read_text()
             assert "Traceback" not in log.read_text()
+
+
+def test_who_begins_a_request_and_does_not_end_it_is_not_waited_for(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else connections without a certificate would take every file descriptor."""
+    monkeypatch.setattr(web, "REQUEST_SECONDS", 1.0)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with served(Monitor(Viewer(str(ledger.database)))) as at:
+        for before, part in ((b"", b""), (b"", whole[:-4]), (whole, whole[:-4])):
+            with socket.create_connection(at.http, timeout=60) as connection:
+                connection.sendall(before)
+                if before:
+                    assert b"200 OK" in connection.recv(1 << 16)
+                connection.sendall(part)
+                while connection.recv(1 << 16):
+                    pass  # until the monitor has closed it

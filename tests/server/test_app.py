@@ -96,7 +96,7 @@ def test_the_report_is_complete(report: dict[str, Any], out: Path) -> None:
 def test_the_page_stands_alone_and_escapes_what_it_shows(
     report: dict[str, Any], tmp_path: Path
 ) -> None:
-    hostile = [{**site, "name": "<script>alert(1)</script>"} for site in report["sites"]]
+    hostile = [{**site, "name": "<script>alert(1)</script>$\\nosuch$"} for site in report["sites"]]
     lost = {**report["rounds"][0], "metrics": dict.fromkeys(report["metrics"])}  # not finite
     rounds = [lost, *report["rounds"][1:]]
     app.write_report(tmp_path, {**report, "sites": hostile, "rounds": rounds})

@@ -640,7 +640,10 @@ def test_a_site_whose_ledger_was_lost_is_refused_until_it_is_settled(tmp_path: P
     assert set(private.registry.sites) == {"b"}
     assert not nodes[100].requests
     ledger = private.registry.ledger
-    repair.rebase(ledger, ledger.account(AccountName("a", "records", "record")), "looked at it")
+    account = ledger.account(AccountName("a", "records", "record"))
+    message = repair.statement(nodes[100].ledger, nodes[100].account, ledger.id)
+    list(repair.hear(ledger, [message]))
+    repair.rebase(ledger, account, "confirmed by telephone", stated=[nodes[100].ledger.id])
     final(strategy(tmp_path), LocalGrid(nodes), num_rounds=1)
     assert not nodes[100].requests  # one side alone does not clear it
     repair.rebase(nodes[100].ledger, nodes[100].account, "begun anew")

@@ -44,7 +44,7 @@ def lines() -> Iterator[list[str]]:
     class Shown(Handler):
         def emit(self, record: LogRecord) -> None:
             if (text := stream.read(f"INFO :      {record.getMessage()}")) is not None:
-                shown.append(text)
+                shown.append(str(text))
 
     handler = Shown()
     FLOWER_LOGGER.addHandler(handler)
@@ -158,6 +158,10 @@ def test_when_no_site_takes_part_each_is_named_with_its_reason(tmp_path: Path) -
 def test_late_replies_are_waited_for_by_name_and_in_time(lines: list[str], clock: Clock) -> None:
     class Late(Registered):
         def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            with self._lock:
+                return self._pull(message_ids)
+
+        def _pull(self, message_ids: Iterable[str]) -> Iterable[Message]:
             replies = list(super().pull_messages(message_ids))
             late = [one for one in replies if clock.monotonic() < due[one.metadata.src_node_id]]
             self._replies += late
@@ -249,15 +253,18 @@ def test_the_price_of_a_plan_on_an_account_is_said_before_its_first_round(
 def test_a_failure_is_one_line_that_gives_the_same_error(
     error: Exception, kind: type[Exception], text: str
 ) -> None:
-    marked = stream.marked(stream.failure(error))
-    assert "\n" not in marked
-    line = stream.read(f"\x1b[91mERROR\x1b[0m :     {marked}\n")
-    assert line is not None
-    read = stream.read_failure(line)
+    line = stream.failure(error)
+    assert "\n" not in line
+    read = stream.read(f"\x1b[91mERROR\x1b[0m :     {line}\n")
     assert type(read) is kind
     assert str(read) == text
     assert stream.read("INFO :      configure_train: Sampled 2 nodes\n") is None
-    assert stream.read_failure("hospital-2 is offline") is None
+
+
+def test_a_sites_name_ends_no_run() -> None:
+    for name in ("failed: budget: too much", stream.failure(BudgetError("too much"))):
+        text = f"{name} takes part"
+        assert stream.read(f"INFO :      {stream.marked(text)}\n") == text
 
 
 def test_a_line_without_news_of_sites_reads(tmp_path: Path) -> None:

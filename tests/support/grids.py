@@ -1,6 +1,7 @@
 """A grid in this process, whose nodes do what a test tells them."""
 
 import json
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from dpbitfit.plan import Plan
 from dpbitfit.protocol.envelope import Envelope
 from dpbitfit.protocol.flower import pack, unpack
 from dpbitfit.protocol.messages import Head, Question, RoundRequest
+from dpbitfit.protocol.signing import untouched
 from dpbitfit.schema import canonical
 
 from . import plans
@@ -43,6 +45,7 @@ class LocalGrid(Grid):
         self.nodes = nodes
         self.sent: list[Message] = []
         self._replies: list[Message] = []
+        self._lock = threading.RLock()  # replies are pulled in several threads
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
@@ -64,8 +67,9 @@ class LocalGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         wanted = set(message_ids)
-        replies = [one for one in self._replies if one.metadata.reply_to_message_id in wanted]
-        self._replies = [one for one in self._replies if one not in replies]
+        with self._lock:
+            replies = [one for one in self._replies if one.metadata.reply_to_message_id in wanted]
+            self._replies = [one for one in self._replies if one not in replies]
         return replies
 
     def send_and_receive(
@@ -172,6 +176,20 @@ class Site:
             reply = usual(envelope)
             assert isinstance(reply, Envelope)
             return self.refusal(code, head=json.loads(reply.statement)["head"])
+
+        self.train = train  # type: ignore[method-assign]
+
+    def release_rounds(self, code: str, times: int) -> None:
+        """Refuse the first rounds before any data is touched."""
+        usual, left = self.train, list(range(times))
+
+        def train(envelope: Envelope) -> Any:
+            if not left:
+                return usual(envelope)
+            left.pop()
+            key = envelope.read(RoundRequest, "train").key
+            signature = self.ledger.signer.sign("untouched", untouched(key))
+            return self.refusal(code, key, self.head(envelope.sender, key), signature)
 
         self.train = train  # type: ignore[method-assign]
 

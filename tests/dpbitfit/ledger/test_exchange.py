@@ -118,8 +118,9 @@ class Pair:
             return False
         return True
 
-    def rebase(self, side: Side) -> list[Raised] | None:
-        return repair.rebase(side.ledger, side.account, "a backup was restored on Monday")
+    def rebase(self, side: Side, *stated: str) -> list[Raised] | None:
+        reason = "a backup was restored on Monday"
+        return repair.rebase(side.ledger, side.account, reason, stated=stated)
 
 
 @pytest.fixture
@@ -270,15 +271,41 @@ def test_more_runs_than_a_message_holds_are_taken_from_a_statement(
 def test_a_site_whose_ledger_is_another_is_blocked_until_both_have_settled_it(
     pair: Pair, tmp_path: Path
 ) -> None:
+    """The coordinator's operator with a statement of the site's: any node could say so."""
     pair.round(1)
     pair.site = Side(tmp_path / "another.sqlite")
-    with pytest.raises(LedgerError, match="another ledger speaks for the site"):
+    with pytest.raises(LedgerError, match="another ledger than before"):
         pair.hear_at(pair.coordinator)
-    assert pair.rebase(pair.coordinator) == []
+    message = repair.statement(pair.site.ledger, pair.site.account, pair.id)
+    list(repair.hear(pair.coordinator.ledger, [message]))
+    assert pair.rebase(pair.coordinator, pair.site.ledger.id) == []
     assert pair.is_blocked()
     pair.rebase(pair.site)
     assert pair.site.runs(pair.id) == {"run": ROUND}
     assert not pair.is_blocked()
+
+
+def test_a_node_that_takes_a_sites_name_gets_neither_its_account_nor_its_budget(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """Whatever it states, and though an operator settles as the alert says."""
+    pair.round(1)
+    honest, pair.site = pair.site, Side(tmp_path / "stranger.sqlite")
+    side, runs = pair.coordinator, {"never was": ((STEP, 10**6),)}
+    claim = replace(
+        pair.from_site(),
+        spent=counts_to_text(peers.total(runs)),
+        runs=peers.runs_to_text(runs),
+    )
+    with pytest.raises(LedgerError, match="another ledger than before"):
+        exchange.check(side.ledger, side.account, claim, pair.id)
+    with pytest.raises(LedgerError, match="is forgotten"):
+        pair.rebase(side)
+    assert side.runs(pair.id) == {"run": ROUND}
+    assert not exchange.unsettled(side.ledger, side.account)
+    assert side.ledger.peer(side.account) == honest.ledger.id
+    pair.site = honest
+    pair.round(2)
 
 
 def test_a_coordinator_that_forgets_cannot_clear_the_block_at_the_site(pair: Pair) -> None:
