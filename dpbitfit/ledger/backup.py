@@ -19,6 +19,8 @@ def back_up(ledger: Reader, out: Path) -> None:
     """
     if not ledger.database.is_sqlite:
         raise InputError("a PostgreSQL ledger is backed up with its own tool: pg_dump")
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder: name a file that is not there yet")
     draft = out.with_name(f"{out.name}.new")
     try:
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -8,9 +8,8 @@ from urllib.parse import quote
 
 from dpbitfit.accounting import composition
 from dpbitfit.accounting.calibration import calibrate
-from dpbitfit.accounting.mechanism import Mechanism
+from dpbitfit.accounting.mechanism import Counts, Mechanism
 from dpbitfit.errors import LedgerError
-from dpbitfit.ledger.account import Account
 from dpbitfit.ledger.heads import Heads
 from dpbitfit.ledger.ledger import Ledger
 
@@ -103,13 +102,13 @@ def _remove(ledger: Path) -> None:
             heads.folder.rmdir()
 
 
-def write_off(ledger: Ledger, account: Account, reason: str) -> None:
-    """Count an account's whole budget as spent: what was spent in a lost ledger is unknown.
+def whole_budget(budget: float, delta: float) -> dict[str, Counts]:
+    """A run that has spent an account's budget: what was spent in a lost ledger is unknown.
 
-    It is recorded as one Gaussian release that costs just more than the budget, so that
-    no plan fits before the budget is raised.
+    One Gaussian release that costs just more than the budget, so that no plan fits before
+    the budget is raised.
     """
-    sigma = calibrate(account.budget, account.delta, 1.0, 1)
-    while composition.epsilon({Mechanism(sigma, 1.0): 1}, account.delta).epsilon <= account.budget:
+    sigma = calibrate(budget, delta, 1.0, 1)
+    while composition.epsilon({Mechanism(sigma, 1.0): 1}, delta).epsilon <= budget:
         sigma *= 0.99
-    ledger.rebase(account.name, {LOST: ((Mechanism(sigma, 1.0), 1),)}, "", reason)
+    return {LOST: ((Mechanism(sigma, 1.0), 1),)}

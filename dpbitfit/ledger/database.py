@@ -21,6 +21,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import exc
 
+from dpbitfit.durable import leave_to_owner
 from dpbitfit.errors import InputError, LedgerBusy, LedgerError
 from dpbitfit.ledger.schema import REVISION, VERSION_TABLE
 
@@ -119,15 +120,18 @@ class Database:
     def _lock(self) -> Iterator[Callable[[], bool]]:
         """A way to try for the lock, which the block's end gives back."""
         if self.is_sqlite:
+            path = Path(str(self.url.database)).resolve()  # through a link it is the same ledger
             with self._explained():
-                descriptor = os.open(f"{self.url.database}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                leave_to_owner(descriptor, path)
             try:
                 yield lambda: _flock(descriptor)
             finally:
                 os.close(descriptor)
         else:
             with self._explained():
-                connection = self._engine.connect()
+                # Not in a transaction: a server may end those that are idle for long.
+                connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
                 yield lambda: bool(
                     connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_CLAIM_LOCK)))
@@ -205,7 +209,10 @@ class Database:
             text = " ".join(f"-c {key}={value}" for key, value in options.items())
             return sa.create_engine(
                 self.url,
-                connect_args={"options": text, "connect_timeout": 10},
+                connect_args={
+                    **{"options": text, "connect_timeout": 10},
+                    "tcp_user_timeout": int(1000 * self._wait_seconds),  # of a server that hangs
+                },
                 pool_pre_ping=True,  # a connection that the server has closed is made anew
             )
         path = Path(str(self.url.database))
@@ -260,6 +267,8 @@ def _full_url(url: str) -> sa.URL:
         parsed = sa.make_url(url)
     except exc.ArgumentError as error:
         raise InputError("the ledger's URL cannot be read") from error
+    if parsed.get_backend_name() == "sqlite" and not parsed.database:
+        raise InputError("a ledger is kept in a file: give its path")
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise InputError(f"a ledger is SQLite or PostgreSQL, not {backend!r}")

@@ -69,6 +69,10 @@ class Heads:
             }
         except FileNotFoundError:
             return "", {}
+        except PermissionError as error:
+            raise LedgerError(
+                f"{self.path}: this user may not read it: give it to the guard's (chown)"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DpbitfitError) as error:
             raise LedgerError(
                 f"{self.path}: cannot be read: restore it, or remove it if you know that the "

@@ -56,8 +56,17 @@ class Ledger(Reader):
         """Be the only process that runs rounds on this ledger; see ``Database.claim``."""
         return self.database.claim(wait_seconds)
 
-    def open_account(self, name: AccountName, delta: float, epsilon: float) -> Account:
+    def open_account(
+        self,
+        name: AccountName,
+        delta: float,
+        epsilon: float,
+        spent: Mapping[str, Counts] | None = None,
+        reason: str = "",
+    ) -> Account:
         """The account of that name, verified; made with this budget where there is none.
+
+        A new one may begin with what runs have ``spent`` of it elsewhere, for a ``reason``.
 
         Raises InputError for a name, delta or budget that cannot be, or another
         delta than the account's; LedgerError where its events do not add up.
@@ -72,6 +81,8 @@ class Ledger(Reader):
                 connection.execute(sa.insert(schema.account).values(values))
                 account = queries.locked(connection, name)
                 journal.append(connection, [(account, AccountOpened(delta, epsilon))])
+                if spent:
+                    rebasing.rebase(connection, name, spent, "", reason)
         account = self.account(name)
         self.verify(account)
         if account.delta != delta:

@@ -104,6 +104,11 @@ class Reader:
         with self.database.read() as connection:
             return connection.scalar(chosen) or ""
 
+    def times_rebased(self, account: Account) -> int:
+        """How often this side has taken over the other's counts of an account."""
+        with self.snapshot() as snapshot:
+            return max((peer.rebased for peer in snapshot.peers(account.id)), default=0)
+
     def reply(self, key: str) -> Reply | None:
         """The reply that is stored for a key."""
         with self.database.read() as connection:

@@ -210,5 +210,7 @@ class SiteRegistry:
 
     def _key(self, site: Site, number: int, attempt: int) -> str:
         # Every charge has its own key; the same key never means fresh noise (a replay is free).
-        charged = [self.run, self.plan.digest, *site.account.name, number, attempt]
+        # A ledger that was restored does not know which keys it has used since.
+        times = self.ledger.times_rebased(site.account)
+        charged = [self.run, self.plan.digest, *site.account.name, number, attempt, times]
         return hashlib.sha256(json.dumps(charged).encode()).hexdigest()

@@ -654,6 +654,38 @@ def test_a_site_whose_ledger_was_lost_is_refused_until_it_is_settled(tmp_path: P
     assert {of[0] for of in nodes[100].ledger.allotments([1])[1]} == {of[0] for of in held}
 
 
+def test_a_coordinator_that_was_restored_goes_on_under_fresh_keys(tmp_path: Path) -> None:
+    """It has forgotten which it used; a site gives none of them a second answer."""
+    nodes = sites("a", "b")
+    private = strategy(tmp_path)
+    final(private, LocalGrid(nodes), num_rounds=1)
+    private.registry.ledger.database.close()
+    kept = {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    later = strategy(tmp_path)
+    assert later.resume()
+    final(later, LocalGrid(nodes), num_rounds=2)
+    later.registry.ledger.database.close()
+    for file in tmp_path.iterdir():
+        file.unlink()
+    for file, content in kept.items():
+        file.write_bytes(content)
+    restored = strategy(tmp_path)
+    assert restored.resume()
+    with pytest.raises(ProtocolError, match="a backup was restored"):
+        final(restored, LocalGrid(nodes))
+    ledger = restored.registry.ledger
+    for account in ledger.accounts():
+        repair.rebase(ledger, account, "restored")
+    for site in nodes.values():
+        repair.rebase(site.ledger, site.account, "restored")
+    ledger.database.close()
+    settled = strategy(tmp_path)
+    assert settled.resume()
+    final(settled, LocalGrid(nodes))
+    assert [line["replies"] for line in settled.history] == [0, 2, 2]
+    assert not settled.registry.refused
+
+
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
     final(strategy(tmp_path), LocalGrid(sites("a")), num_rounds=1)
     other = strategy(tmp_path, plan=plans.plan(PLAN, noise_multiplier=3.0))

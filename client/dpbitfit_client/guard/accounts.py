@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from dpbitfit.accounting.mechanism import Counts
-from dpbitfit.errors import InputError, ProtocolError
+from dpbitfit.errors import InputError, PolicyError, ProtocolError
 from dpbitfit.ledger import Account, AccountName, Ledger, exchange
 from dpbitfit.ledger.exchange import SignedHead
 from dpbitfit.ledger.heads import Heads
@@ -14,6 +14,7 @@ from dpbitfit_client.guard import audit
 from dpbitfit_client.guard.request import Request
 from dpbitfit_client.policy.policy import Dataset, Evaluation, Policy
 
+OPEN_SECONDS = 10.0  # to wait for another guard's round
 REASON = "the policy file says so"
 
 
@@ -41,16 +42,17 @@ class Accounts:
         self.ledger = Ledger(policy.site.ledger)
         self._policy = policy
         self._heads = Heads(policy.site.state_directory)
-        self._heads.check(self.ledger)
         self._accounts: dict[tuple[str, str], Account] = {}
-        for name, dataset in policy.datasets.items():
-            self._refuse_forgetting(dataset)
-            shares = self._shares(dataset.account)
-            self._accounts[TRAIN, name] = self._open(dataset.account, dataset, shares)
-            if dataset.evaluation is not None:
-                account = self._open(dataset.evaluation_name, dataset.evaluation, shares)
-                self._accounts[EVALUATE, name] = account
-        self._heads.write(self.ledger)
+        with self.ledger.claim(OPEN_SECONDS):  # another guard's rounds have their own policy
+            self._heads.check(self.ledger)
+            for name, dataset in policy.datasets.items():
+                self._refuse_forgetting(dataset)
+                shares = self._shares(dataset.account)
+                self._accounts[TRAIN, name] = self._open(dataset.account, dataset, shares)
+                if dataset.evaluation is not None:
+                    account = self._open(dataset.evaluation_name, dataset.evaluation, shares)
+                    self._accounts[EVALUATE, name] = account
+            self._heads.write(self.ledger)
 
     def find(self, purpose: str, dataset: Dataset) -> Account:
         """The account that a purpose is charged to."""
@@ -76,6 +78,11 @@ class Accounts:
         ``once`` is what the round costs, ``whole`` what the plan does.
         """
         coordinator = request.coordinator
+        if self.ledger.account(account.name).budget > account.budget:
+            raise PolicyError(
+                f"account {account.name}: its budget was raised beside the policy: start the guard "
+                "anew, with the policy that says so"
+            )
         runs = self.ledger.runs(account)
         if any(run.run == request.run and run.coordinator != coordinator for run in runs):
             raise ProtocolError("the run is another coordinator's, and so is its share")
@@ -84,6 +91,7 @@ class Accounts:
 
     def reserve(self, request: Request, account: Account, once: Counts) -> None:
         """Reserve an approved round durably, before any record is touched."""
+        self._heads.write(self.ledger)  # where that fails, nothing is reserved
         self.ledger.reserve(request.run, request.round, {account.id: request.key}, once)
         self._heads.write(self.ledger)
 

@@ -24,6 +24,14 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _BLOCK = 1 << 16
 
 
+def refuse_second(path: Path) -> None:
+    """InputError where a guard listens at ``path``."""
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+            probe.connect(str(path))
+            raise InputError(f"{path}: a guard listens here already")
+
+
 class PeerCredentialProxy:
     """Listens at ``path`` for members of ``group``, this user and root; ``inner`` is the guard's.
 
@@ -58,10 +66,8 @@ class PeerCredentialProxy:
 
     def _listen(self) -> socket.socket:
         check_folder(self._path.parent)  # else they could put a socket of their own in its place
+        refuse_second(self._path)
         if self._path.is_socket():
-            with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
-                probe.connect(str(self._path))
-                raise InputError(f"{self._path}: a guard listens here already")
             with suppress(OSError):  # of a killed guard; where it stays, bind fails
                 self._path.unlink()
         listening = socket.socket(socket.AF_UNIX)

@@ -44,7 +44,7 @@ from dpbitfit_client.doctor import needs, refuse_to_start, trainings, warnings
 from dpbitfit_client.generated import guard_pb2 as pb
 from dpbitfit_client.generated.guard_pb2_grpc import GuardServicer, add_GuardServicer_to_server
 from dpbitfit_client.guard.guard import Guard
-from dpbitfit_client.guard.peer_credentials import PeerCredentialProxy
+from dpbitfit_client.guard.peer_credentials import PeerCredentialProxy, refuse_second
 from dpbitfit_client.guard_client import MOST_BYTES, REFUSAL
 from dpbitfit_client.message import Refused, from_proto, to_proto
 from dpbitfit_client.policy.policy import Dataset, Policy
@@ -171,6 +171,7 @@ def serving(policy: Policy) -> Iterator[Guard]:
     trained. The models that were checked last stay loaded.
     """
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would log what a caller makes fail
+    refuse_second(policy.site.socket)  # before this policy's budgets are the ledger's
     refuse_to_start(needs(policy))
     guard = Guard(policy)
     refuse_to_start(trainings(policy, partial(_load, guard)))

@@ -42,15 +42,17 @@ def init(
         raise InputError("give the account's budget with --epsilon")
     if lost and not (name and reason.strip()):
         raise InputError("name the account whose ledger is lost, and say why with --reason")
+    # Before there is a ledger: a guard that found the account without it would spend it again.
+    spent = begin.whole_budget(epsilon, delta) if lost else {}
     opened = terminal.until_the_end(Ledger(ledger, create=True))
-    first = opened.open_account(name, delta, epsilon) if name else None
+    first = opened.open_account(name, delta, epsilon, spent, reason) if name else None
     if first and first.budget != epsilon:
         raise InputError(
             f"account {name} is there, with a budget of {first.budget:g}; change it with: "
             "ledger set-budget"
         )
-    if lost and first:
-        begin.write_off(opened, first, reason)
+    if first and lost and not any(run.run == begin.LOST for run in opened.runs(first)):
+        opened.rebase(first.name, spent, "", reason)  # it was there
     result = {"ledger": opened.id, "account": str(name or "")}
     terminal.show(result, f"ledger {opened.id} at {opened.database}", json_output)
 
@@ -79,7 +81,9 @@ def accounts(
 def show(
     account: OneAccount,
     ledger: Url,
-    events: Annotated[int, typer.Option(min=0, help="How many of the last events.")] = 10,
+    events: Annotated[
+        int, typer.Option(min=0, max=10**6, help="How many of the last events.")
+    ] = 10,
     json_output: AsJson = False,
 ) -> None:
     """Show one account: its figures, their curve over delta, its runs and last events."""

@@ -60,6 +60,8 @@ def write_lines(lines: Iterable[str], out: Path | None) -> None:
         for line in lines:
             typer.echo(line)
         return
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder: name a file")
     draft = out.with_name(f"{out.name}.new")
     try:
         with open(draft, "w", encoding="utf-8") as file:

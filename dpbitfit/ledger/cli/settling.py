@@ -65,6 +65,8 @@ def settle(
     """
     if stated and not rebase:
         raise InputError("--from goes with --rebase")
+    if state_directory and not state_directory.is_dir():
+        raise InputError(f"{state_directory}: there is no such folder")
     opened = terminal.until_the_end(Ledger(ledger))
     heads = Heads(state_directory) if state_directory else Heads.beside(ledger)
     result = []
@@ -81,6 +83,8 @@ def settle(
         ]
         failure: LedgerError | None = None
         accounts = chosen_accounts(opened, account)
+        if void and not any(run.run == void for each in accounts for run in opened.runs(each)):
+            raise InputError(f"no run {void} is known here")
         left = opened.settle("settled", accounts[0].id if account else None)
         for chosen in progress(accounts, "settling"):
             given_up = opened.void_rest(chosen.name, void) if void else ()

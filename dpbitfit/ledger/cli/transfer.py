@@ -104,6 +104,11 @@ def statement(
         owner = coordinator or next(iter(known), "")
         if owner in known:
             lines.append(repair.statement(opened, chosen, owner))
+    if not lines:
+        raise InputError(
+            f"no such coordinator has had a part in {account}: let it take part in a run first, "
+            "which will be refused"
+        )
     write_lines(lines, out)
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from dpbitfit_client.doctor import drifts
 from dpbitfit_client.guard.accounts import Accounts
+from dpbitfit_client.guard.service import serving
 from dpbitfit_client.policy.policy import Policy
 
 from dpbitfit.accounting import composition
-from dpbitfit.errors import InputError
+from dpbitfit.errors import InputError, LedgerError
+from dpbitfit.ledger import Ledger
+from dpbitfit.ledger.heads import Heads
 from dpbitfit.protocol.signing import verify
 
 from ...support import plans
@@ -97,3 +100,46 @@ def test_losses_that_no_data_set_counts_any_more_are_named(site: Site) -> None:
     site.write((("site", "name"), "hospital-one"))
     (warning,) = drifts(Policy.read(site.policy))
     assert "account hospital-1/letters/record holds losses, and no data set" in warning
+
+
+def test_a_guard_that_cannot_start_changes_no_budget_of_the_one_at_work(site: Site) -> None:
+    plan = site.plan(PLAN)
+    assert site.train(plan).content
+    before = kinds(site)
+    site.write((BUDGET, 0.5), (SHARES[0], 0.5), (SHARES[1], 0.5))
+    with (
+        pytest.raises(InputError, match="a guard listens here already"),
+        serving(Policy.read(site.policy)),
+    ):
+        pass
+    assert kinds(site) == before
+    assert site.train(plan).content
+
+
+def test_no_other_process_gives_a_guard_more_than_its_policy(site: Site) -> None:
+    ledger = Ledger(str(site.ledger_file))
+    (name,) = (each.name for each in ledger.accounts() if each.name.dataset == "letters")
+    ledger.set_budget(name, 100.0, "beside the policy")
+    assert site.refused(site.plan(PLAN)).code == "policy"
+    ledger.set_budget(name, 8.0, "again")
+    ledger.database.close()
+    assert site.train(site.plan(PLAN)).content
+
+
+def test_a_state_directory_that_is_full_costs_no_round(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.end()
+    for name in ("DPBITFIT_TOUCHED", "DPBITFIT_LETTERS"):
+        monkeypatch.setenv(name, site.environment[name])
+
+    def full(*_: object) -> None:
+        raise LedgerError("no space left on device")
+
+    with serving(Policy.read(site.policy)):
+        plan = site.plan(PLAN)
+        with monkeypatch.context() as broken:
+            broken.setattr(Heads, "write", full)
+            assert site.refused(plan).code == "ledger"
+        assert site.spent() == {}
+        assert site.train(plan).content

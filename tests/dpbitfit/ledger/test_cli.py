@@ -443,6 +443,41 @@ def test_nothing_fits_an_account_whose_ledger_is_lost(
     assert run("verify").code == 0
 
 
+def test_an_account_whose_ledger_is_lost_is_never_there_unspent(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a guard that starts meanwhile, or after an interrupt, would spend the budget again."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    words = ("init", ACCOUNT, "--epsilon", "8", "--lost", "--reason", "burnt")
+    with monkeypatch.context() as broken:
+        broken.setattr("dpbitfit.accounting.composition.epsilon", interrupted)
+        assert run(*words).code
+        assert not path.exists()
+    with monkeypatch.context() as broken:
+        broken.setattr("dpbitfit.ledger.rebasing.rebase", interrupted)
+        assert run(*words).code
+        assert Ledger(str(path)).accounts() == []
+    assert run(*words).code == 0
+    assert [event.kind for event in Ledger(str(path)).events(NAME)] == ["open", "rebase"]
+
+
+def test_what_an_operator_mistypes_is_an_error(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    for words in (
+        ("settle", "--void", "no-such-run"),
+        ("settle", "--rebase", "--state-directory", str(tmp_path / "none")),
+        ("export", "--out", str(tmp_path)),
+        ("backup", str(tmp_path)),
+        ("show", ACCOUNT, "--events", "1" + 23 * "0"),
+        ("statement", ACCOUNT),
+        ("init", "--ledger", "sqlite://"),
+    ):
+        message = run(*words)
+        assert (message.code, bool(message.err)) == (2, True), words
+
+
 def test_backup_copies_a_ledger_that_is_at_work(
     run: Run, ledger: Ledger, path: Path, tmp_path: Path
 ) -> None:
