@@ -17,7 +17,7 @@ import pytest
 from dpbitfit_monitor import web
 from dpbitfit_monitor.client import MonitorClient
 from dpbitfit_monitor.monitor import Monitor
-from dpbitfit_monitor.reader import Viewer
+from dpbitfit_monitor.reader import LedgerViews
 
 from dpbitfit.cli import main
 from dpbitfit.ledger import Ledger
@@ -152,7 +152,7 @@ def test_who_begins_a_request_and_does_not_end_it_is_not_waited_for(
     """Else connections without a certificate would take every file descriptor."""
     monkeypatch.setattr(web, "REQUEST_SECONDS", 1.0)
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with served(Monitor(Viewer(str(ledger.database)))) as at:
+    with served(Monitor(LedgerViews(str(ledger.database)))) as at:
         for before, part in ((b"", b""), (b"", whole[:-4]), (whole, whole[:-4])):
             with socket.create_connection(at.http, timeout=60) as connection:
                 connection.sendall(before)
