@@ -39,6 +39,7 @@ FROZEN_NORM = "its BatchNorm is frozen"
 NO_OWNER = "no layer adds it to its output"
 NOT_PER_RECORD = "its layer's output does not begin with the record"
 UNREACHED = "no record reaches it"
+BLOCKED = "its gradient is zero for every probe, as it is beneath zeros that do not train"
 NOT_ITS_GRADIENT = "its per-record gradient differs from ordinary autograd's"
 # Such a bias would train nothing, or is not to.
 _NO_LOSS = (SOFTMAX_KEY, FROZEN_NORM, UNREACHED, BELOW)
@@ -145,7 +146,7 @@ def select_biases(
     A bias belongs to a layer that adds it to its output, as far as the layer's kind says; the
     others are left out, to be trained from losses alone (``losscheck``). Raises ModelError,
     naming the layer, for a model of whose biases hardly any may train in any way, and for one
-    that mixes records (BatchNorm in train mode).
+    that mixes records (BatchNorm in train mode, or without running statistics).
     """
     layout: dict[str, tuple[int, ...]] = {}
     reasons: dict[str, str] = {}
@@ -155,6 +156,11 @@ def select_biases(
         bias = module._parameters.get("bias")
         if isinstance(module, _MIXES_RECORDS) and module.training:
             raise ModelError(f"{path}: BatchNorm in train mode mixes records; call eval()")
+        if isinstance(module, _MIXES_RECORDS) and module.running_mean is None:
+            raise ModelError(
+                f"{path}: BatchNorm without running statistics mixes records, in eval() too; "
+                "choose GroupNorm or LayerNorm"
+            )
         if bias is None or id(bias) in covered:
             continue  # one bias on two modules (BERT's masked-language head) counts once
         covered.add(id(bias))
@@ -191,6 +197,14 @@ def freeze(model: nn.Module) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
         parameter.grad = None
+
+
+def require_precision(model: nn.Module, layout: BiasLayout) -> None:
+    """ModelError where what trains is in less than float32, in which a small step is none."""
+    for name in layout.names:
+        kind = model.get_parameter(name).dtype
+        if kind not in (torch.float32, torch.float64):
+            raise ModelError(f"{name} is in {kind}, where small steps vanish: load it in float32")
 
 
 def read_biases(model: nn.Module, layout: BiasLayout) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from dpbitfit.engine.biases import (
     BiasLayout,
     freeze,
     read_biases,
+    require_precision,
     write_biases,
 )
 from dpbitfit.engine.determinism import deterministic
@@ -63,7 +64,7 @@ def check_losses(
     with deterministic(), torch.no_grad():
         freeze(model)
         layout = _taking_in(model, layout)
-        _require_precision(model, layout)
+        require_precision(model, layout)
         layout = without(layout, _unnoticed(model, layout, losses, by_length(lengths)))
     log_left_out(layout)
     return layout, canonical_rows(model, layout, losses, lengths) if private else 1
@@ -91,13 +92,6 @@ def _taking_in(model: nn.Module, layout: BiasLayout) -> BiasLayout:
     shapes = [tuple(model.get_parameter(name).shape) for name in names]
     rest = tuple(bias for bias in layout.left_out if bias.why != NO_OWNER)
     return BiasLayout((*layout.names, *names), (*layout.shapes, *shapes), rest)
-
-
-def _require_precision(model: nn.Module, layout: BiasLayout) -> None:
-    for name in layout.names:
-        kind = model.get_parameter(name).dtype
-        if kind not in (torch.float32, torch.float64):
-            raise ModelError(f"{name} is in {kind}, where small steps vanish: load it in float32")
 
 
 def _unnoticed(

@@ -22,9 +22,9 @@ Result = TypeVar("Result")
 
 TOLERANCE = 1e-3  # relative to the record's norm; what float32 kernels may differ by
 CANONICAL_ROWS = (1, 2, 4, 8, 16, 32, 64)
-# Standard deviations of what is added to the biases: a little, so that other sums are rounded;
-# much; and what overflows when squared.
-BIAS_SCALES = (0.1, 1e3, 1e19)
+# Standard deviations of what is added to the biases: a little, so that other sums are rounded; so
+# much that records' losses are unlike; more; and what overflows when squared.
+BIAS_SCALES = (0.1, 3.0, 1e3, 1e19)
 # Rows of the micro-batches that are compared, brought to canonical sizes: at the model's own
 # biases, where the largest of the shortest records comes too, at others.
 _SIZES, _FEW_SIZES = (1, 2, 3, 5, 8, 16, 24, 40), (1, 3, 8, 16, 32)
@@ -79,8 +79,9 @@ class Cuts:
     def batches(self, shapes: Sequence[int], largest: int) -> Iterator[list[int]]:
         """Of many sizes, in which each probe has other companions and other places.
 
-        With ``shapes``, all that there will be, each of them twice. What is larger
-        than the group is filled up with one of them: a mean over the batch differs.
+        With ``shapes``, all that there will be, each of them twice. Every second has no more than
+        half of the group, and what is larger is filled up with one of them: both the largest and
+        the mean of a batch differ. Each probe comes alone too, with copies of itself.
         """
         group, canonical = self.group, self.canonical
         sizes = {-(-size // canonical) * canonical for size in (_FEW_SIZES if self.few else _SIZES)}
@@ -96,7 +97,10 @@ class Cuts:
             cuts = [(rows, turn + number) for turn in (1, 2) for number, rows in each]
         for rows, turn in cuts:
             turned = group[turn % len(group) :] + group[: turn % len(group)]
-            yield [*turned[:rows], *[turned[0]] * (rows - len(group))]
+            some = turned[: min(rows, -(-len(group) // (1 + turn % 2)))]
+            yield [*some, *[turned[0]] * (rows - len(some))]
+        for probe in group:
+            yield [probe] * canonical
 
 
 def cuts_of_each(groups: Mapping[int, list[int]], canonical: int, scale: float) -> Iterator[Cuts]:

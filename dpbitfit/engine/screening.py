@@ -1,8 +1,7 @@
 """Which biases hooks can train soundly, as public probes show it.
 
-Judged by the shapes of outputs in batches of fixed sizes, and by whether a loss reaches a bias
-at all, so that every machine leaves out the same ones. It only ever takes away: what stays
-must pass the full check (``selfcheck``).
+Judged by the shapes of outputs in batches of fixed sizes, so that every machine leaves out the
+same ones. It only ever takes away: what stays must pass the full check (``selfcheck``).
 """
 
 import logging
@@ -17,7 +16,6 @@ from dpbitfit.engine.biases import (
     BELOW,
     NOT_PER_RECORD,
     SOFTMAX_KEY,
-    UNREACHED,
     BiasLayout,
     freeze,
     is_bias,
@@ -110,37 +108,28 @@ def _batches(groups: Iterable[Sequence[int]]) -> Iterator[list[int]]:
             yield [group[place % len(group)] for place in range(size)]
 
 
-def by_autograd(model: nn.Module, layout: BiasLayout, losses: Losses, probe: int) -> Rows:
-    """The gradients of one probe by ordinary autograd, on a batch of that record alone.
+def by_autograd(model: nn.Module, layout: BiasLayout, losses: Losses, batch: Sequence[int]) -> Rows:
+    """The gradients of a batch's first loss by ordinary autograd.
 
-    Raises ModelError where the loss or a gradient is not finite.
+    Of the parameters that are in its graph; those of the others are no part of it.
     """
     parameters = [model.get_parameter(name) for name in layout.names]
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad():
-            loss = losses([probe]).sum()
-        if loss.grad_fn is None:
-            gradients: Sequence[Tensor] = [torch.zeros_like(p) for p in parameters]
-        else:
-            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            loss = losses(batch)[0]
+        gradients: Sequence[Tensor | None] = [None] * len(parameters)
+        if loss.grad_fn is not None:
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     finally:
         freeze(model)
     home = parameters[0].device
-    rows = {
+    return {
         name: gradient.float().reshape(-1).to(home)
         for name, gradient in zip(layout.names, gradients, strict=True)
+        if gradient is not None
     }
-    if not (loss.isfinite() and all(row.isfinite().all() for row in rows.values())):
-        raise ModelError("a loss or gradient is not finite: the model's weights are damaged")
-    return rows
-
-
-def unreached(layout: BiasLayout, alone: Iterable[Rows]) -> dict[str, str]:
-    """The parameters whose gradient is zero for every probe, with that reason."""
-    reached = {name for rows in alone for name, row in rows.items() if row.any()}
-    return {name: UNREACHED for name in layout.names if name not in reached}
 
 
 def without(layout: BiasLayout, reasons: Mapping[str, str]) -> BiasLayout:

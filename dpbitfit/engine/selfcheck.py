@@ -7,7 +7,9 @@ companions, their number and its place among them. Kernels for few rows sum in a
 and biases can be chosen that magnify such a difference in rounding to many clipping norms.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dpbitfit.engine.biases import NOT_ITS_GRADIENT, BiasLayout, freeze
+from dpbitfit.engine.biases import (
+    BLOCKED,
+    NOT_ITS_GRADIENT,
+    UNREACHED,
+    BiasLayout,
+    freeze,
+    require_precision,
+)
 from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.finite import require_finite
 from dpbitfit.engine.gradients import PerRecordGradients
@@ -36,11 +45,15 @@ from dpbitfit.engine.screening import (
     innermost,
     log_left_out,
     not_per_record,
-    unreached,
     watching,
     without,
 )
 from dpbitfit.errors import ModelError
+
+_LITTLE, _MORE, *_ = BIAS_SCALES
+# Relative to the norm of a whole row: ordinary autograd adds the same values up in another order,
+# and where they cancel, what is left has the rounding of what was added.
+_ROUNDING = 16 * torch.finfo(torch.float32).eps
 
 
 def check_gradients(
@@ -60,22 +73,25 @@ def check_gradients(
     Where no record will be ``private``, rows are not compared among companions, and the
     canonical size is 1.
 
-    Raises ModelError when a weight, loss or gradient is not finite, when a row changes with its
-    companions at every size (layers or losses that mix records, a device whose sums depend
-    on the batch), when hardly any bias is left, or when what cannot be trained is no bias.
+    It sees what the probes show, and no more: records that are only mixed where one is unlike
+    all probes are not seen to be.
+
+    Raises ModelError when a weight or gradient is not finite, when what trains is in half
+    precision, when a row or loss changes with its companions at every size (layers or losses that
+    mix records, a device whose sums depend on the batch), when hardly any bias is left, or when
+    what cannot be trained is no bias.
     """
     require_finite(model)
+    require_precision(model, layout)
     groups = by_length(lengths)
     with deterministic():
         freeze(model)
         layout = without(layout, not_per_record(model, layout, losses, groups.values()))
-        probes = [probe for group in groups.values() for probe in group]
-        alone = {probe: by_autograd(model, layout, losses, probe) for probe in probes}
         while True:  # what is left is another graph: check it anew
             with PerRecordGradients(model, layout) as gradients:
                 check = _Check(model, layout, losses, groups, gradients)
-                canonical, rows = check.run(least) if private else (1, check.alone())
-            wrong = _unlike_autograd(layout, rows, alone) | unreached(layout, alone.values())
+                canonical = check.run(least) if private else 1
+                wrong = check.unlike_autograd(canonical)
             if not wrong:
                 break
             layout = without(layout, wrong)
@@ -83,17 +99,24 @@ def check_gradients(
     return layout, canonical
 
 
-def _unlike_autograd(
-    layout: BiasLayout, rows: Mapping[int, Tensor], alone: Mapping[int, Rows]
-) -> dict[str, str]:
-    """The parameters of which a probe's row [P] is not what ordinary autograd gives, and why."""
-    wrong: dict[str, str] = {}
-    for probe, row in rows.items():
-        norm = torch.cat([alone[probe][name] for name in layout.names]).norm()
-        for name, _, place in layout.slices():
-            if not (row[place] - alone[probe][name]).norm() <= TOLERANCE * norm + 1e-12:
-                wrong[name] = NOT_ITS_GRADIENT
-    return wrong
+@dataclass(frozen=True)
+class _Place:
+    """Where a probe came first, with its row [P] and its loss there."""
+
+    batch: Sequence[int]
+    place: int
+    row: Tensor
+    loss: Tensor
+
+
+def _unlike(layout: BiasLayout, row: Tensor, expected: Rows) -> Iterator[str]:
+    """The parameters of which a row [P] is not the expected gradient, but for rounding."""
+    everything = math.hypot(*(gradient.norm() for gradient in expected.values()))
+    for name, _, place in layout.slices():
+        wanted = expected.get(name, torch.zeros_like(row[place]))
+        most = TOLERANCE * wanted.norm() + _ROUNDING * everything
+        if not (row[place] - wanted).norm() <= most + 1e-12:
+            yield name
 
 
 class _Check:
@@ -108,50 +131,99 @@ class _Check:
         self.model, self.layout, self.losses = model, layout, losses
         self.groups, self.gradients = groups, gradients
 
-    def run(self, least: int) -> tuple[int, dict[int, Tensor]]:
-        """The canonical size, from ``least`` on, and each probe's row [P]; ModelError for none."""
+    def run(self, least: int) -> int:
+        """The canonical size, from ``least`` on; ModelError where there is none."""
+        mixes = reason = ""
         for canonical in (rows for rows in CANONICAL_ROWS if rows >= least):
-            rows, reason = self._exact_rows(canonical, 0.0)
-            for scale in BIAS_SCALES:
-                reason = reason or self._exact_rows(canonical, scale)[1]
-            if not reason:
-                return canonical, rows
-        raise ModelError(reason)
+            for scale in (0.0, *BIAS_SCALES):
+                reason, mixed = self._not_one_row(canonical, scale)
+                if reason:
+                    break
+            else:
+                return canonical
+            mixes = mixes or reason * mixed  # of many rows little may be seen of it
+        raise ModelError(mixes or reason)
 
-    def alone(self) -> dict[int, Tensor]:
-        """Each probe's row [P], of a micro-batch of its own."""
-        return {probe: self._rows([probe])[0] for group in self.groups.values() for probe in group}
+    def unlike_autograd(self, rows: int) -> dict[str, str]:
+        """The parameters of which a probe's row is not what ordinary autograd gives, and why.
 
-    def _exact_rows(self, canonical: int, scale: float) -> tuple[dict[int, Tensor], str]:
-        """Each probe's row [P] at biases moved by ``scale``; and why that is not one row, if so."""
-        rows: dict[int, Tensor] = {}
+        In micro-batches of ``rows`` records, both in the same ones, so that they are rounded
+        alike: a parameter is compared by its own norm, however large others are. At the model's
+        own values, and a little away from them: beneath a head of zeros, which trains, there
+        is nothing to compare at first.
+        """
+        wrong: dict[str, str] = {}
+        in_graph: set[str] = set()
+        reached: set[str] = set()
+        for scale in (0.0, _LITTLE):
+            with moved_biases(self.model, self.layout, scale):
+                for batch in self._each_first(rows):
+                    expected = by_autograd(self.model, self.layout, self.losses, batch)
+                    in_graph |= expected.keys()
+                    if not all(gradient.isfinite().all() for gradient in expected.values()):
+                        if scale:
+                            continue  # such a row counts nothing
+                        raise ModelError(
+                            "a loss or gradient is not finite: the model's weights are damaged"
+                        )
+                    _, computed = self._compute(batch)
+                    reached |= {name for name, gradient in expected.items() if gradient.any()}
+                    for name in _unlike(self.layout, computed[0], expected):
+                        wrong[name] = NOT_ITS_GRADIENT
+        for name in self.layout.names:
+            if name not in reached:
+                wrong[name] = BLOCKED if name in in_graph else UNREACHED
+        return wrong
+
+    def _each_first(self, rows: int) -> Iterator[list[int]]:
+        """Micro-batches of ``rows`` probes of one length; each probe comes first in one."""
+        for group in self.groups.values():
+            for start in range(len(group)):
+                yield [group[(start + place) % len(group)] for place in range(rows)]
+
+    def _not_one_row(self, canonical: int, scale: float) -> tuple[str, bool]:
+        """Why a probe's row is not one at biases moved by ``scale``; whether records are mixed.
+
+        Empty where it is one.
+        """
         with moved_biases(self.model, self.layout, scale):
             for cuts in cuts_of_each(self.groups, canonical, scale):
-                seen: dict[int, tuple[list[int], int]] = {}
-                for batch, computed in compared(self.model, cuts, self._rows):
-                    for place, row in enumerate(computed):
-                        probe = batch[place]
-                        before = seen.setdefault(probe, (batch, place))
-                        if probe not in rows:
-                            rows[probe] = row.clone()  # a view would hold all rows of the batch
-                        first = rows[probe]
-                        if not torch.equal(first, row):
-                            mixes = (first - row).norm() > TOLERANCE * first.norm()
-                            layer = self._first_layer(before, (batch, place))
-                            mixed = bool(mixes) and scale == 0
-                            return rows, not_its_own("gradient", self.model, layer, mixed)
-        return rows, ""
+                first: dict[int, _Place] = {}
+                for batch, (losses, rows) in compared(self.model, cuts, self._compute):
+                    most = TOLERANCE * rows.norm(dim=1).max(), TOLERANCE * losses.abs().max()
+                    for place, probe in enumerate(batch):
+                        row, loss = rows[place], losses[place]
+                        if probe not in first:  # a view would hold all rows of the batch
+                            first[probe] = _Place(batch, place, row.clone(), loss)
+                        before = first[probe]
+                        apart = scale <= _LITTLE and bool((loss - before.loss).abs() > most[1])
+                        if torch.equal(row, before.row) and not apart:
+                            continue
+                        # Rounding leaves something of a row, and little of it differs.
+                        mixed = apart or (scale <= _MORE and bool(row.any() != before.row.any()))
+                        mixed |= scale == 0 and bool((row - before.row).norm() > most[0])
+                        layer = self._first_layer(before, batch, place)
+                        layer = layer or ("the loss" if apart else "the backward pass")
+                        what = "loss" if apart else "gradient"
+                        return not_its_own(what, self.model, layer, mixed), mixed
+        return "", False
 
-    def _rows(self, batch: Sequence[int]) -> Tensor:
-        """Rows [B, P] by the hooks."""
-        return self.gradients.rows(lambda: self.losses(batch), len(batch))
+    def _compute(self, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Losses [B] and gradient rows [B, P], by the hooks."""
+        values: list[Tensor] = []
 
-    def _first_layer(self, *places: tuple[list[int], int]) -> str:
-        """The first layer whose output for a record differs between two places in micro-batches."""
-        first, second = (self._outputs(batch, place) for batch, place in places)
+        def losses() -> Tensor:
+            values.append(self.losses(batch))
+            return values[0]
+
+        rows = self.gradients.rows(losses, len(batch))
+        return values[0].detach(), rows
+
+    def _first_layer(self, before: "_Place", batch: Sequence[int], place: int) -> str:
+        """The first layer whose output for a record differs between two places, if any does."""
+        first, second = self._outputs(before.batch, before.place), self._outputs(batch, place)
         both = (path for path in first if path in second)
-        differ = (path for path in both if not torch.equal(first[path], second[path]))
-        return next(differ, "the backward pass")
+        return next((path for path in both if not torch.equal(first[path], second[path])), "")
 
     def _outputs(self, batch: Sequence[int], place: int) -> dict[str, Tensor]:
         """The output for one record of each layer, in the order of computation."""

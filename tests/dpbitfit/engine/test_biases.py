@@ -90,6 +90,12 @@ def test_models_that_cannot_be_trained_are_refused(
         select_biases(make().train())
 
 
+def test_batch_norm_that_has_no_running_statistics_is_refused_in_any_mode() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)).eval()
+    with pytest.raises(ModelError, match=r"1: BatchNorm without running statistics mixes records"):
+        select_biases(model)
+
+
 def test_batch_norm_that_is_frozen_is_let_be() -> None:
     model = nn.Sequential(nn.Conv1d(3, 3, 1), nn.BatchNorm1d(3)).eval()
     assert select_biases(model).names == ("0.bias",)

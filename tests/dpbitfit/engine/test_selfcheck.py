@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpbitfit.engine.biases import (
+    BLOCKED,
     NOT_ITS_GRADIENT,
     NOT_PER_RECORD,
     UNREACHED,
@@ -177,6 +178,95 @@ def test_a_bias_that_would_be_wrong_is_left_out_and_the_others_are_right(
     assert check_gradients(model, selected, losses_of, ONE_LENGTH, private=False) == (layout, 1)
 
 
+class UsesABiasBesideLargeValues(Shape):
+    """Its head reads raw values too, whose weights have gradients of another magnitude."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(5, 3)
+        with torch.no_grad():
+            self.last.weight[:, 4] *= 1e-5
+
+    def forward(self, records: Tensor) -> Tensor:
+        states = self.first(records).tanh() + 0.1 * self.first.bias
+        raw = 1e4 * records[..., :1]
+        return self.last(torch.cat([states, raw], dim=-1)).mean(dim=1)
+
+
+def test_a_wrong_gradient_is_seen_beside_one_that_is_much_larger() -> None:
+    torch.manual_seed(0)
+    model = UsesABiasBesideLargeValues()
+    layout = select_biases(model, ["last.weight"])
+    layout, _ = check_gradients(model, layout, square(model), ONE_LENGTH)
+    assert [bias.name for bias in layout.left_out] == ["first.bias"]
+    assert layout.left_out[0].why == NOT_ITS_GRADIENT
+
+
+def zeroed(model: Shape) -> Shape:
+    """With a head of zeros, as one usually begins; no record reaches beyond it yet."""
+    nn.init.zeros_(model.last.weight)
+    nn.init.zeros_(model.last.bias)
+    return model
+
+
+def test_what_is_beneath_a_head_of_zeros_trains_where_the_head_does() -> None:
+    torch.manual_seed(0)
+    model = zeroed(Shape())
+    selected = select_biases(model, ["last.weight"])
+    assert check_gradients(model, selected, square(model), ONE_LENGTH)[0] == selected
+
+
+def test_what_is_beneath_a_head_of_zeros_is_compared_too() -> None:
+    torch.manual_seed(0)
+    model = zeroed(UsesABiasFunctionally())
+    selected = select_biases(model, ["last.weight"])
+    layout, _ = check_gradients(model, selected, square(model), ONE_LENGTH)
+    assert layout.left_out == (LeftOut("first.bias", 4, NOT_ITS_GRADIENT),)
+
+
+class HasAnAdapter(Shape):
+    """A product of two small weights beside the first layer, of which one is zero at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(5, 2, bias=False), nn.Linear(2, 4, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, records: Tensor) -> Tensor:
+        states = self.first(records) + self.up(self.down(records))
+        return self.last(states.tanh()).mean(dim=1)
+
+
+def test_an_adapter_that_begins_at_zero_trains() -> None:
+    torch.manual_seed(0)
+    model = HasAnAdapter()
+    selected = select_biases(model, ["down.weight", "up.weight"])
+    assert check_gradients(model, selected, square(model), ONE_LENGTH)[0] == selected
+
+
+def test_what_is_beneath_zeros_that_do_not_train_is_left_out() -> None:
+    class HasAClosedGate(Shape):
+        def between(self, states: Tensor) -> Tensor:
+            return 0 * states
+
+    torch.manual_seed(0)
+    model = HasAClosedGate()
+    layout, _ = check_gradients(model, select_biases(model), square(model), ONE_LENGTH)
+    assert layout.left_out == (LeftOut("first.bias", 4, BLOCKED),)
+
+
+def test_where_hardly_any_bias_is_left_above_zeros_the_model_is_refused() -> None:
+    class Wide(Shape):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 40), nn.Linear(40, 3)
+
+    model = zeroed(Wide())
+    says = r"of 43 bias values only 3 can be trained soundly; first\.bias: .*beneath zeros"
+    with pytest.raises(ModelError, match=says):
+        check_gradients(model, select_biases(model), square(model), ONE_LENGTH)
+
+
 def test_where_hardly_any_bias_is_right_the_model_is_refused() -> None:
     class Wide(SwapsRecordAndSequence):
         def __init__(self) -> None:
@@ -241,6 +331,56 @@ def test_a_mean_loss_spread_over_the_records_is_refused() -> None:
 
     with pytest.raises(ModelError, match="mixes records"):
         check_gradients(model, select_biases(model), coupled, ONE_LENGTH)
+
+
+MIXING: dict[str, Callable[[Tensor], Tensor]] = {
+    "less the batch's mean": lambda losses: losses - losses.mean(),
+    "over the batch's largest": lambda losses: losses / losses.detach().max(),
+    "the hardest": lambda losses: losses * (losses >= losses.median()),
+    "what is nearly as hard as the hardest": lambda losses: losses * (losses > losses.max() / 5),
+    "what is not much harder than the easiest": lambda losses: losses * (losses < losses.min() * 5),
+}
+
+
+@pytest.mark.parametrize("mix", MIXING)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_loss_that_depends_on_the_batchs_other_losses_is_refused(mix: str, seed: int) -> None:
+    """Of as many probes as a canonical micro-batch may have records."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+    data, labels = torch.randn(8, 5), torch.randint(3, (8,))
+
+    def of(records: Sequence[int]) -> Tensor:
+        logits, wanted = model(data[list(records)]), labels[list(records)]
+        return MIXING[mix](functional.cross_entropy(logits, wanted, reduction="none"))
+
+    with pytest.raises(ModelError, match="mixes records"):
+        check_gradients(model, select_biases(model, ["2.weight"]), of, np.ones(8, np.int64))
+
+
+def test_a_loss_between_records_is_said_to_mix_them() -> None:
+    """With many rows it is not told from rounding."""
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(5, 8), nn.Linear(5, 8)])
+    data = torch.randn(2, 8, 5)
+
+    def of(records: Sequence[int]) -> Tensor:
+        first, second = (
+            layer(half[list(records)]) for layer, half in zip(model, data, strict=True)
+        )
+        pairs = torch.arange(len(records))
+        return functional.cross_entropy(first @ second.T, pairs, reduction="none")
+
+    with pytest.raises(ModelError, match="mixes records"):
+        check_gradients(model, select_biases(model), of, np.ones(8, np.int64))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_bias_in_half_precision_is_refused(kind: torch.dtype) -> None:
+    model = Shape()
+    model.first.bias.data = model.first.bias.to(kind)
+    with pytest.raises(ModelError, match=r"first\.bias is in .*16, where small steps vanish"):
+        check_gradients(model, select_biases(model), square(model), ONE_LENGTH)
 
 
 def test_a_bias_that_no_record_reaches_is_left_out() -> None:
