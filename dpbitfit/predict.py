@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpbitfit.data.columns import Kind, read_column
+from dpbitfit.errors import InputError
 from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.task import TextClassification
 
@@ -33,8 +34,10 @@ class Predictor:
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """The probability [n, K] of each label for each text.
 
-        Raises InputError, with its number, for a text that is empty.
+        Raises InputError for one text that is in no list, and for an empty one, with its number.
         """
+        if isinstance(texts, str):
+            raise InputError(f"texts must be a list of texts: [{texts[:20]!r}]")
         read = read_column("the texts", "text", list(texts), Kind.TEXT, self.labels)
         records = TextRecords(self._task, self._task.tokens(read), [0] * len(read), [])
         shares: NDArray[np.float64] = self._task.logits(records).double().softmax(dim=1).numpy()

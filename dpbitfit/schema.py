@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -17,6 +17,11 @@ from pydantic.fields import FieldInfo
 from dpbitfit.errors import InputError
 from dpbitfit.faults import faults, shown
 from dpbitfit.validate import one_of
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:  # it has no public name
+    ModelMetaclass = type(BaseModel)
 
 Scalar = str | int | float | bool
 P = TypeVar("P", bound="Part")
@@ -27,8 +32,22 @@ def canonical(values: Any) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
-class Part(BaseModel):
-    """A frozen record whose fields are exactly those declared, of exactly those types."""
+class _Checked(ModelMetaclass):
+    """Whose classes, when they are called, raise InputError: pydantic's is for what it reads."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            fault = next(faults(error, cls))  # type: ignore[arg-type]
+            raise InputError(str(fault)) from error
+
+
+class Part(BaseModel, metaclass=_Checked):
+    """A frozen record whose fields are exactly those declared, of exactly those types.
+
+    To make one of other values raises InputError, naming the first field that is not usable.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -41,11 +60,8 @@ class Part(BaseModel):
 
     @classmethod
     def checked(cls, **values: Any) -> Self:
-        """Make one; InputError, naming the first field that is not usable."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise InputError(str(next(faults(error, cls)))) from error
+        """Make one of values whose types nothing has seen yet; raises as the class itself does."""
+        return cls(**values)
 
     def encode(self) -> bytes:
         """Its canonical JSON."""
@@ -100,7 +116,7 @@ def build(part: type[P], values: Mapping[str, Scalar], **given: Any) -> P:
         elif (key := key_of(name, info)) in values and not _is_fixed(info):
             fields[name] = values[key]
     try:
-        return part(**fields)
+        return part.model_validate(fields)
     except ValidationError as error:
         fault = next(faults(error, part))
         name, *below = fault.key or ("",)

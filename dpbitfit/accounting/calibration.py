@@ -33,7 +33,8 @@ def calibrate(
     """
     if not (math.isfinite(target_epsilon) and 0 < target_epsilon <= LARGEST_EPSILON):
         raise AccountingError(
-            f"the target epsilon must be above 0 and at most 10,000, not {target_epsilon!r}"
+            f"the target epsilon must be above 0 and at most {LARGEST_EPSILON:,.0f}, "
+            f"not {target_epsilon!r}"
         )
     check_delta(delta)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**8:

@@ -12,8 +12,9 @@ from dpbitfit.errors import AccountingError
 class Mechanism:
     """One noisy step: the Gaussian mechanism on a Poisson sample.
 
-    ``noise_multiplier`` is the noise's standard deviation over the clipping
-    norm; ``sampling_rate`` is each unit's probability of taking part.
+    ``noise_multiplier`` is the noise's standard deviation over the sensitivity: the
+    L2 norm by which one unit moves the sum at most. ``sampling_rate`` is each unit's
+    probability of taking part.
     """
 
     noise_multiplier: float

@@ -57,6 +57,11 @@ def test_the_numbers_are_those_of_training(loaded: dpbitfit.Predictor, out: Path
     assert len({label for label, _ in predictions}) > 1
 
 
+def test_one_text_is_no_list_of_texts(loaded: dpbitfit.Predictor) -> None:
+    with pytest.raises(dpbitfit.InputError, match=r"a list of texts: \['rash'\]"):
+        loaded.predict("rash")
+
+
 def test_texts_are_read_as_those_of_a_file_are(loaded: dpbitfit.Predictor) -> None:
     (first,) = loaded.predict([" my card is lost\n"])
     assert first == pytest.approx(loaded.predict(TEXTS)[0], abs=1e-6)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,23 @@ def test_a_type_checker_sees_the_same_names() -> None:
         alias for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     ]
     assert sorted(alias.asname or "" for alias in imported) == dpbitfit.__all__
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: dpbitfit.AbadiClipping(norm=0), "norm: must be a number from 1e-09 to 1,000,000"),
+        (lambda: dpbitfit.AutomaticClipping(norm=-1), "norm: must be a number from 1e-09"),
+        (lambda: dpbitfit.PerLayer(nrom=1), "nrom: unknown; do you mean norm"),
+        (lambda: dpbitfit.GroupwiseClipping(groups=3), "groups: must be"),
+        (lambda: dpbitfit.Adam(learning_rate="much"), "learning_rate: must be a number from"),
+    ],
+)
+def test_what_a_setting_cannot_be_is_an_error_of_our_own(
+    make: Callable[[], object], says: str
+) -> None:
+    with pytest.raises(dpbitfit.InputError, match=says):
+        make()
 
 
 def test_another_name_is_an_attribute_error() -> None:
