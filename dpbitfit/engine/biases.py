@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dpbitfit.errors import ModelError
+from dpbitfit.errors import InputError, ModelError
 
 # Whose features are in dimension 1 of their output; those of other layers are in the last.
 FEATURES_SECOND = (
@@ -59,12 +59,14 @@ class LeftOut:
 class BiasLayout:
     """What trains: parameter names and shapes, in the order of the packed vector.
 
-    ``left_out`` are the model's biases that do not.
+    ``left_out`` are the model's biases that do not. ``few_will_do`` where somebody has named what
+    trains beside them, and no bias needs to.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     left_out: tuple[LeftOut, ...] = ()
+    few_will_do: bool = False
 
     @property
     def size(self) -> int:
@@ -118,7 +120,7 @@ class BiasLayout:
         lost = [bias for bias in self.left_out if bias.why not in _NO_LOSS]
         biases = sum(math.prod(shape) for name, shape in self._pairs if is_bias(name))
         total = biases + sum(bias.size for bias in lost)
-        if biases > LEAST_SHARE * total:
+        if biases > LEAST_SHARE * total or (self.few_will_do and self.names):
             return
         sizes: Counter[str] = Counter()
         for bias in lost or self.left_out:
@@ -137,14 +139,20 @@ class BiasLayout:
 
 
 def select_biases(
-    model: nn.Module, train_also: Sequence[str] = (), below: Collection[str] = ()
+    model: nn.Module,
+    train_also: Sequence[str] = (),
+    below: Collection[str] = (),
+    few_will_do: bool = False,
 ) -> BiasLayout:
     """The layout of every bias that may train, and of the parameters in ``train_also``.
 
-    Those named in ``below`` do not train, because the layers are not among those that do.
+    These are weights of ``nn.Linear``, by their names in the model. Those named in ``below`` do not
+    train, because the layers are not among those that do. ``few_will_do`` where it is no fault
+    that hardly any bias may train.
 
     A bias belongs to a layer that adds it to its output, as far as the layer's kind says; the
-    others are left out, to be trained from losses alone (``losscheck``). Raises ModelError,
+    others are left out, to be trained from losses alone (``losscheck``). Raises InputError where
+    ``train_also`` is no list, ModelError for what it names and cannot be trained, and,
     naming the layer, for a model of whose biases hardly any may train in any way, and for one
     that mixes records (BatchNorm in train mode, or without running statistics).
     """
@@ -170,6 +178,8 @@ def select_biases(
             reasons[name] = FROZEN_NORM
         elif softmax_keys and path.rpartition(".")[2] in _KEY_NAMES:
             reasons[name] = SOFTMAX_KEY
+    if isinstance(train_also, str):
+        raise InputError(f"train_also must be a list of names: [{train_also!r}]")
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if is_bias(name) and id(parameter) not in covered:
@@ -177,14 +187,32 @@ def select_biases(
             reasons[name] = NO_OWNER
     reasons |= {name: BELOW for name in layout if name in below}
     for name in train_also:
-        if name not in parameters:
-            raise ModelError(f"{name}: the model has no such parameter")
+        _require_trainable(model, name)
         reasons.pop(name, None)
         layout.setdefault(name, tuple(parameters[name].shape))
-    selected = BiasLayout(tuple(layout), tuple(layout.values())).leaving_out(reasons)
+    everything = BiasLayout(tuple(layout), tuple(layout.values()), few_will_do=few_will_do)
+    selected = everything.leaving_out(reasons)
     if not any(bias.why == NO_OWNER for bias in selected.left_out):
         selected.require_most()
     return selected
+
+
+def _require_trainable(model: nn.Module, name: str) -> None:
+    """ModelError for a parameter that is neither a bias nor the weight of linear layers alone."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if name not in parameters:
+        raise ModelError(f"{name}: the model has no such parameter")
+    same = [other for other, value in parameters.items() if value is parameters[name]]
+    for other in same:
+        path, _, key = other.rpartition(".")
+        layer = model.get_submodule(path)
+        if not (is_bias(other) or (isinstance(layer, nn.Linear) and key == "weight")):
+            raise ModelError(
+                f"{name}: it is {other} of {type(layer).__name__}; beside biases only weights of "
+                "nn.Linear can be trained"
+            )
+    if same[0] != name:
+        raise ModelError(f"{name}: it is the same as {same[0]}, by which it is to be named")
 
 
 def is_bias(name: str) -> bool:

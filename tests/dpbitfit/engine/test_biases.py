@@ -27,7 +27,7 @@ from dpbitfit.engine.biases import (
     select_biases,
     write_biases,
 )
-from dpbitfit.errors import ModelError
+from dpbitfit.errors import InputError, ModelError
 from dpbitfit.plan_command import command as plan_command
 
 from ...support.models import MODELS, build, losses
@@ -88,6 +88,43 @@ def test_models_that_cannot_be_trained_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=says):
         select_biases(make().train())
+
+
+class Tied(nn.Module):
+    """A layer, its twin, and an embedding whose weight is a head's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twin = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.twin.weight = self.first.weight
+        self.norm, self.convolution = nn.LayerNorm(3), nn.Conv1d(3, 3, 1)
+        self.words, self.head = nn.Embedding(5, 3), nn.Linear(3, 5)
+        self.head.weight = self.words.weight
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("norm.weight", r"norm\.weight of LayerNorm; beside biases only weights of nn\.Linear"),
+        ("convolution.weight", "of Conv1d; beside biases only weights of nn.Linear"),
+        ("words.weight", "of Embedding; beside biases only weights of nn.Linear"),
+        ("head.weight", r"head\.weight: it is words\.weight of Embedding"),
+        ("twin.weight", r"twin\.weight: it is the same as first\.weight, by which"),
+        ("none.weight", "no such parameter"),
+    ],
+)
+def test_what_cannot_train_beside_the_biases_is_named(name: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        select_biases(Tied(), [name])
+
+
+def test_a_weight_of_two_linear_layers_trains_by_its_first_name() -> None:
+    assert "first.weight" in select_biases(Tied(), ["first.weight"]).names
+
+
+def test_one_name_is_no_list_of_names() -> None:
+    with pytest.raises(InputError, match=r"a list of names: \['first.weight'\]"):
+        select_biases(Tied(), "first.weight")
 
 
 def test_batch_norm_that_has_no_running_statistics_is_refused_in_any_mode() -> None:
