@@ -7,6 +7,7 @@ are those of any checked size (``batches``), and integers add up to the same.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -28,9 +29,21 @@ _budgets: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 Result = TypeVar("Result")
 
 
-def token_budget(model: nn.Module) -> int:
-    """The most tokens of a micro-batch, as far as is known; the smallest may have more."""
-    return _budgets.get(model, GPU_TOKENS if batches.has_few_shapes(model) else CPU_TOKENS)
+def token_budget(model: nn.Module, most: int | None = None) -> int:
+    """The most tokens of a micro-batch, as far as is known; the smallest may have more.
+
+    ``most`` is what the caller allows, where that is a choice: then a device is not asked for more.
+    """
+    usual = most or (GPU_TOKENS if batches.has_few_shapes(model) else CPU_TOKENS)
+    known = _budgets.get(model, usual)
+    return min(usual, known)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a tensor had no place in a device's memory, or in a CPU's, for which torch has no
+    error of its own.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def halve(model: nn.Module, rows: int, length: int, canonical_rows: int) -> None:
@@ -39,12 +52,27 @@ def halve(model: nn.Module, rows: int, length: int, canonical_rows: int) -> None
     Raises ModelError where there is no smaller micro-batch.
     """
     if rows <= canonical_rows:
-        raise ModelError(
-            f"{next(model.parameters()).device} has too little memory for the smallest "
-            "micro-batch: end what else uses it, choose another device, or a smaller model or "
-            "max-length"
-        ) from None  # the cause names sizes, which follow from records
+        raise _too_little(model) from None  # the cause names sizes, which follow from records
     _budgets[model] = min(token_budget(model), rows * length // 2)
+
+
+@contextmanager
+def smallest(model: nn.Module) -> Iterator[None]:
+    """For what must fit, and cannot be cut: raises ModelError, as ``halve``, where it does not."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_little(model) from None
+
+
+def _too_little(model: nn.Module) -> ModelError:
+    return ModelError(
+        f"{next(model.parameters()).device} has too little memory for the smallest "
+        "micro-batch: end what else uses it, choose another device, or a smaller model or "
+        "max-length"
+    )
 
 
 def in_micro_batches(
@@ -63,14 +91,16 @@ def in_micro_batches(
     """
     canonical, few, left = records.canonical_rows, batches.has_few_shapes(model), [*chosen]
     while left:
-        budget = min(most_tokens or token_budget(model), token_budget(model))
+        budget = token_budget(model, most_tokens)
         cut = [*micro_batches(left, records.lengths, canonical, budget, few, most_rows)]
         left = []
         for place, batch in enumerate(cut):
             full = filled(batch, canonical, few)
             try:
                 result = compute(batch, full)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 halve(model, len(full), int(records.lengths[batch[0]]), canonical)
                 left = [record for again in cut[place:] for record in again]
                 break

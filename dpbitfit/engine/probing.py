@@ -4,19 +4,19 @@ What ``selfcheck`` and ``losscheck`` have in common: each probe comes with other
 other places, in batches of many sizes, at the model's own biases and at others.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from dpbitfit.engine import batches
 from dpbitfit.engine.biases import BiasLayout, read_biases, write_biases
-from dpbitfit.engine.memory import halve, token_budget
+from dpbitfit.engine.memory import halve, is_out_of_memory, token_budget
 
 Result = TypeVar("Result")
 
@@ -76,7 +76,9 @@ class Cuts:
     few: bool
     with_largest: bool
 
-    def batches(self, shapes: Sequence[int], largest: int) -> Iterator[list[int]]:
+    def batches(
+        self, shapes: Sequence[int], largest: int, most_rows: int = sys.maxsize
+    ) -> Iterator[list[int]]:
         """Of many sizes, in which each probe has other companions and other places.
 
         With ``shapes``, all that there will be, each of them twice. Every second has no more than
@@ -88,7 +90,8 @@ class Cuts:
         cuts = [
             (rows, turn)
             for turn, rows in enumerate(sorted(sizes | {canonical, 2 * canonical, 3 * canonical}))
-            if rows <= max(3 * canonical, _MOST_ROWS) or rows * self.length <= _MOST_TOKENS
+            if rows <= max(3 * canonical, most_rows)
+            and (rows <= max(3 * canonical, _MOST_ROWS) or rows * self.length <= _MOST_TOKENS)
         ]
         if self.with_largest:
             cuts.append((max(canonical, largest // canonical * canonical), 1))
@@ -112,19 +115,27 @@ def cuts_of_each(groups: Mapping[int, list[int]], canonical: int, scale: float) 
 
 
 def compared(
-    model: nn.Module, cuts: Cuts, compute: Callable[[list[int]], Result]
+    model: nn.Module,
+    cuts: Cuts,
+    compute: Callable[[list[int]], Result],
+    most_tokens: int | None = None,
 ) -> Iterator[tuple[list[int], Result]]:
     """Micro-batches of probes, each with what ``compute`` makes of it.
 
-    One that does not fit the device's memory is left out, and so are all of its size from then on.
+    They have no more than ``most_tokens``, where there will be none with more, but for three times
+    the canonical size. One that does not fit the device's memory is left out, and so are all of
+    its size from then on.
     """
-    budget, sizes = token_budget(model), []
+    budget, sizes = token_budget(model, most_tokens), []
+    most_rows = budget // cuts.length if most_tokens else sys.maxsize
     if batches.has_few_shapes(model):
         sizes = batches.shapes(cuts.length, cuts.canonical, budget)
-    for batch in cuts.batches(sizes, budget // cuts.length):
+    for batch in cuts.batches(sizes, budget // cuts.length, most_rows):
         try:
             computed = compute(batch)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             halve(model, len(batch), cuts.length, cuts.canonical)
             continue
         yield batch, computed

@@ -28,6 +28,7 @@ from dpbitfit.engine.biases import (
 from dpbitfit.engine.determinism import deterministic
 from dpbitfit.engine.finite import require_finite
 from dpbitfit.engine.gradients import PerRecordGradients
+from dpbitfit.engine.memory import smallest
 from dpbitfit.engine.probing import (
     BIAS_SCALES,
     CANONICAL_ROWS,
@@ -63,6 +64,7 @@ def check_gradients(
     lengths: NDArray[np.int64],
     private: bool = True,
     least: int = 1,
+    most_tokens: int | None = None,
 ) -> tuple[BiasLayout, int]:
     """What of ``layout`` trains, and the canonical size of a micro-batch, from ``least`` rows on.
 
@@ -71,25 +73,26 @@ def check_gradients(
     cannot be trained soundly are left out (a layer used functionally or whose output does
     not begin with the record, a layer that no record reaches): the same ones on every machine.
     Where no record will be ``private``, rows are not compared among companions, and the
-    canonical size is 1.
+    canonical size is 1. Micro-batches of more than ``most_tokens`` are only computed where smaller
+    ones differ.
 
     It sees what the probes show, and no more: records that are only mixed where one is unlike
     all probes are not seen to be.
 
     Raises ModelError when a weight or gradient is not finite, when what trains is in half
     precision, when a row or loss changes with its companions at every size (layers or losses that
-    mix records, a device whose sums depend on the batch), when hardly any bias is left, or when
-    what cannot be trained is no bias.
+    mix records, a device whose sums depend on the batch), when hardly any bias is left, when
+    what cannot be trained is no bias, or when the device's memory is too small.
     """
     require_finite(model)
     require_precision(model, layout)
     groups = by_length(lengths)
-    with deterministic():
+    with deterministic(), smallest(model):
         freeze(model)
         layout = without(layout, not_per_record(model, layout, losses, groups.values()))
         while True:  # what is left is another graph: check it anew
             with PerRecordGradients(model, layout) as gradients:
-                check = _Check(model, layout, losses, groups, gradients)
+                check = _Check(model, layout, losses, groups, gradients, most_tokens)
                 canonical = check.run(least) if private else 1
                 wrong = check.unlike_autograd(canonical)
             if not wrong:
@@ -127,9 +130,10 @@ class _Check:
         losses: Losses,
         groups: Mapping[int, list[int]],
         gradients: PerRecordGradients,
+        most_tokens: int | None,
     ) -> None:
         self.model, self.layout, self.losses = model, layout, losses
-        self.groups, self.gradients = groups, gradients
+        self.groups, self.gradients, self.most_tokens = groups, gradients, most_tokens
 
     def run(self, least: int) -> int:
         """The canonical size, from ``least`` on; ModelError where there is none."""
@@ -189,7 +193,8 @@ class _Check:
         with moved_biases(self.model, self.layout, scale):
             for cuts in cuts_of_each(self.groups, canonical, scale):
                 first: dict[int, _Place] = {}
-                for batch, (losses, rows) in compared(self.model, cuts, self._compute):
+                computed = compared(self.model, cuts, self._compute, self.most_tokens)
+                for batch, (losses, rows) in computed:
                     most = TOLERANCE * rows.norm(dim=1).max(), TOLERANCE * losses.abs().max()
                     for place, probe in enumerate(batch):
                         row, loss = rows[place], losses[place]

@@ -77,6 +77,31 @@ def test_what_runs_out_of_memory_is_cut_smaller_and_adds_up_the_same(
     assert max(tried) <= most  # what did not fit is not tried again
 
 
+def test_a_cpus_failed_allocation_is_as_any_devices(model: nn.Module, canonical_rows: int) -> None:
+    records = Records(lengths(canonical_rows), canonical_rows=canonical_rows)
+    wanted = integers(model, records)
+    tried = limit_memory(model, 25 * canonical_rows, lambda: torch.empty(1 << 48))
+    assert np.array_equal(integers(model, records), wanted)
+    assert max(tried) > 25 * canonical_rows
+
+
+def test_a_check_for_which_a_cpus_memory_is_too_small_says_so(model: nn.Module) -> None:
+    probes = Records([8, 8, 8])
+    losses = partial(probes.losses, model)
+    limit_memory(model, 8 * 40, lambda: torch.empty(1 << 48))
+    check_gradients(model, select_biases(model), losses, probes.lengths)
+    assert memory.token_budget(model) < memory.CPU_TOKENS
+    limit_memory(model, 0, lambda: torch.empty(1 << 48))
+    with pytest.raises(ModelError, match="too little memory for the smallest"):
+        check_gradients(model, select_biases(model), losses, probes.lengths)
+
+
+def test_another_error_stays_what_it_is(model: nn.Module) -> None:
+    limit_memory(model, 0, lambda: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        integers(model, Records([8]))
+
+
 def test_an_evaluation_that_runs_out_of_memory_goes_on(
     model: nn.Module, canonical_rows: int
 ) -> None:
