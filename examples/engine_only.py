@@ -35,4 +35,5 @@ for step in trainer:
     if step % 20 == 0:
         with torch.no_grad():
             public = loss(model, list(range(2000, 2500))).mean().item()
-        print(f"step {step}: loss {public:.3f}, epsilon {trainer.epsilon:.3f} at delta 1e-5")
+        print(f"step {step}: loss {public:.3f}")
+print(f"epsilon {trainer.epsilon:.3f} at delta 1e-5")

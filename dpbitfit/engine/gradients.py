@@ -114,7 +114,7 @@ class PerRecordGradients:
         try:
             with torch.enable_grad():
                 values = losses()
-            if values.shape != (count,):
+            if not isinstance(values, Tensor) or values.shape != (count,):
                 raise ModelError("private training needs one loss for each record, not their mean")
             if values.grad_fn is None:
                 raise ModelError("the loss does not depend on any trained bias")

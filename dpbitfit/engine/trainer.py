@@ -1,11 +1,13 @@
-"""Private training of any model's biases in one process: no Flower, no ledger, no policy.
+"""Private training of a model's biases in one process: no Flower, no ledger, no policy.
 
 For a researcher who holds the records. A site that answers a coordinator needs the
 guard (``docs/design.md``): this counts one plan, and forgets it with the process.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from dpbitfit.engine.ranks import Ranks
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.engine.training import train_round
 from dpbitfit.errors import BudgetError, InputError
+from dpbitfit.faults import shown
 from dpbitfit.phases import BiasPhase
 
 # The loss [B] of each of the records with these indices, from that record and the model alone.
@@ -46,13 +49,20 @@ class PrivateTrainer:
 
     *Formal guarantee*: the model after all ``steps`` is (``target_epsilon``, ``delta``)-
     differentially private under adding or removing one unit. For that everything given here
-    must be public but the records themselves, and ``loss`` must treat records independently.
+    must be public but the records themselves, and ``loss`` must treat records independently. What
+    of that a few probes can show is checked; a loss that only looks at others where a record is
+    unlike all probes passes, and breaks the guarantee.
 
     Use::
 
         trainer = PrivateTrainer(model, loss, 2000, probes=range(2000, 2008), declared_size=2000)
         for step in trainer:
-            print(step, trainer.epsilon)
+            print(step)
+        print(trainer.epsilon, trainer.trained)
+
+    To stop and go on later, pickle the trainer, with a ``loss`` that is a function of a module: its
+    pickle holds the model, the steps taken and the optimizer's state. Go on from the newest alone:
+    steps that are taken again from an older one are further releases, which it does not count.
     """
 
     def __init__(
@@ -61,7 +71,7 @@ class PrivateTrainer:
         loss: Loss,
         records: int,
         *,
-        probes: Sequence[int],
+        probes: Iterable[int],
         declared_size: int,
         units: Sequence[Hashable] | None = None,
         lengths: Sequence[int] | None = None,
@@ -86,17 +96,22 @@ class PrivateTrainer:
         ``units`` [records] names each record's unit of privacy; without it each is its own.
         ``lengths`` are the padded lengths of all indices, probes included, each of its record
         alone: a batch has one length. ``train_also`` names parameters to train beside the
-        biases (a head's weight). The learning rate decays linearly to zero. ``micro_batch``
-        is how many tokens, or without lengths records, are computed at a time. ``ranks`` are
+        biases: weights of ``nn.Linear`` (a head's, an adapter's); with some, no bias needs to.
+        The learning rate decays linearly to zero. ``micro_batch``
+        is how many tokens, or without lengths records, are computed at a time, in the check too.
+        ``ranks`` are
         processes that train together, each with the same arguments and a device of its own.
 
         The model is frozen and set to ``eval()``. Raises ModelError where it cannot be trained
         privately, InputError for a setting that cannot be used, AccountingError for a target
         that no noise reaches.
         """
-        if declared_size < 1:
-            raise InputError(f"declared_size must be at least 1, not {declared_size}")
-        if not len(probes) or min(probes) < records:
+        declared_size = _whole("declared_size", declared_size)
+        micro_batch = _whole("micro_batch", micro_batch)
+        _require_kind("clipping", clipping, Clipper)
+        _require_kind("optimizer", optimizer, Optimizer)
+        probes = _indices(probes)
+        if not probes or probes[0] < records:
             raise InputError(
                 f"probes must be indices of public records, from {records} on: "
                 "a check on private ones would depend on them"
@@ -104,12 +119,12 @@ class PrivateTrainer:
         names = range(records) if units is None else _names(units)
         if len(names) != records:
             raise InputError(f"units must name one unit for each of the {records} records")
-        padded = np.ones(max(probes) + 1, np.int64) if lengths is None else np.array(lengths)
-        if len(padded) <= max(probes):
+        padded = np.ones(probes[-1] + 1, np.int64) if lengths is None else np.array(lengths)
+        if len(padded) <= probes[-1]:
             raise InputError("lengths must name one length for each index, the probes' included")
-        if min(padded) < 1 or micro_batch < 1:
-            raise InputError("lengths and micro_batch must be 1 or more")
-        if batches.has_few_shapes(model) and not {*padded[:records]} <= {*padded[list(probes)]}:
+        if min(padded) < 1:
+            raise InputError("lengths must be 1 or more")
+        if batches.has_few_shapes(model) and not {*padded[:records]} <= {*padded[probes]}:
             raise InputError(
                 "on this device every length needs a probe: a shape that was not checked may be "
                 "computed otherwise"
@@ -118,9 +133,10 @@ class PrivateTrainer:
         self._ranks = ranks
         self._layout, canonical_rows = check_gradients(
             model,
-            select_biases(model.eval(), train_also),
+            select_biases(model.eval(), train_also, few_will_do=bool(train_also)),
             lambda chosen: loss(model, [probes[place] for place in chosen]),
-            padded[list(probes)],
+            padded[probes],
+            most_tokens=micro_batch,
         )
         members: dict[Hashable, list[int]] = {}
         for record, unit in enumerate(names):
@@ -142,15 +158,21 @@ class PrivateTrainer:
         self.steps_taken = 0
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the parameters that train, in the model."""
+        return self._layout.names
+
+    @property
     def noise_multiplier(self) -> float:
-        """The noise's standard deviation over the clipping norm."""
+        """The noise's standard deviation over the clipper's sensitivity."""
         return self._phase.noise.multiplier
 
     @property
     def epsilon(self) -> float:
         """What the steps so far cost, as an upper bound at ``delta``, where their number was fixed.
 
-        Who stops because of a result has spent ``planned_epsilon`` (``docs/accounting.md``).
+        Who stops because of a result has spent ``planned_epsilon`` (``docs/accounting.md``). It is
+        computed anew at each number of steps, by three accountants, in about a second.
         """
         return epsilon({self._phase.mechanism: self.steps_taken}, self._delta).epsilon
 
@@ -190,6 +212,33 @@ class PrivateTrainer:
             ranks=self._ranks,
         )
         return self.steps_taken
+
+
+def _whole(name: str, value: object) -> int:
+    """A whole number from 1; InputError, with its name, for anything else."""
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {shown(value)}")
+    return number
+
+
+def _indices(probes: Iterable[int]) -> list[int]:
+    """The probes, ascending; InputError where one is no whole number."""
+    try:
+        return sorted(map(index, probes))
+    except TypeError as error:
+        raise InputError(f"probes must be whole numbers, the indices of records: {error}") from None
+
+
+def _require_kind(name: str, value: object, kinds: Any) -> None:
+    """InputError for a value that is of none of an annotated union's kinds."""
+    known: tuple[type, ...] = get_args(get_args(kinds)[0])
+    if not isinstance(value, known):
+        names = " or ".join(kind.__name__ for kind in known)
+        raise InputError(f"{name} must be {names}, not {shown(value)}")
 
 
 def _names(units: Sequence[Hashable]) -> list[Hashable]:

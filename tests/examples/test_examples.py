@@ -24,16 +24,11 @@ def test_the_engine_alone_learns_within_its_target() -> None:
         [sys.executable, str(EXAMPLES / "engine_only.py")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    lines = [
-        (int(step), float(loss), float(epsilon))
-        for step, loss, epsilon in re.findall(
-            r"step (\d+): loss (\S+), epsilon (\S+) at delta 1e-5", done.stdout
-        )
-    ]
-    assert [step for step, _, _ in lines] == [20, 40, 60]
-    assert lines[-1][1] < 0.4 < 0.69  # that of a coin
-    epsilons = [epsilon for _, _, epsilon in lines]
-    assert 0 < epsilons[0] < epsilons[1] < epsilons[2] <= 3.0
+    lines = re.findall(r"step (\d+): loss (\S+)", done.stdout)
+    assert [int(step) for step, _ in lines] == [20, 40, 60]
+    assert float(lines[-1][1]) < 0.4 < 0.69  # that of a coin
+    (epsilon,) = re.findall(r"epsilon (\S+) at delta 1e-5", done.stdout)
+    assert 2.9 < float(epsilon) <= 3.0
 
 
 def test_the_apps_configuration_is_that_of_the_project(project_config: dict[str, Any]) -> None:

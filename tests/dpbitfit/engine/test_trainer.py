@@ -1,5 +1,6 @@
 """The private trainer: what it sums, adds, divides by and counts, seen from its public face."""
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from dpbitfit.engine import batches
 from dpbitfit.engine.biases import read_biases, select_biases
 from dpbitfit.engine.noise import DiscreteGaussian
 from dpbitfit.engine.trainer import PrivateTrainer
-from dpbitfit.errors import BudgetError, InputError, ModelError
+from dpbitfit.errors import AccountingError, BudgetError, InputError, ModelError
 
 RECORDS, PROBES = 60, range(60, 68)
 NORM = 0.7
@@ -201,20 +202,91 @@ def test_a_loss_that_mixes_records_is_refused() -> None:
     [
         ({"probes": range(8)}, "probes must be indices of public records, from 60 on"),
         ({"probes": []}, "probes"),
-        ({"declared_size": 0}, "declared_size must be at least 1"),
+        ({"probes": [*range(60, 68), 68.5]}, "probes must be whole numbers"),
+        ({"probes": 60}, "probes must be whole numbers"),
+        *(
+            ({"declared_size": size}, "declared_size must be a whole number of at least 1, not")
+            for size in (0, -3, 200.5, "200", np.nan, np.inf)
+        ),
         ({"units": ["one person"]}, "units must name one unit for each of the 60 records"),
         ({"units": [*range(59), None]}, "a name is missing"),
         ({"units": [*range(59), float("nan")]}, "a name is missing"),
         ({"probes": np.arange(8)}, "probes must be indices"),
         ({"lengths": [0] * 68}, "must be 1 or more"),
-        ({"micro_batch": 0}, "must be 1 or more"),
+        ({"micro_batch": 0}, "micro_batch must be a whole number of at least 1, not 0"),
         ({"lengths": [1] * RECORDS}, "lengths must name one length for each index"),
-        ({"clipping": "none"}, "clipping"),
+        ({"clipping": "none"}, "clipping must be AbadiClipping or .* AdaptiveClipping, not 'none'"),
+        ({"clipping": 1.0}, "clipping must be AbadiClipping or AutomaticClipping or"),
+        ({"optimizer": 1.0}, "optimizer must be Adam or Sgd, not 1.0"),
+        ({"train_also": "3.weight"}, "train_also must be a list of names"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_trainer(make_model(), **changes)
+
+
+@pytest.mark.parametrize("kind", [set, np.array, torch.tensor, iter])
+def test_probes_come_in_any_collection(kind: Any) -> None:
+    make_trainer(make_model(), probes=kind([*PROBES]))
+
+
+def test_a_target_beyond_the_accountants_is_named_with_its_bounds() -> None:
+    with pytest.raises(AccountingError, match=r"above 0 and at most 10,000, not 100000\.0"):
+        make_trainer(make_model(), target_epsilon=1e5)
+
+
+def test_a_loss_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(ModelError, match="one loss for each record"):
+        make_trainer(make_model(), lambda _model, indices: [1.0] * len(indices))
+
+
+def test_a_model_with_few_biases_trains_what_is_named() -> None:
+    """And without any name it is refused: nothing that trains would be left of it."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reads, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3, bias=False)
+
+        def forward(self, features: Tensor) -> Tensor:
+            return self.head(self.reads(features[:, None])[0][:, -1])
+
+    trainer = make_trainer(Reader(), train_also=["head.weight"])
+    assert trainer.trained == ("head.weight",)
+    trainer.step()
+    with pytest.raises(ModelError, match="0 can be trained soundly"):
+        make_trainer(Reader())
+
+
+@pytest.mark.parametrize("micro_batch", [1, 6])
+def test_no_more_records_are_computed_at_once_than_a_micro_batch_has(micro_batch: int) -> None:
+    """But for the three that it takes to see whether a loss mixes them."""
+    sizes: set[int] = set()
+
+    def watched(model: nn.Module, indices: list[int]) -> Tensor:
+        sizes.add(len(indices))
+        return loss(model, indices)
+
+    model = make_model()
+    trainer = make_trainer(model, watched, micro_batch=micro_batch, sampling_rate=1.0)
+    if trainer._records.canonical_rows == 1:  # as of products in MKL's strict mode
+        assert max(sizes) == max(5, micro_batch)  # 5: so many tell what begins with the record
+    sizes.clear()
+    trainer.step()
+    assert max(sizes) == max(micro_batch, trainer._records.canonical_rows)
+
+
+def test_a_trainer_goes_on_from_its_pickle(no_noise: None) -> None:
+    """Each step takes all units, so that both take the same ones."""
+    trainer = make_trainer(make_model(), sampling_rate=1.0)
+    trainer.step()
+    later = pickle.loads(pickle.dumps(trainer))
+    trainer.run()
+    later.run()
+    assert later.epsilon == trainer.epsilon
+    before, after = (read_biases(each._model, each._layout) for each in (trainer, later))
+    assert np.array_equal(before, after)
 
 
 def test_records_of_several_lengths_never_share_a_batch() -> None:
@@ -240,7 +312,9 @@ def test_where_shapes_are_few_each_length_needs_a_probe(monkeypatch: pytest.Monk
 def test_a_heads_weight_trains_too_and_nothing_else_moves() -> None:
     model = make_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    make_trainer(model, train_also=["3.weight"]).run()
+    trainer = make_trainer(model, train_also=["3.weight"])
+    trainer.run()
     moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
     assert moved == {"0.bias", "3.bias", "3.weight"}
+    assert {*trainer.trained} == moved
     assert not any(parameter.requires_grad for parameter in model.parameters())
