@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from functools import partial
 
+import torch
+
 from dpbitfit.engine import devices, split
 from dpbitfit.engine.biases import read_biases
+from dpbitfit.engine.determinism import deterministic
+from dpbitfit.engine.gradients import PerRecordGradients
 from dpbitfit.engine.losscheck import canonical_rows, check_losses
+from dpbitfit.engine.memory import smallest
 from dpbitfit.engine.precision import use_bfloat16
 from dpbitfit.engine.selfcheck import check_gradients
 from dpbitfit.errors import DpbitfitError, ModelError
-from dpbitfit.tasks.base import Declaration, Task, TaskSettings
+from dpbitfit.tasks.base import BoundedTask, Declaration, Task, TaskSettings
 from dpbitfit.tasks.models import reason
 
 
@@ -53,6 +58,23 @@ def attach(
     return task
 
 
+def _compute_longest(task: BoundedTask, needs_gradients: bool) -> None:
+    """Compute the smallest micro-batch of the longest record, as a round would.
+
+    Raises ModelError where the memory is too small: in a round that would tell that a site has
+    such a record. What is larger is cut (``memory``).
+    """
+    records, rows = task.longest(), task.canonical_rows
+    losses = partial(records.losses, task.model, [0] * rows)
+    with deterministic(), smallest(task.model):
+        if needs_gradients:
+            with PerRecordGradients(task.model, task.layout) as gradients:
+                gradients.rows(losses, rows)
+        else:
+            with torch.no_grad():
+                losses()
+
+
 def _check(task: Task, needs_gradients: bool, private: bool) -> None:
     model = task.model.eval()  # dropout off
     probes = task.probes()
@@ -65,4 +87,6 @@ def _check(task: Task, needs_gradients: bool, private: bool) -> None:
         task.canonical_rows = rows
     else:
         task.layout, task.canonical_rows = check_losses(model, task.layout, *on_probes, private)
+    if private and isinstance(task, BoundedTask):
+        _compute_longest(task, needs_gradients)
     task.pretrained = read_biases(task.model, task.layout)

@@ -124,6 +124,17 @@ class PreparedRecords(Protocol):
 
 
 @runtime_checkable
+class BoundedTask(Task, Protocol):
+    """A task that knows how long a record can be, where its probes do not show it.
+
+    ``attach`` sees that it fits the memory: in a round, it would tell that a site has one.
+    """
+
+    def longest(self) -> "PrivateRecords":
+        """Public records, of which the first is as long as one can be."""
+
+
+@runtime_checkable
 class LinearTask(Task, Protocol):
     """A task whose model ends in a linear head, which phases of a plan may train alone.
 

@@ -158,6 +158,12 @@ class TextClassification(TextTask):
         labels = [number % len(self.labels) for number in range(len(tokens))]
         return TextRecords(self, tokens, labels, [])
 
+    def longest(self) -> TextRecords:
+        """A text of the most tokens, whatever the tokenizer makes of any."""
+        ids = self.tokens([probe_text(self.tokenizer)])[0]
+        longest = [ids[place % len(ids)] for place in range(self.max_length)]
+        return TextRecords(self, [longest], [0], [], self._upper)
+
     def _read_longest(self) -> None:
         """Read a text of the most tokens; ModelError where the model cannot.
 
@@ -180,8 +186,12 @@ class TextClassification(TextTask):
     def records(self, table: Table) -> TextRecords:
         """The records, tokenised once."""
         tokens = self.tokens(table.columns["text"])
-        upper = self.model.upper if self.model.upper and self.model.upper.can_go_on else None
-        return TextRecords(self, tokens, table.columns["label"], table.unit_records(), upper)
+        return TextRecords(self, tokens, table.columns["label"], table.unit_records(), self._upper)
+
+    @property
+    def _upper(self) -> UpperLayers | None:
+        """The layers that train, where they can go on from what is kept of those below."""
+        return self.model.upper if self.model.upper and self.model.upper.can_go_on else None
 
     def logits(self, records: TextRecords) -> Tensor:
         """Logits [n, K]."""

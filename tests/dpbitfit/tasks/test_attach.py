@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dpbitfit.errors import ModelError
 from dpbitfit.tasks.attach import attach
 
-from ...support.slope import Slope, SlopeSettings
+from ...support.slope import Records, Slope, SlopeSettings
 
 Way = Callable[[Tensor], Tensor]
 
@@ -71,6 +71,48 @@ def test_a_micro_batch_has_as_many_rows_as_either_way_needs() -> None:
     assert attach(Slope, "", SlopeSettings(), ()).canonical_rows < 16
     assert attach(OtherForFewRows, "", SlopeSettings(), ()).canonical_rows == 16
     assert attach(OtherForThreeTimesAsMany, "", SlopeSettings(), ()).canonical_rows == 32
+
+
+class Longest(Slope):
+    """Which tells of the micro-batches of its longest record."""
+
+    seen: ClassVar[list[tuple[int, bool]]] = []
+    fail: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
+
+    def longest(self) -> Records:
+        records = self.probes()
+        losses = records.losses
+
+        def told(model: nn.Module, chosen: Sequence[int]) -> Tensor:
+            self.seen.append((len(chosen), torch.is_grad_enabled()))
+            self.fail()
+            return losses(model, chosen)
+
+        records.losses = told  # type: ignore[method-assign]
+        return records
+
+
+class LongestOfManyRows(Longest, OtherForFewRows):
+    """Which are at least 16."""
+
+
+class LongestDoesNotFit(Longest):
+    fail = staticmethod(lambda: torch.empty(1 << 48))
+
+
+def test_the_smallest_micro_batch_of_the_longest_record_is_computed_as_a_round_does() -> None:
+    """Fails where it is of one row, or without gradients: both take less memory."""
+    Longest.seen.clear()
+    attach(LongestOfManyRows, "", SlopeSettings(), ())
+    attach(LongestOfManyRows, "", SlopeSettings(), (), needs_gradients=False)
+    attach(LongestOfManyRows, "", SlopeSettings(), (), private=False)
+    assert Longest.seen == [(16, True), (16, False)]
+
+
+def test_where_the_longest_record_does_not_fit_the_memory_no_round_begins() -> None:
+    for gradients in (True, False):
+        with pytest.raises(ModelError, match="too little memory for the smallest micro-batch"):
+            attach(LongestDoesNotFit, "", SlopeSettings(), (), needs_gradients=gradients)
 
 
 def test_what_a_task_lacks_is_said_before_anything_is_spent() -> None:

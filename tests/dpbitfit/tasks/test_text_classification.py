@@ -23,6 +23,7 @@ from transformers import (
 from dpbitfit.engine.biases import read_biases, write_biases
 from dpbitfit.engine.training import OptimizerState, train_round
 from dpbitfit.errors import InputError, ModelError
+from dpbitfit.tasks.text_classification.records import TextRecords
 from dpbitfit.tasks.text_classification.task import TextClassification
 
 from ...support import plans
@@ -161,6 +162,23 @@ def test_a_text_is_cut_even_where_the_tokenizer_does_not(small: str) -> None:
     uncut = task.tokenizer
     task.tokenizer = lambda texts, **_: uncut(texts)
     assert [len(ids) for ids in task.tokens(["my card is the lost card", "card"])] == [3, 1]
+
+
+def test_the_longest_texts_gradients_are_computed_before_any_round(
+    small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as a micro-batch has at least: else a failure in a round tells of a long text."""
+    seen: set[tuple[int, int, bool]] = set()
+    losses = TextRecords.losses
+
+    def watched(records: TextRecords, model: torch.nn.Module, chosen: list[int]) -> torch.Tensor:
+        seen.add((len(chosen), records.lengths[chosen[0]], torch.is_grad_enabled()))
+        return losses(records, model, chosen)
+
+    monkeypatch.setattr(TextRecords, "losses", watched)
+    task = load_text(small, LABELS, max_length=30)
+    assert 32 not in task.probes().lengths
+    assert (task.canonical_rows, 32, True) in seen
 
 
 @pytest.mark.parametrize(("max_length", "padded"), [(3, 8), (5, 8), (30, 32)])
