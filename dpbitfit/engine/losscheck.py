@@ -98,21 +98,25 @@ def _unnoticed(
     model: nn.Module, layout: BiasLayout, losses: Losses, groups: Mapping[int, list[int]]
 ) -> dict[str, str]:
     """The parameters of which no probe's loss takes notice, however far they move."""
-    before = {length: losses(group) for length, group in groups.items()}
-    if not all(values.isfinite().all() for values in before.values()):
-        raise ModelError("a loss is not finite: the model's weights are damaged")
-    own, reasons = read_biases(model, layout), {}
-    moves = _REACHES * np.random.default_rng(0).standard_normal(own.size)
-    try:
-        for name, _, place in layout.slices():
-            moved = own.copy()
-            moved[place] += moves[place]
-            write_biases(model, layout, moved)
-            if all(torch.equal(losses(groups[length]), before[length]) for length in groups):
-                reasons[name] = UNREACHED
-    finally:
-        write_biases(model, layout, own)
-    return reasons
+    noticed: set[str] = set()
+    for scale in (0.0, BIAS_SCALES[0]):  # beneath a head of zeros, nothing is noticed at first
+        with moved_biases(model, layout, scale):
+            before = {length: losses(group) for length, group in groups.items()}
+            if scale == 0 and not all(values.isfinite().all() for values in before.values()):
+                raise ModelError("a loss is not finite: the model's weights are damaged")
+            own = read_biases(model, layout)
+            moves = _REACHES * np.random.default_rng(0).standard_normal(own.size)
+            for name, _, place in layout.slices():
+                if name in noticed:
+                    continue
+                moved = own.copy()
+                moved[place] += moves[place]
+                write_biases(model, layout, moved)
+                if not all(
+                    torch.equal(losses(groups[length]), before[length]) for length in groups
+                ):
+                    noticed.add(name)
+    return {name: UNREACHED for name in layout.names if name not in noticed}
 
 
 class _Check:

@@ -9,7 +9,7 @@ and biases can be chosen that magnify such a difference in rounding to many clip
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from dpbitfit.engine.probing import (
     BIAS_SCALES,
     CANONICAL_ROWS,
     TOLERANCE,
+    Cuts,
     by_length,
     compared,
     cuts_of_each,
@@ -103,13 +104,15 @@ def check_gradients(
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a probe came first, with its row [P] and its loss there."""
+class _Met:
+    """A probe in a micro-batch: its row [P] and loss, and the largest norm and loss there."""
 
     batch: Sequence[int]
     place: int
     row: Tensor
     loss: Tensor
+    largest_row: Tensor
+    largest_loss: Tensor
 
 
 def _unlike(layout: BiasLayout, row: Tensor, expected: Rows) -> Iterator[str]:
@@ -120,6 +123,13 @@ def _unlike(layout: BiasLayout, row: Tensor, expected: Rows) -> Iterator[str]:
         most = TOLERANCE * wanted.norm() + _ROUNDING * everything
         if not (row[place] - wanted).norm() <= most + 1e-12:
             yield name
+
+
+def _mixed(first: _Met, now: _Met, scale: float) -> bool:
+    """Whether rows differ by more than rounding: of which something is left, and little differs."""
+    if scale == 0 and (now.row - first.row).norm() > TOLERANCE * now.largest_row:
+        return True
+    return scale <= _MORE and bool(now.row.any() != first.row.any())
 
 
 class _Check:
@@ -192,26 +202,30 @@ class _Check:
         """
         with moved_biases(self.model, self.layout, scale):
             for cuts in cuts_of_each(self.groups, canonical, scale):
-                first: dict[int, _Place] = {}
-                computed = compared(self.model, cuts, self._compute, self.most_tokens)
-                for batch, (losses, rows) in computed:
-                    most = TOLERANCE * rows.norm(dim=1).max(), TOLERANCE * losses.abs().max()
-                    for place, probe in enumerate(batch):
-                        row, loss = rows[place], losses[place]
-                        if probe not in first:  # a view would hold all rows of the batch
-                            first[probe] = _Place(batch, place, row.clone(), loss)
-                        before = first[probe]
-                        apart = scale <= _LITTLE and bool((loss - before.loss).abs() > most[1])
-                        if torch.equal(row, before.row) and not apart:
-                            continue
-                        # Rounding leaves something of a row, and little of it differs.
-                        mixed = apart or (scale <= _MORE and bool(row.any() != before.row.any()))
-                        mixed |= scale == 0 and bool((row - before.row).norm() > most[0])
-                        layer = self._first_layer(before, batch, place)
-                        layer = layer or ("the loss" if apart else "the backward pass")
-                        what = "loss" if apart else "gradient"
-                        return not_its_own(what, self.model, layer, mixed), mixed
+                for first, now in self._met_again(cuts):
+                    by = (now.loss - first.loss).abs()
+                    apart = scale <= _LITTLE and bool(by > TOLERANCE * now.largest_loss)
+                    if torch.equal(now.row, first.row) and not apart:
+                        continue
+                    layer = self._first_layer(first, now)
+                    if apart:
+                        layer = layer or "the loss"
+                        return not_its_own("loss", self.model, layer, mixes_records=True), True
+                    mixed = _mixed(first, now, scale)
+                    layer = layer or "the backward pass"
+                    return not_its_own("gradient", self.model, layer, mixed), mixed
         return "", False
+
+    def _met_again(self, cuts: Cuts) -> Iterator[tuple[_Met, _Met]]:
+        """Each probe as it was met first, and wherever it is met again."""
+        first: dict[int, _Met] = {}
+        for batch, (losses, rows) in compared(self.model, cuts, self._compute, self.most_tokens):
+            largest = rows.norm(dim=1).max(), losses.abs().max()
+            for place, probe in enumerate(batch):
+                now = _Met(batch, place, rows[place], losses[place], *largest)
+                if probe not in first:  # a view would hold all rows of the batch
+                    first[probe] = replace(now, row=now.row.clone())
+                yield first[probe], now
 
     def _compute(self, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Losses [B] and gradient rows [B, P], by the hooks."""
@@ -224,9 +238,9 @@ class _Check:
         rows = self.gradients.rows(losses, len(batch))
         return values[0].detach(), rows
 
-    def _first_layer(self, before: "_Place", batch: Sequence[int], place: int) -> str:
+    def _first_layer(self, *places: _Met) -> str:
         """The first layer whose output for a record differs between two places, if any does."""
-        first, second = self._outputs(before.batch, before.place), self._outputs(batch, place)
+        first, second = (self._outputs(met.batch, met.place) for met in places)
         both = (path for path in first if path in second)
         return next((path for path in both if not torch.equal(first[path], second[path])), "")
 

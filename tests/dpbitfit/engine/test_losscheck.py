@@ -32,6 +32,7 @@ from .test_selfcheck import (
     SwapsRecordAndSequence,
     UsesABiasFunctionally,
     square,
+    zeroed,
 )
 
 
@@ -125,6 +126,13 @@ def test_biases_without_a_gradient_of_one_record_train(
     with suppress(ModelError, RuntimeError):
         by_gradients = set(check_gradients(model, selected, of, ONE_LENGTH)[0].names)
     assert by_gradients < trains  # otherwise this tests nothing
+
+
+def test_what_is_beneath_a_head_of_zeros_is_noticed_where_the_head_trains() -> None:
+    torch.manual_seed(0)
+    model = zeroed(Shape())
+    selected = select_biases(model, ["last.weight"])
+    assert check_losses(model, selected, square(model), ONE_LENGTH)[0] == selected
 
 
 @pytest.mark.parametrize("kind", [MixesRecords, NormalisesOverBatch])
