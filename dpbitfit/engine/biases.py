@@ -207,12 +207,13 @@ def _require_trainable(model: nn.Module, name: str) -> None:
         path, _, key = other.rpartition(".")
         layer = model.get_submodule(path)
         if not (is_bias(other) or (isinstance(layer, nn.Linear) and key == "weight")):
+            what = name if other == name else f"{name}, which is {other}"
             raise ModelError(
-                f"{name}: it is {other} of {type(layer).__name__}; beside biases only weights of "
-                "nn.Linear can be trained"
+                f"{what} of {type(layer).__name__} cannot be trained: beside biases only weights of "
+                "nn.Linear can"
             )
     if same[0] != name:
-        raise ModelError(f"{name}: it is the same as {same[0]}, by which it is to be named")
+        raise ModelError(f"{name} is the same as {same[0]}, by which it is to be named")
 
 
 def is_bias(name: str) -> bool:
