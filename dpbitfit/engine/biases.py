@@ -209,8 +209,8 @@ def _require_trainable(model: nn.Module, name: str) -> None:
         if not (is_bias(other) or (isinstance(layer, nn.Linear) and key == "weight")):
             what = name if other == name else f"{name}, which is {other}"
             raise ModelError(
-                f"{what} of {type(layer).__name__} cannot be trained: beside biases only weights of "
-                "nn.Linear can"
+                f"{what} of {type(layer).__name__} cannot be trained: beside biases only weights "
+                "of nn.Linear can"
             )
     if same[0] != name:
         raise ModelError(f"{name} is the same as {same[0]}, by which it is to be named")
