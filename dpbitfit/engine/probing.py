@@ -75,6 +75,7 @@ class Cuts:
     length: int
     few: bool
     with_largest: bool
+    alone: bool
 
     def batches(
         self, shapes: Sequence[int], largest: int, most_rows: int = sys.maxsize
@@ -83,7 +84,7 @@ class Cuts:
 
         With ``shapes``, all that there will be, each of them twice. Every second has no more than
         half of the group, and what is larger is filled up with one of them: both the largest and
-        the mean of a batch differ. Each probe comes alone too, with copies of itself.
+        the mean of a batch differ. Where ``alone``, each probe comes with copies of itself too.
         """
         group, canonical = self.group, self.canonical
         sizes = {-(-size // canonical) * canonical for size in (_FEW_SIZES if self.few else _SIZES)}
@@ -102,16 +103,17 @@ class Cuts:
             turned = group[turn % len(group) :] + group[: turn % len(group)]
             some = turned[: min(rows, -(-len(group) // (1 + turn % 2)))]
             yield [*some, *[turned[0]] * (rows - len(some))]
-        for probe in group:
+        for probe in group if self.alone else ():
             yield [probe] * canonical
 
 
 def cuts_of_each(groups: Mapping[int, list[int]], canonical: int, scale: float) -> Iterator[Cuts]:
     """How the probes of each length are cut at biases moved by ``scale``."""
     own = scale == 0
+    alone = scale <= BIAS_SCALES[1]  # further away losses are no sign of mixing
     for length, group in groups.items():
         shortest = length == min(groups)  # has most rows, and as many tokens as a longer one
-        yield Cuts(group, canonical, length, few=not own, with_largest=own and shortest)
+        yield Cuts(group, canonical, length, not own, own and shortest, alone)
 
 
 def compared(
