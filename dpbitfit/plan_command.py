@@ -14,7 +14,7 @@ from rich.table import Table
 from dpbitfit import run_options
 from dpbitfit.accounting import composition
 from dpbitfit.data.labels import read_labels
-from dpbitfit.errors import AccountingError, BudgetError
+from dpbitfit.errors import AccountingError, BudgetError, InputError
 from dpbitfit.ledger.cli.options import chosen_accounts, progress
 from dpbitfit.ledger.cli.terminal import bound_text, errors
 from dpbitfit.ledger.forecast import Forecast, fits, forecast
@@ -70,6 +70,8 @@ def plan(
     """
     config = run_options.config(values)
     labels = _count(config["labels"])
+    if labels == 1 or config["declared-size"] < 1:
+        raise InputError("a plan needs two labels or more, and a --declared-size of 1 or more")
     facts = PublicFacts(labels, width, config["sites"], config["sites"] * config["declared-size"])
     chosen = {key: value for key, value in config.items() if value}
     choices = build(Choices, config)

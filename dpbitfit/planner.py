@@ -177,7 +177,8 @@ def _kinds(facts: PublicFacts, choices: Choices, mu: float) -> list[str]:
         return kinds
     if not facts.labels:
         return ["biases"]
-    return ["class-sums", "head", *([] if why_no_biases(facts, mu) else ["biases"])]
+    kinds = ["class-sums", "head", *([] if why_no_biases(facts, mu) else ["biases"])]
+    return kinds[: choices.most_rounds or None]  # each needs one, and the first buy most
 
 
 def _rounds(kinds: list[str], choices: Choices) -> dict[str, int]:

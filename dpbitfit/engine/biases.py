@@ -59,7 +59,7 @@ class LeftOut:
 class BiasLayout:
     """What trains: parameter names and shapes, in the order of the packed vector.
 
-    ``left_out`` are the model's biases that do not. ``few_will_do`` where somebody has named what
+    ``left_out`` are the model's biases that do not. ``few_will_do`` where the caller has named what
     trains beside them, and no bias needs to.
     """
 

@@ -97,10 +97,9 @@ class PrivateTrainer:
         ``lengths`` are the padded lengths of all indices, probes included, each of its record
         alone: a batch has one length. ``train_also`` names parameters to train beside the
         biases: weights of ``nn.Linear`` (a head's, an adapter's); with some, no bias needs to.
-        The learning rate decays linearly to zero. ``micro_batch``
-        is how many tokens, or without lengths records, are computed at a time, in the check too.
-        ``ranks`` are
-        processes that train together, each with the same arguments and a device of its own.
+        The learning rate decays linearly to zero. ``micro_batch`` is how many tokens, or without
+        lengths records, are computed at a time, in the check too. ``ranks`` are processes that
+        train together, each with the same arguments and a device of its own.
 
         The model is frozen and set to ``eval()``. Raises ModelError where it cannot be trained
         privately, InputError for a setting that cannot be used, AccountingError for a target

@@ -181,3 +181,6 @@ def test_without_a_ledger_nothing_is_made(tmp_path: Path) -> None:
 def test_what_cannot_be_is_named() -> None:
     with pytest.raises(InputError, match="phases"):
         plan(*FEW, "--phases", "heads")
+    for option in (("--labels", "1"), ("--declared-size", "0")):
+        with pytest.raises(InputError, match="two labels or more, and a --declared-size of 1"):
+            plan(*FEW, *option)

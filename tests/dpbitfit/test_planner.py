@@ -179,13 +179,21 @@ def test_the_head_descends_from_its_first_step_on(labels: int) -> None:
     assert losses == sorted(losses, reverse=True)
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_of_few_rounds_the_planner_takes_the_phases_that_buy_most(most: int) -> None:
+    phases = proposed(FEW, most_rounds=most)
+    assert [phase.kind for phase in phases] == ["class-sums", "head", "biases"][:most]
+    assert sum(phase.rounds for phase in phases) == most
+
+
 @pytest.mark.parametrize(
     ("facts", "choices", "says"),
     [
         (MANY, {"phases": "heads"}, "must be auto, or some of class-sums, head, biases"),
         (MANY, {"phases": "head,head"}, "each once"),
         (NO_HEAD, {"phases": "head"}, "head=trained"),
-        (FEW, {"most_rounds": 2}, "need one each"),
+        (FEW, {"most_rounds": 2, "phases": "class-sums,head,biases"}, "need one each"),
+        (FEW, {"most_rounds": 2, "rounds": 3}, "'rounds': of a phase of biases"),
         (MANY, {"rounds": 3, "clipping": "abadi"}, "'rounds', 'clipping': of a phase of biases"),
         (FEW, {"phases": "head", "sampling_rate": 0.2}, "'sampling-rate': .* name it in 'phases'"),
     ],
