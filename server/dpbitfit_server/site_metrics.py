@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from flwr.app import Message, MessageType
 
 from dpbitfit.accounting.mechanism import Counts, Mechanism, merged
-from dpbitfit.errors import BudgetError, InputError, ProtocolError
+from dpbitfit.errors import AccountingError, BudgetError, InputError, ProtocolError
 from dpbitfit.ledger import AccountName
 from dpbitfit.protocol.messages import EVALUATE, EvaluateReply
 from dpbitfit_server.settlement import Sent, settle
@@ -61,7 +61,7 @@ class SiteMetrics:
         if site.name not in self._measuring:
             try:
                 self._measuring[site.name] = self._admit(site)
-            except (ProtocolError, InputError, BudgetError) as error:
+            except (ProtocolError, InputError, BudgetError, AccountingError) as error:
                 site.offer = None  # not again in this run
                 log(WARNING, "%s does not measure: %s", site.name, error)
         measuring = self._measuring.get(site.name) if site.offer else None

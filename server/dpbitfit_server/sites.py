@@ -155,6 +155,9 @@ class SiteRegistry:
             verify(peer, "untouched", untouched(site.key), refusal.untouched)
         except ProtocolError:
             return False
+        reserved = self.ledger.reservation(site.key)
+        if reserved is None or reserved.state != "reserved":
+            return False  # it has answered this before, and says now that it did nothing
         self.ledger.release(site.key, refusal.untouched)
         return True
 

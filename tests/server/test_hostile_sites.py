@@ -17,10 +17,13 @@ from flwr.supercore.inflatable.inflatable_object import (
 
 from dpbitfit.errors import LedgerError, ProtocolError
 from dpbitfit.ledger import exchange
-from dpbitfit.protocol.messages import EvaluateReply
+from dpbitfit.protocol.envelope import Envelope
+from dpbitfit.protocol.messages import EvaluateReply, Refusal
+from dpbitfit.protocol.signing import untouched
 from dpbitfit.schema import canonical
 
-from ..support.grids import PARAMETERS, Clock, Fields, Site
+from ..support import plans
+from ..support.grids import PARAMETERS, PLAN, Clock, Fields, Site
 from .test_strategy import final, sites, spent, strategy
 from .test_stream import Registered, instead
 
@@ -136,6 +139,40 @@ def test_a_site_that_cannot_answer_now_is_in_again_later(code: str, tmp_path: Pa
     final(private, Registered(nodes))
     assert [line["replies"] for line in private.history] == [0, 1, 2, 2]
     assert spent(private) == {"hospital-1": 6, "hospital-2": 4}
+
+
+def test_what_a_site_has_answered_it_cannot_give_back(tmp_path: Path) -> None:
+    """A round is asked for again after a crash, under its key; a lie does not end the run."""
+    nodes = sites("hospital-1")
+    private = strategy(tmp_path)
+    final(private, Registered(nodes))
+    site = private.registry.sites["hospital-1"]
+    signature = nodes[100].ledger.signer.sign("untouched", untouched(site.key))
+    refusal = Refusal(code="budget", key=site.key, untouched=signature)
+    assert not private.registry.release(site, refusal)
+    assert spent(private) == {"hospital-1": 6}
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 1e300])
+def test_an_offer_that_no_accountant_can_count_costs_its_site_the_measurement_alone(
+    noise: float, tmp_path: Path
+) -> None:
+    nodes = sites("hospital-1", "hospital-2")
+    offer = {"dataset": "d", "unit": "u", "declared_size": 9, "delta": 1e-5, "epsilon": 8.0}
+    site = nodes[101]
+
+    def describe(envelope: Envelope) -> Envelope:
+        fields = {
+            "labels": [],
+            "rounds_left": -1,
+            "evaluation": {**offer, "metrics": {"loss": noise}},
+        }
+        return site.signed(fields, site.head(envelope.sender))
+
+    site.describe = describe  # type: ignore[method-assign]
+    private = strategy(tmp_path, plan=plans.plan(PLAN, metrics="loss", evaluations=1))
+    final(private, Registered(nodes))
+    assert spent(private) == {"hospital-1": 6, "hospital-2": 6}
 
 
 @pytest.mark.parametrize("field", ["spent", "runs"])
