@@ -191,6 +191,10 @@ def test_a_ledger_that_was_deleted_is_not_begun_anew(field: Operated) -> None:
     assert field.counts(SITE) == real
     field.running.guards[SITE].start()
     assert not field.try_run("turned-away-as-another")
-    field.rebase("")
+    ledger = ("--ledger", str(field.path("")), "--reason", "by the alert alone")
+    assert field.attempt("ledger", "settle", "--rebase", *ledger).returncode == 4
+    file = field.running.home / "new.statement"
+    field.type("ledger", "statement", SITE, "--ledger", str(field.path(SITE)), "--out", str(file))
+    field.rebase("", "--from", str(file))
     assert field.try_run("sixth")
     field.check_nothing_is_missing(real)
