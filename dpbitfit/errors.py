@@ -35,7 +35,8 @@ def kinds() -> dict[str, type[DpbitfitError]]:
     by_code, left = {}, [DpbitfitError]
     while left:
         kind = left.pop()
-        by_code[kind.code] = kind
+        if "code" in vars(kind):
+            by_code[kind.code] = kind
         left += kind.__subclasses__()
     return by_code
 

@@ -209,7 +209,7 @@ class OneSite:
         return [self.context.node_id]
 
     def get_nodes(self) -> list[Any]:
-        return [SimpleNamespace(node_id=self.context.node_id, name="hospital")]
+        return [SimpleNamespace(node_id=self.context.node_id, name="hospital-1")]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         pushed = list(messages)

@@ -6,6 +6,7 @@ count, and is for the site alone.
 """
 
 import logging
+import os
 import socket
 import ssl
 import urllib.error
@@ -213,7 +214,7 @@ def _ledger(policy: Policy) -> str:
     if "://" not in policy.site.ledger:
         folders.append(Path(policy.site.ledger).parent)
     for folder in filter(Path.is_dir, folders):
-        check_folder(folder)
+        check_folder(folder, of_any_owner=os.geteuid() == 0)  # which may ask for the guard's
     with Ledger(policy.site.ledger, readonly=True) as ledger:
         Heads(policy.site.state_directory).check(ledger)
         for account in ledger.accounts():

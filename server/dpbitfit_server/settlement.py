@@ -11,7 +11,6 @@ from flwr.app import Message
 
 from dpbitfit.errors import (
     AnswerLost,
-    DpbitfitError,
     GuardUnavailable,
     LedgerDrift,
     ProtocolError,
@@ -30,7 +29,7 @@ Reply = TypeVar("Reply", bound=RoundReply)
 Value = TypeVar("Value")
 
 
-class Refused(ProtocolError):
+class Refused(Exception):
     """A site refused a round; ``untouched``: it has signed that it touched no data for it."""
 
     def __init__(self, refusal: Refusal, untouched: bool) -> None:
@@ -138,6 +137,6 @@ def _miss_again(number: int, site: Site, why: str) -> None:
         _leave_out(site, ProtocolError(f"{why}, {site.silent} times in a row"))
 
 
-def _leave_out(site: Site, error: DpbitfitError) -> None:
+def _leave_out(site: Site, error: Exception) -> None:
     site.refused = str(error)
     log(WARNING, "%s is left out from now on: %s", site.name, error)

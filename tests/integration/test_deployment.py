@@ -267,7 +267,8 @@ def test_both_ledgers_say_the_same(report: dict[str, Any], field: Field) -> None
 def test_a_run_prints_its_sites_its_rounds_and_where_the_model_is(field: Field) -> None:
     printed = field.running.told.read_text().splitlines()
     assert printed[0].startswith("run ")
-    assert {f"{name} takes part" for name in SITES} <= set(printed)
+    takes_part = f"takes part, with a declared size of {RECORDS}"
+    assert {f"{name} {takes_part}" for name in SITES} <= set(printed)
     rounds = [line for line in printed if line.startswith("round ")]
     assert [line.split()[1] for line in rounds] == [f"{n}/{ROUNDS}" for n in range(ROUNDS + 1)]
     assert all("  accuracy 0." in line for line in rounds)

@@ -24,13 +24,16 @@ def check_file(path: Path, descriptor: int) -> None:
         check_folder(folder)
 
 
-def check_folder(folder: Path) -> None:
-    """Raise InputError where another user could change what a folder holds."""
+def check_folder(folder: Path, of_any_owner: bool = False) -> None:
+    """Raise InputError where another user could change what a folder holds.
+
+    ``of_any_owner`` where it may be another user's own, for whom root asks.
+    """
     try:
         status = folder.stat()
     except OSError as error:
         raise InputError(f"{folder}: cannot be used ({error.strerror})") from error
-    if status.st_mode & _OTHERS or not _ours(status):
+    if status.st_mode & _OTHERS or not (of_any_owner or _ours(status)):
         raise InputError(
             f"{folder}: others may write here: use a folder that only the guard or root may write"
         )

@@ -251,8 +251,8 @@ def test_a_coordinator_whose_record_is_behind_is_refused(
     """A coordinator that restored a backup would count too little."""
     site.train(plan, biases, key="a" * 16)
     behind = site.coordinator.head({plan.phases[0].mechanism: 2}, "b" * 16)
-    assert refusal(site.train(plan, biases, key="b" * 16, head=behind)) == "ledger"
-    assert refusal(site.train(plan, biases, key="c" * 16)) == "ledger"  # until it is settled
+    assert refusal(site.train(plan, biases, key="b" * 16, head=behind)) == "drift"
+    assert refusal(site.train(plan, biases, key="c" * 16)) == "drift"  # until it is settled
     assert site.spent() == {"reserved": 0, "committed": 2}
 
 

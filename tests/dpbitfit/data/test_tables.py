@@ -160,10 +160,15 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
         read_columns(tmp_path / "data.csv", ["text"])
 
 
+NO_TEXT = ("nan", "nat", "<na>")  # how others write that there is none
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1)
 
 
-@given(texts=st.lists(TEXTS.filter(lambda t: t.strip() and t.strip().lower() != "nan"), min_size=1))
+@given(
+    texts=st.lists(
+        TEXTS.filter(lambda t: t.strip() and t.strip().lower() not in NO_TEXT), min_size=1
+    )
+)
 def test_any_text_survives_a_round_through_jsonl(
     texts: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
