@@ -45,14 +45,15 @@ def init(
     # Before there is a ledger: a guard that found the account without it would spend it again.
     spent = begin.whole_budget(epsilon, delta) if lost else {}
     opened = terminal.until_the_end(Ledger(ledger, create=True))
+    was_there = any(known.name == name for known in opened.accounts())
     first = opened.open_account(name, delta, epsilon, spent, reason) if name else None
     if first and first.budget != epsilon:
         raise InputError(
             f"account {name} is there, with a budget of {first.budget:g}; change it with: "
             "ledger set-budget"
         )
-    if first and lost and not any(run.run == begin.LOST for run in opened.runs(first)):
-        opened.rebase(first.name, spent, "", reason)  # it was there
+    if first and lost and was_there:  # with whatever it holds; a new one holds the loss already
+        opened.rebase(first.name, spent, "", reason)
     result = {"ledger": opened.id, "account": str(name or "")}
     terminal.show(result, f"ledger {opened.id} at {opened.database}", json_output)
 

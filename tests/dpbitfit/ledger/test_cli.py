@@ -464,6 +464,16 @@ def test_an_account_whose_ledger_is_lost_is_never_there_unspent(
     assert [event.kind for event in Ledger(str(path)).events(NAME)] == ["open", "rebase"]
 
 
+def test_each_loss_that_is_declared_is_counted(run: Run, ledger: Ledger) -> None:
+    """Also of an account that is there, and of one that has lost its ledger before."""
+    words = ("init", ACCOUNT, "--epsilon", str(ledger.account(NAME).budget), "--lost")
+    before = ledger.account(NAME).sequence
+    for number in (1, 2):
+        assert run(*words, "--reason", f"fire {number}").code == 0
+        events = ledger.events(NAME, after=before)
+        assert sum(event.kind == "rebase" for event in events) == number
+
+
 def test_what_an_operator_mistypes_is_an_error(run: Run, ledger: Ledger, tmp_path: Path) -> None:
     for words in (
         ("settle", "--void", "no-such-run"),
