@@ -34,8 +34,8 @@ TAKEN_BACK = "its budget was lowered, or the run given up: what was left of it i
 class Site:
     """A site; ``refused`` says why it is left out, for the rest of the run.
 
-    ``missing`` says in a few words why there is no reply of its last round, or "", ``silent``
-    for how many rounds in a row there was none in time.
+    ``missing`` says in a few words why there is no reply of its last round, or ""; ``silent`` is
+    how many rounds in a row were spent for nothing.
     ``offer`` is the evaluation that its policy allows, None where there is none.
     ``key`` is that of the last round that was requested of it. Bytes are payload
     bytes since this process began.
